@@ -1,0 +1,166 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""What must hold of the series and the repository: exact, reproducible, hooked in where it counts, nothing copied."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from patches import ROOT, PatchesError
+from patches.hooks import ANY, FIRST, HOOKS, LAST
+from patches.series import Repository, load_series
+from patches.tree import build, digest, lock
+from patches.upstream import load_pin, sha256
+
+COPY = 30  # identical consecutive lines that are no chance any more
+
+
+def check() -> list[str]:
+    """Run every check, while no set-up runs.
+
+    Returns:
+        (list[str]): One sentence for each thing that was found in order.
+
+    Raises:
+        PatchesError: With everything that was found wrong.
+    """
+    with lock():
+        return _check()
+
+
+def _check() -> list[str]:
+    pin, patches = load_pin(), load_series()
+    base, target, _ = build(pin, patches)
+    wrong, fine = [], [f"{len(patches)} patches apply exactly to upstream {pin.version}"]
+
+    with Repository(base, patches) as repository:
+        names = [patch.name for patch, mail in zip(patches, repository.mails()) if mail != patch.mail]
+    if names:
+        wrong.append(
+            f"Extracted again, these patches differ from what is stored: {', '.join(names)}. They were edited by hand "
+            f"or by another tool. Write them anew: python -m patches extract"
+        )
+    fine.append("extracted again they are the same to the byte")
+
+    wrong += check_hooks(target)
+    fine.append(f"{len(HOOKS)} hooks sit where they must in the syntax trees")
+
+    if differing := [path for path in target if digest(path) not in (None, sha256(target[path]))]:
+        wrong.append(f"The laid tree differs from the series: {', '.join(differing)}. See: python -m patches status")
+    elif any(digest(path) is None for path in target):
+        fine.append("the tree is not (wholly) laid")
+    else:
+        fine.append(f"{len(target)} laid files are what pin and series give")
+
+    tracked = tracked_files()
+    if tracked is None:
+        fine.append("no git checkout: tracked files not compared with upstream")
+    else:
+        wrong += check_copies({path: (ROOT / path).read_bytes() for path in tracked}, base)
+        fine.append(f"{len(tracked)} files of this repository: none is upstream's, nor a long stretch of one")
+    if wrong:
+        raise PatchesError("\n".join(wrong))
+    return fine
+
+
+def check_hooks(files: dict[str, bytes], hooks: tuple = HOOKS) -> list[str]:
+    """Look for the hooks in the syntax trees of patched files.
+
+    Args:
+        files (dict[str, bytes]): The patched files by path.
+        hooks (tuple): Rows as in HOOKS.
+
+    Returns:
+        (list[str]): What is wrong; empty if every hook stands once, in its place.
+    """
+    wrong, seen = [], {}
+    for path, scope, before, hook, after in hooks:
+        if path not in seen:
+            try:
+                seen[path] = list(_statements(ast.parse(files[path])))
+            except (KeyError, SyntaxError, ValueError) as e:
+                seen[path] = []
+                wrong.append(f"{path} cannot be read as Python: {e!r}")
+        places = [row[1:] for row in seen[path] if row[0] == scope and row[2] == hook]
+        if not any(before in (ANY, b) and after in (ANY, a) for b, _, a in places):
+            found = "; ".join(f"after {b!r}, before {a!r}" for b, _, a in places) or "nowhere"
+            wrong.append(
+                f"{path}: the hook {hook!r} must stand in {scope or 'the module'}"
+                f"{f', after {before!r}' if before else ''}{f', before {after!r}' if after else ''}; found {found}."
+            )
+        elif len(places) > 1 and before is not FIRST:
+            wrong.append(f"{path}: the hook {hook!r} stands {len(places)} times in {scope or 'the module'}.")
+    return wrong
+
+
+def _statements(node: ast.AST, scope: str = ""):
+    """Yield (scope, statement before, statement, statement after) for every statement and decorator, as text."""
+    for name in ("body", "orelse", "finalbody", "handlers"):
+        block = getattr(node, name, None)
+        if not isinstance(block, list):
+            continue
+        texts = [FIRST if _is_docstring(block, i) else _text(child) for i, child in enumerate(block)]
+        for i, child in enumerate(block):
+            yield scope, ([FIRST, *texts])[i], texts[i], ([*texts, LAST])[i + 1]
+            named = isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            inner = f"{scope}.{child.name}".lstrip(".") if named else scope
+            for decorator in getattr(child, "decorator_list", ()):
+                yield inner, ANY, f"@{ast.unparse(decorator)}", ANY
+            yield from _statements(child, inner)
+
+
+def _text(node: ast.AST) -> str:
+    """Return a simple statement as text; a compound one by its kind alone, which is enough and much faster."""
+    return type(node).__name__ if hasattr(node, "body") else ast.unparse(node)
+
+
+def _is_docstring(block: list, i: int) -> bool:
+    return i == 0 and isinstance(block[0], ast.Expr) and isinstance(getattr(block[0], "value", None), ast.Constant)
+
+
+def tracked_files() -> list[str] | None:
+    """Return the files that git tracks or would add, or None where this is no checkout of its own."""
+    if not shutil.which("git"):
+        return None
+    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=ROOT, capture_output=True, text=True)
+    if top.returncode or Path(top.stdout.strip()).resolve() != ROOT:
+        return None
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    return [name for name in sorted(set(names)) if name and (ROOT / name).is_file()]
+
+
+def check_copies(files: dict[str, bytes], base: dict[str, bytes]) -> list[str]:
+    """Look for upstream's code among this repository's files.
+
+    Args:
+        files (dict[str, bytes]): Our files by path.
+        base (dict[str, bytes]): Upstream's files by path.
+
+    Returns:
+        (list[str]): One sentence for each whole file, or stretch of more than COPY telling lines, that is upstream's.
+    """
+    whole = {sha256(data): path for path, data in base.items() if data.strip()}
+    stretches = {}
+    for path, data in base.items():
+        for line, window in _windows(data):
+            stretches.setdefault(window, f"{path}:{line}")
+    wrong = []
+    for path, data in files.items():
+        if (source := whole.get(sha256(data))) is not None:
+            wrong.append(f"{path} is upstream's {source}. Upstream's files are laid by set-up, never committed.")
+        elif hit := next(((n, stretches[w]) for n, w in _windows(data) if w in stretches), None):
+            wrong.append(f"{path}:{hit[0]}: more than {COPY} lines are those of upstream's {hit[1]}. Write them anew.")
+    return wrong
+
+
+def _windows(data: bytes):
+    """Yield (line number, hash) of every stretch of COPY + 1 telling lines: blank and bracket-only ones don't count."""
+    if b"\0" in data:
+        return
+    lines = [(n, line.strip()) for n, line in enumerate(data.split(b"\n"), 1) if re.search(rb"\w\w", line)]
+    for i in range(len(lines) - COPY):
+        yield lines[i][0], hash(tuple(line for _, line in lines[i : i + COPY + 1]))

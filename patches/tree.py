@@ -1,0 +1,234 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Laying upstream's files around this fork's own, and knowing at any time which of them set-up wrote.
+
+The manifest lists, for each laid file, every hash that set-up may have written. It is saved before the first file
+changes and again after the last one, so a run that was killed leaves files that the next run recognises. A file with
+any other hash is somebody's work and is never overwritten unasked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from patches import ROOT, WORK, PatchesError
+from patches.series import Patch, apply, load_series
+from patches.upstream import Pin, fetch, load_pin, read_wheel, replace, sha256
+
+MANIFEST = WORK / "manifest.json"
+OURS = ("ultralytics/nn/Addmodules/*", "ultralytics/*/VMamba*")  # .gitignore says the same
+
+
+def is_ours(path: str) -> bool:
+    """Tell whether a path below `ultralytics/` belongs to this fork's own files."""
+    return any(fnmatchcase(path, pattern) for pattern in OURS)
+
+
+@contextlib.contextmanager
+def lock(patience: float = 300) -> Iterator[None]:
+    """Hold the tree for one process; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        patience (float): Seconds to wait for another process.
+
+    Raises:
+        PatchesError: If another process still holds it after that.
+    """
+    WORK.mkdir(exist_ok=True)
+    with open(WORK / "lock", "a+b") as handle:
+        end = time.monotonic() + patience
+        while not _try_lock(handle):
+            if time.monotonic() > end:
+                raise PatchesError(f"Another set-up has held {WORK / 'lock'} for {patience:.0f} s. Wait for it to end.")
+            time.sleep(0.05)
+        shutil.rmtree(WORK / "tmp", ignore_errors=True)  # left by a run that was killed
+        yield
+
+
+def _try_lock(handle) -> bool:
+    """Try to lock an open file, without waiting."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            handle.seek(0)
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def read(path: str) -> bytes | None:
+    """Return the contents of a file of the tree, or None where there is none."""
+    try:
+        return (ROOT / path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (IsADirectoryError, PermissionError):
+        what = "is a folder where upstream has a file" if (ROOT / path).is_dir() else "cannot be read"
+        raise PatchesError(f"{path} {what}. Nothing was changed. Move it away and try again.") from None
+
+
+def digest(path: str) -> str | None:
+    """Return the hash of a file of the tree, or None where there is none."""
+    data = read(path)
+    return None if data is None else sha256(data)
+
+
+def read_manifest() -> dict:
+    """Return what set-up recorded; an empty record if there is none, or it was cut short by a power failure."""
+    try:
+        return json.loads(MANIFEST.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"inputs": None, "complete": False, "requires": [], "files": {}}
+
+
+def record(inputs: str, complete: bool, requires: list[str], files: dict[str, list[str]]) -> dict:
+    """Save which hashes each laid file may have, and return what was saved."""
+    manifest = {"inputs": inputs, "complete": complete, "requires": requires, "files": files}
+    replace(MANIFEST, json.dumps(manifest, indent=0).encode())
+    return manifest
+
+
+def fingerprint(pin: Pin, patches: list[Patch]) -> str:
+    """Return a hash of all that decides what is laid."""
+    return sha256(b"\0".join([pin.sha256.encode(), *(part for p in patches for part in (p.name.encode(), p.mail))]))
+
+
+def build(pin: Pin, patches: list[Patch]) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
+    """Make the tree to be laid, in memory.
+
+    Returns:
+        (tuple): The pristine files, the patched files, and the wheel's requirements.
+
+    Raises:
+        PatchesError: If upstream cannot be had, has a file of ours, or a patch does not apply.
+    """
+    base, requires = read_wheel(fetch(pin))
+    if clash := [path for path in base if is_ours(path)]:
+        raise PatchesError(
+            f"Upstream {pin.version} ships files under names that this fork keeps for its own: {', '.join(clash)}.\n"
+            f"Nothing was changed. Rename ours before moving the pin to this release."
+        )
+    return base, apply(base, patches), requires
+
+
+def setup(force: bool = False) -> tuple[dict, str]:
+    """Bring the laid files to what the pin and the series say.
+
+    Args:
+        force (bool): Replace files that set-up did not write, after saving them.
+
+    Returns:
+        (tuple): The manifest, and a sentence about what was done; empty when there was nothing to do.
+
+    Raises:
+        PatchesError: If anything stands in the way. The tree is then as it was.
+    """
+    try:
+        with lock():
+            return _setup(force)
+    except OSError as e:
+        raise PatchesError(
+            f"Set-up stopped: {e}.\nRun it again once that is cured; it goes on where it stopped and nothing is lost."
+        ) from e
+
+
+def _setup(force: bool) -> tuple[dict, str]:
+    pin, patches, manifest = load_pin(), load_series(), read_manifest()
+    inputs, laid = fingerprint(pin, patches), manifest["files"]
+    current = manifest["complete"] and manifest["inputs"] == inputs
+    if current and all([digest(path)] == known for path, known in laid.items()):
+        return manifest, ""
+
+    base, target, requires = build(pin, patches)
+    wanted = {path: sha256(data) for path, data in target.items()}
+    changes, foreign = [], []
+    for path in sorted(wanted.keys() | laid.keys()):
+        now = digest(path)
+        if now != wanted.get(path):
+            changes.append(path)
+            pristine = path in base and now == sha256(base[path])
+            if now is not None and now not in laid.get(path, []) and not pristine:
+                foreign.append(path)
+    saved = _save(foreign) if foreign and force else None
+    if foreign and not force:
+        raise PatchesError(_refusal(foreign, laid, same=manifest["inputs"] == inputs))
+
+    known = {path: sorted({*laid.get(path, []), *([wanted[path]] if path in wanted else [])}) for path in wanted | laid}
+    record(inputs, False, requires, known)
+    for path in sorted(changes, key=lambda path: path in target):  # removals first: a module may become a package
+        if path in target:
+            replace(ROOT / path, target[path])
+        else:
+            _remove(path)
+    manifest = record(inputs, True, requires, {path: [wanted[path]] for path in wanted})
+    did = f"Upstream ultralytics {pin.version} laid with {len(patches)} patches: {len(changes)} files set or removed."
+    return manifest, did + (f"\nWhat was replaced is kept in {saved}" if saved else "")
+
+
+def _refusal(foreign: list[str], laid: dict, same: bool) -> str:
+    """Say which files stand in the way and what to do about them."""
+    edited, strange = [p for p in foreign if p in laid], [p for p in foreign if p not in laid]
+    keep = "To keep the edits as a patch:  python -m patches extract NAME -m 'why it exists, when it can be dropped'"
+    if not same:
+        keep = (
+            "The pin or the series changed since these files were laid. To keep the edits as a patch, go back to the\n"
+            "patches/ that they were made on (git stash, git checkout), run `python -m patches extract NAME -m WHY`\n"
+            "and return."
+        )
+    text = "Nothing was changed.\n"
+    if edited:
+        text += f"Upstream files edited in place, which set-up does not overwrite:\n{_listing(edited)}{keep}\n"
+    if strange:
+        text += f"Files that set-up did not lay stand where upstream has files:\n{_listing(strange)}Move them away.\n"
+    return text + f"To give them up:  python -m patches setup --force  (saves them under {WORK.name}/saved first)"
+
+
+def _listing(paths: list[str], most: int = 20) -> str:
+    more = f"  ... and {len(paths) - most} more\n" if len(paths) > most else ""
+    return "".join(f"  {path}\n" for path in paths[:most]) + more
+
+
+def _save(paths: list[str]) -> Path:
+    """Copy files to a new folder under WORK/saved."""
+    stem = WORK / "saved" / time.strftime("%Y%m%d-%H%M%S")
+    folder = next(f for f in (stem, *(stem.with_name(f"{stem.name}-{n}") for n in range(2, 999))) if not f.exists())
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, folder / path)
+    return folder
+
+
+def _remove(path: str) -> None:
+    """Delete a laid file with its byte code, and the folders that it leaves empty."""
+    file = ROOT / path
+    file.unlink(missing_ok=True)
+    for cached in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+        cached.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a folder that still holds something stays
+        for folder in (file.parent / "__pycache__", *file.parents):
+            if folder == ROOT / "ultralytics":
+                break
+            if folder.exists():
+                folder.rmdir()
+
+
+def survey() -> dict[str, list[str]]:
+    """Return the laid files that are edited or missing, by comparison with the manifest alone."""
+    out = {"edited": [], "missing": []}
+    for path, known in read_manifest()["files"].items():
+        now = digest(path)
+        if now not in known:
+            out["missing" if now is None else "edited"].append(path)
+    return out

@@ -1,0 +1,190 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The pinned upstream release: which one it is, where it comes from, and what its wheel holds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from patches import WORK, PatchesError
+
+PIN = Path(__file__).with_name("upstream.json")
+FOLDER_VARIABLE = "VMAMBA_UPSTREAM_DIR"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One upstream release and this fork's count of releases upon it.
+
+    Attributes:
+        version (str): Upstream's version.
+        local (str): Local version label of this fork.
+        sha256 (str): Hash of upstream's wheel.
+    """
+
+    version: str
+    local: str
+    sha256: str
+
+    @property
+    def wheel(self) -> str:
+        """File name of upstream's wheel."""
+        return f"ultralytics-{self.version}-py3-none-any.whl"
+
+    @property
+    def fork_version(self) -> str:
+        """Version of this fork's distribution."""
+        return f"{self.version}+{self.local}"
+
+
+def load_pin() -> Pin:
+    """Read the pin.
+
+    Returns:
+        (Pin): The release that this tree is built on.
+
+    Raises:
+        PatchesError: If the file is missing or holds anything but the three keys of a pin.
+    """
+    try:
+        return Pin(**json.loads(PIN.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as e:
+        raise PatchesError(f"{PIN} is no pin ({e}). Restore it: git checkout -- patches/upstream.json") from None
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of some bytes in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def scratch(prefix: str) -> tempfile.TemporaryDirectory:
+    """Make a folder on the tree's own file system, so that what is written there can be moved into place at once."""
+    (WORK / "tmp").mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=WORK / "tmp", ignore_cleanup_errors=True)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file so that it is either the old one or the new one, whenever the process dies."""
+    aside = WORK / "tmp" / f"{os.getpid()}-{path.name}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside.write_bytes(data)
+    os.replace(aside, path)
+
+
+def fetch(pin: Pin) -> bytes:
+    """Return upstream's wheel from the cache, the folder in VMAMBA_UPSTREAM_DIR or the package registry.
+
+    Whatever its source, the wheel is used only when its hash is the pinned one.
+
+    Args:
+        pin (Pin): The release wanted.
+
+    Returns:
+        (bytes): The wheel.
+
+    Raises:
+        PatchesError: If it cannot be had, or is not the pinned one.
+    """
+    cached = WORK / "cache" / pin.wheel
+    damaged = ""
+    if cached.is_file():
+        data = cached.read_bytes()
+        if sha256(data) == pin.sha256:
+            return data
+        damaged = f"The cached copy {cached} is damaged (sha256 {sha256(data)}).\n"
+        print(f"{damaged}Fetching {pin.wheel} again.", flush=True)
+
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        path = Path(folder).expanduser() / pin.wheel
+        if not path.is_file():
+            raise PatchesError(
+                f"{damaged}{FOLDER_VARIABLE}={folder} holds no {pin.wheel}.\n"
+                f"Put that wheel there, or unset {FOLDER_VARIABLE} to download it."
+            )
+        data, source = path.read_bytes(), str(path)
+    else:
+        data, source = _download(pin, damaged), "the registry's wheel"
+    if sha256(data) != pin.sha256:
+        raise PatchesError(
+            f"{source} is not the pinned upstream release: its sha256 is\n  {sha256(data)}\n"
+            f"and {PIN.relative_to(PIN.parents[1])} asks for\n  {pin.sha256}\nNothing was changed. Get the wheel again "
+            f"from a source you trust; the pin itself moves only with a new upstream release."
+        )
+    replace(cached, data)
+    return data
+
+
+def _download(pin: Pin, damaged: str) -> bytes:
+    """Have pip download the pinned wheel, hash-checked, into a folder that nothing else reads."""
+    print(f"Fetching upstream ultralytics {pin.version} ...", flush=True)
+    with scratch("download-") as folder:
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text(f"ultralytics=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-input"]
+        command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        if done.returncode == 0:
+            return (Path(folder) / pin.wheel).read_bytes()
+    said = "".join(f"  {line}\n" for line in done.stdout.strip().splitlines()[-8:])
+    if "DO NOT MATCH THE HASHES" in done.stdout:
+        raise PatchesError(
+            f"The download of {pin.wheel} does not have the pinned hash and was thrown away. pip said:\n{said}"
+            f"Nothing was changed. Check the index or proxy that pip uses here; do not edit the hash."
+        )
+    raise PatchesError(
+        f"{damaged}{pin.wheel} could not be downloaded. pip said:\n{said}Nothing was changed. Either try again with a "
+        f"network (pip's own settings hold, a mirror too),\nor get that wheel on another machine and name its folder: "
+        f"{FOLDER_VARIABLE}=FOLDER"
+    )
+
+
+def read_wheel(wheel: bytes) -> tuple[dict[str, bytes], list[str]]:
+    """Read an upstream wheel.
+
+    Args:
+        wheel (bytes): The wheel.
+
+    Returns:
+        (tuple): The package's files by their path in the repository, and the wheel's `Requires-Dist` lines.
+    """
+    files, requires = {}, []
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        for name in archive.namelist():
+            if name.startswith("ultralytics/") and not name.endswith("/") and ".." not in name.split("/"):
+                files[name] = archive.read(name)
+            elif name.endswith(".dist-info/METADATA"):
+                headers = archive.read(name).decode().split("\n\n")[0]
+                requires = re.findall(r"^Requires-Dist: (.+)$", headers, re.MULTILINE)
+    return files, requires
+
+
+def split_requires(requires: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Sort `Requires-Dist` lines into plain requirements and extras.
+
+    Args:
+        requires (list[str]): Lines such as `onnx>=1.12.0; python_version < "3.13" and extra == "export"`.
+
+    Returns:
+        (tuple): The requirements without an extra, and those of each extra with its marker taken off.
+    """
+    plain, extras = [], {}
+    for line in requires:
+        match = re.fullmatch(r"(.+?); (?:(.+) and )?extra == \"([^\"]+)\"", line)
+        requirement, marker, extra = match.groups() if match else (line, None, None)
+        if "extra ==" in requirement + (marker or ""):
+            raise PatchesError(f"The wheel's requirement {line!r} has a form that split_requires() does not know.")
+        if extra is None:
+            plain.append(requirement)
+        else:
+            extras.setdefault(extra, []).append(f"{requirement}; {marker}" if marker else requirement)
+    return plain, extras
