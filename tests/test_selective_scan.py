@@ -1,0 +1,455 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The scan operator and its plain-PyTorch backends against the sequential reference in float64."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from ultralytics.nn.Addmodules import selective_scan as engine
+from ultralytics.nn.Addmodules.selective_scan import chunked, op, registry, selective_scan_fn, selective_scan_ref
+
+# RMS error against float64 over that of the plain reference run in the same dtype (or over its eps); never loosened.
+TOLERANCE = {torch.float32: 2.0, torch.bfloat16: 2.0, torch.float16: 2.0}
+BACKENDS = [b.name for b in registry.BACKENDS]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill fresh memory with NaN, so that reading what was never written shows."""
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        make = getattr(owner, name)
+
+        def poisoned(*args, _make=make, **kwargs):
+            x = _make(*args, **kwargs)
+            return x.fill_(float("nan")) if x.is_floating_point() and x.device.type != "meta" else x
+
+        monkeypatch.setattr(owner, name, poisoned)
+
+
+def make(
+    batch: int = 2,
+    dim: int = 6,
+    length: int = 13,
+    state: int = 4,
+    groups: int = 0,
+    dtype: torch.dtype = torch.float64,
+    skip: bool = True,
+    gate: bool = True,
+    bias: bool = True,
+    requires_grad: bool = False,
+    seed: int = 0,
+) -> dict[str, torch.Tensor | None]:
+    """Return arguments of the scan in the recipe's shapes; A, D and bias are float32 at the least."""
+    g = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    shape = (batch, groups, state, length) if groups else (batch, state, length)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    args = {
+        "u": randn(batch, dim, length).to(dtype),
+        "delta": randn(batch, dim, length).to(dtype),
+        "A": -torch.rand(dim, state, generator=g, dtype=torch.float64).to(wide) - 0.1,
+        "B": randn(*shape).to(dtype),
+        "C": randn(*shape).to(dtype),
+        "D": randn(dim).to(wide) if skip else None,
+        "z": randn(batch, dim, length).to(dtype) if gate else None,
+        "delta_bias": randn(dim).to(wide) if bias else None,
+    }
+    return {k: None if v is None else v.requires_grad_(requires_grad) for k, v in args.items()}
+
+
+def double(args: dict) -> dict:
+    """Return the same arguments in float64, as leaves."""
+    return {k: None if v is None else v.detach().double().requires_grad_(v.requires_grad) for k, v in args.items()}
+
+
+def run_backward(fn, args: dict, **kwargs) -> dict[str, torch.Tensor]:
+    """Return the output and every gradient of a fixed random projection of it."""
+    out = fn(**args, **kwargs)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    (out.double() * weight).sum().backward()
+    return {"out": out.detach(), **{k: v.grad for k, v in args.items() if v is not None}}
+
+
+def assert_close_to_truth(args: dict, backend: str, **kwargs) -> None:
+    """Hold out and every gradient of a backend to k times the error of the plain reference in the same dtype."""
+    dtype = args["u"].dtype
+    truth = run_backward(selective_scan_ref, double(args), **kwargs)
+    plain = run_backward(
+        selective_scan_ref, {k: None if v is None else v.detach().requires_grad_() for k, v in args.items()}, **kwargs
+    )
+    with engine.use_backend(backend):
+        ours = run_backward(selective_scan_fn, args, **kwargs)
+    eps = torch.finfo(dtype).eps
+    for name, t in truth.items():
+        assert ours[name].dtype == args["u" if name == "out" else name].dtype
+        scale = t.norm().clamp(min=1e-30)  # root mean square: the largest of a few elements is a matter of luck
+        error = ((ours[name].double() - t).norm() / scale).item()
+        bound = ((plain[name].double() - t).norm() / scale).item()
+        assert error <= TOLERANCE[dtype] * max(bound, eps), f"{name}: {error:.3g}, plain PyTorch {bound:.3g}"
+
+
+def accepting(backend: str, dtype: torch.dtype) -> str:
+    """Return the backend, or skip with the reason why it cannot run here."""
+    module = registry.get(backend)
+    ok, reason = module.available()
+    if not ok:
+        pytest.skip(f"{backend}: {reason}")
+    args = make(dtype=dtype, groups=1)
+    canonical = {k: None if v is None else v.unsqueeze(1 if v.dim() == 3 else 0) for k, v in args.items()}
+    ok, reason = module.accepts(**{**canonical, "B": args["B"], "C": args["C"]})
+    if not ok:
+        pytest.skip(f"{backend}: {reason}")
+    return backend
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 97, 400])
+def test_forward_and_gradients_against_float64(backend: str, dtype: torch.dtype, length: int) -> None:
+    accepting(backend, dtype)
+    assert_close_to_truth(make(length=length, dtype=dtype, requires_grad=True), backend, delta_softplus=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("skip", "gate", "bias", "softplus"), list(itertools.product([False, True], repeat=4)))
+def test_every_optional_argument(backend: str, skip: bool, gate: bool, bias: bool, softplus: bool) -> None:
+    accepting(backend, torch.float32)
+    args = make(skip=skip, gate=gate, bias=bias, dtype=torch.float32, requires_grad=True)
+    if not softplus:  # without softplus a negative step makes the state grow
+        args["delta"] = args["delta"].detach().abs().requires_grad_()
+        if bias:
+            args["delta_bias"] = args["delta_bias"].detach().abs().requires_grad_()
+    assert_close_to_truth(args, backend, delta_softplus=softplus)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("state", [1, 5, 16, 64])
+def test_groups_and_state_sizes(backend: str, groups: int, state: int) -> None:
+    accepting(backend, torch.float32)
+    args = make(groups=groups, state=state, dtype=torch.float32, requires_grad=True)
+    assert_close_to_truth(args, backend, delta_softplus=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dim, length", [(64, 25600), (128, 6400), (256, 1600), (512, 400)])
+def test_lengths_of_the_model(backend: str, dim: int, length: int) -> None:
+    accepting(backend, torch.float32)
+    args = make(batch=1, dim=min(dim, 16), length=length, state=16, dtype=torch.float32, requires_grad=True)
+    assert_close_to_truth(args, backend, delta_softplus=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    per_group=st.integers(1, 5),
+    groups=st.integers(1, 3),
+    length=st.integers(1, 70),
+    state=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(batch: int, per_group: int, groups: int, length: int, state: int, seed: int) -> None:
+    args = make(batch, per_group * groups, length, state, groups, seed=seed, requires_grad=True)
+    truth = run_backward(selective_scan_ref, double(args), delta_softplus=True)
+    with engine.use_backend("chunked"):
+        ours = run_backward(selective_scan_fn, args, delta_softplus=True)
+    for name, t in truth.items():
+        torch.testing.assert_close(ours[name], t, rtol=1e-9, atol=1e-9)
+
+
+def canonical(orders: list[int], dtype: torch.dtype = torch.float64, length: int = 11, dim: int = 3) -> list:
+    """Return (u, delta, A, B, C, D, z, bias) of the canonical form, K = len(orders)."""
+    g = torch.Generator().manual_seed(3)
+    K, N = len(orders), 4
+    u, delta, z = (torch.randn(2, K, length, dim, generator=g, dtype=torch.float64).transpose(2, 3) for _ in range(3))
+    B, C = (torch.randn(2, K, length, N, generator=g, dtype=torch.float64).transpose(2, 3) for _ in range(2))
+    A = -torch.rand(K, dim, N, generator=g, dtype=torch.float64)
+    D, bias = (torch.randn(K, dim, generator=g, dtype=torch.float64) for _ in range(2))
+    return [t.to(dtype) for t in (u, delta, A, B, C, D, z, bias)]
+
+
+@pytest.mark.parametrize("orders", [[0], [1], [0, 1], [1, 1], [1, 0, 1]])
+def test_reversed_groups_equal_flipped_tokens(orders: list[int]) -> None:
+    args = [t.requires_grad_() for t in canonical(orders)]
+    out, states = op.scan(*args, True, orders, "chunked")
+    u, delta, A, B, C, D, z, bias = args
+    for k, order in enumerate(orders):
+        turn = (lambda t: t.flip(-1)) if order else (lambda t: t)
+        expected, last = selective_scan_ref(
+            *(turn(t[:, k]) for t in (u, delta)),
+            A[k],
+            *(turn(t[:, k]) for t in (B, C)),
+            D[k],
+            turn(z[:, k]),
+            bias[k],
+            True,
+            True,
+        )
+        torch.testing.assert_close(out[:, k], turn(expected))
+        torch.testing.assert_close(states[:, k, -1], last)
+
+
+@pytest.mark.parametrize("orders", [[0], [1], [0, 1]])
+def test_gradcheck(orders: list[int]) -> None:
+    args = [t.requires_grad_() for t in canonical(orders, length=7, dim=2)]
+    assert gradcheck(lambda *a: op.scan(*a, True, orders, "chunked")[0], args)
+
+
+@pytest.mark.parametrize("form", ["dn", "bnl", "bgnl"])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_every_form_of_b_and_c(form: str, is_complex: bool) -> None:
+    """The recipe's forms, real and complex, against a direct evaluation of the recurrence."""
+    args = make(groups=2 if form == "bgnl" else 0, dim=4)
+    g = torch.Generator().manual_seed(5)
+    if is_complex:
+        args["A"] = torch.complex(args["A"], torch.randn(args["A"].shape, generator=g, dtype=torch.float64))
+        for k in ("B", "C"):
+            args[k] = torch.randn(*args[k].shape[:-1], 2 * args[k].shape[-1], generator=g, dtype=torch.float64)
+    if form == "dn":
+        for k in ("B", "C"):
+            x = torch.randn(4, 4, 2, generator=g, dtype=torch.float64)
+            args[k] = torch.view_as_complex(x) if is_complex else x[..., 0]
+    args = {k: v.requires_grad_() for k, v in args.items()}
+    out, last = selective_scan_fn(**args, delta_softplus=True, return_last_state=True)
+
+    u, delta, A, B, C, D, z, bias = args.values()
+    dt = torch.log1p(torch.exp(delta + bias[:, None]))
+
+    def at(x: torch.Tensor, t: int, d: int) -> torch.Tensor:
+        if x.dim() == 2:
+            return x[d]
+        x = x if x.dim() == 4 else x.unsqueeze(1)
+        x = x[:, d * x.shape[1] // 4]
+        return torch.complex(x[..., 2 * t], x[..., 2 * t + 1]) if is_complex else x[..., t]
+
+    for d in range(4):
+        h = 0
+        for t in range(u.shape[-1]):
+            h = torch.exp(dt[:, d, t, None] * A[d]) * h + (dt[:, d, t] * u[:, d, t])[:, None] * at(B, t, d)
+            y = (h * at(C, t, d)).sum(-1)
+            y = 2 * y.real if is_complex else y
+            y = (y + D[d] * u[:, d, t]) * z[:, d, t] * torch.sigmoid(z[:, d, t])
+            torch.testing.assert_close(out[:, d, t], y)
+        torch.testing.assert_close(last[:, d], h.detach())
+    out.sum().backward()
+    assert all(v.grad is not None and torch.isfinite(torch.view_as_real(v.grad) if v.is_complex() else v.grad).all() for v in args.values())
+    assert not last.requires_grad
+
+
+def test_groups_of_b_and_c_may_differ() -> None:
+    args = make(groups=2)
+    args["C"] = make(groups=3, seed=1)["C"]
+    torch.testing.assert_close(selective_scan_fn(**args), selective_scan_ref(**args))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", ["channel_last", "strided", "expanded"])
+def test_layouts_give_the_same(backend: str, layout: str) -> None:
+    accepting(backend, torch.float32)
+    args = make(dtype=torch.float32)
+    if layout == "expanded":
+        args["u"] = args["u"][:, :, :1].expand(-1, -1, 13)
+        args["B"] = args["B"][:1].expand(2, -1, -1)
+    with engine.use_backend(backend):
+        expected = selective_scan_fn(**{k: v.contiguous() for k, v in args.items()}, delta_softplus=True)
+        if layout == "channel_last":
+            args = {k: v.transpose(1, 2).contiguous().transpose(1, 2) if v.dim() == 3 else v for k, v in args.items()}
+        elif layout == "strided":
+            args = {k: torch.stack([v, v + 1], -1)[..., 0] for k, v in args.items()}
+        torch.testing.assert_close(selective_scan_fn(**args, delta_softplus=True), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_extreme_values_are_defined(backend: str) -> None:
+    """Underflow, huge steps and zeros are finite; infinities and growing states give what the definition gives."""
+    accepting(backend, torch.float32)
+    args = make(dtype=torch.float32, length=40)
+    for delta, A in ((50.0, -100.0), (-100.0, -1.0), (0.0, 0.0), (1e4, -1e4)):
+        args["delta"] = torch.full_like(args["delta"], delta)
+        args["A"] = torch.full_like(args["A"], A)
+        with engine.use_backend(backend):
+            out = selective_scan_fn(**args, delta_softplus=True)
+        assert torch.isfinite(out).all()
+        torch.testing.assert_close(out, selective_scan_ref(**args, delta_softplus=True), rtol=2e-5, atol=2e-5)
+    args.update(A=torch.full_like(args["A"], 1e3), delta=torch.ones_like(args["delta"]), delta_bias=None)
+    with engine.use_backend(backend):
+        assert not torch.isfinite(selective_scan_fn(**args)[..., -1]).any()
+
+
+def test_chunk_length_covers_every_length() -> None:
+    for length in [*range(1, 300), 400, 1600, 6400, 25600, 25601]:
+        chunk, n = chunked.chunk_length(length), chunked.num_checkpoints(length)
+        assert (n - 1) * chunk < length <= n * chunk
+
+
+def test_backward_in_blocks_equals_backward_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = [t.requires_grad_() for t in canonical([0, 1], length=90)]
+    out = op.scan(*args, True, [0, 1], "chunked")[0]
+    whole = torch.autograd.grad(out.sum(), args, retain_graph=True)
+    monkeypatch.setattr(chunked, "BLOCK_ELEMENTS", 1)
+    for a, b in zip(whole, torch.autograd.grad(out.sum(), args)):
+        torch.testing.assert_close(a, b)
+
+
+def test_no_full_state_tensor_is_kept() -> None:
+    """What autograd keeps of a scan is its inputs and the chunk borders."""
+    args = [t.requires_grad_() for t in canonical([0], length=400, dim=8)]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        op.scan(*args, True, [0], "chunked")
+    beyond_inputs = [t for t in kept if not any(t is a or t.data_ptr() == a.data_ptr() for a in args)]
+    assert sum(t.numel() for t in beyond_inputs) == 2 * 8 * 4 * chunked.num_checkpoints(400)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_opcheck(backend: str, dtype: torch.dtype, full: bool) -> None:
+    accepting(backend, dtype)
+    u, delta, A, B, C, D, z, bias = canonical([0, 1], dtype)
+    args = (u, delta, A, B, C, *((D, z, bias) if full else (None, None, None)), True, [0, 1], backend)
+    leaves = tuple(a.detach().clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args)
+    torch.library.opcheck(torch.ops.vmamba.selective_scan.default, leaves)
+    out, states = op.scan(*args)
+    torch.library.opcheck(torch.ops.vmamba.selective_scan_backward.default, (out, *args[:8], states, *args[8:]))
+
+
+def test_every_registered_operator_is_checked() -> None:
+    checked = Path(__file__).read_text()
+    for name in torch._C._dispatch_get_all_op_names():
+        if name.startswith("vmamba::"):
+            assert f"torch.ops.{name.replace('::', '.')}.default" in checked, f"{name} has no opcheck"
+
+
+def test_compile_fullgraph_forward_and_backward() -> None:
+    args = [t.requires_grad_() for t in canonical([0, 1], torch.float32)]
+    fn = lambda *a: op.scan(*a, True, [0, 1])[0].square().sum()  # noqa: E731
+    expected = torch.autograd.grad(fn(*args), args)
+    compiled = torch.compile(fn, fullgraph=True, backend="aot_eager")
+    for a, b in zip(expected, torch.autograd.grad(compiled(*args), args)):
+        torch.testing.assert_close(a, b)
+
+
+def test_traced_form_equals_the_operator() -> None:
+    for length in (1, 5, 16, 23):
+        for orders in ([0], [0, 1]):
+            args = canonical(orders, torch.float32, length)
+            out, states = op.scan(*args, True, orders, "chunked")
+            traced, traced_states = chunked.traceable(*args, True, orders)
+            torch.testing.assert_close(traced, out)
+            torch.testing.assert_close(traced_states[:, :, -1], states[:, :, -1])
+
+
+def test_flops_of_a_scan() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    args = [t.requires_grad_() for t in canonical([0, 1], torch.float32)]
+    with FlopCounterMode(display=False) as counter:
+        out = op.scan(*args, True, [0, 1])[0]
+    forward = counter.get_total_flops()
+    assert forward == 9 * 2 * (2 * 3) * 11 * 4 == engine.scan_flops(2, 6, 11, 4)
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    assert counter.get_total_flops() == 3 * forward
+
+
+# Choice of backend ----------------------------------------------------------------------------------------------------
+
+
+def test_forced_backend_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = make(dtype=torch.float32)
+    calls = []
+    monkeypatch.setattr(chunked, "forward", lambda *a, run=chunked.forward: calls.append(1) or run(*a))
+    with engine.use_backend("chunked"):
+        selective_scan_fn(**args)
+    assert calls == [1]
+    with engine.use_backend("reference"):
+        selective_scan_fn(**args)
+    assert calls == [1]
+    monkeypatch.setattr(chunked, "accepts", lambda *a: (False, "it rains"))
+    with engine.use_backend("chunked"), pytest.raises(RuntimeError, match="chunked: it rains"):
+        selective_scan_fn(**args)
+    with pytest.raises(ValueError, match=r"'cuda9', which is no scan backend; choose one of .*'chunked'"), engine.use_backend("cuda9"):
+        pass
+    assert registry.forced() == "auto"
+
+
+def test_unavailable_backend_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for b in registry.BACKENDS:
+        if b.name != "chunked":
+            monkeypatch.setattr(b, "available", lambda: (False, "no binary"))
+    u, delta, A, B, C, D, z, bias = canonical([0])
+    assert registry.select(u, delta, A, B, C, D, z, bias) == "chunked"
+    assert all(isinstance(ok, bool) and reason for _, ok, reason in registry.report())
+
+
+def test_unknown_environment_value_lists_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"VMAMBA_BACKEND is 'fast'.*'auto'.*'reference'"):
+        registry._check("fast", "environment variable VMAMBA_BACKEND")
+
+
+def test_engine_never_imports_ultralytics() -> None:
+    folder = Path(registry.__file__).parent
+    for file in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names.append(node.module)
+            assert not any(n.split(".")[0] == "ultralytics" for n in names), file.name
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"delta": torch.zeros(2, 6, 12, dtype=torch.float64)}, ValueError, r"delta must have shape \(B, D, L\) = \(2, 6, 13\), got \(2, 6, 12\)"),
+        ({"delta": torch.zeros(2, 6, 13)}, TypeError, "delta must have the dtype of u"),
+        ({"u": torch.zeros(2, 6, 13, dtype=torch.int64)}, TypeError, "u must be floating point"),
+        ({"u": torch.zeros(2, 6)}, ValueError, r"u must have shape \(B, D, L\), got \(2, 6\)"),
+        ({"A": torch.zeros(5, 4)}, ValueError, "A must have shape"),
+        ({"B": torch.zeros(2, 3, 13)}, ValueError, r"B must have shape \(B, N, L\) = \(2, 4, 13\), got \(2, 3, 13\)"),
+        ({"B": torch.zeros(2, 4, 4, 13)}, ValueError, "B has G = 4 groups, which does not divide D = 6"),
+        ({"C": torch.zeros(13)}, ValueError, r"C must be \(D, N\), \(B, N, L\) or \(B, G, N, L\)"),
+        ({"D": torch.zeros(5)}, ValueError, r"D must have shape \(D\) = \(6,\), got \(5,\)"),
+        ({"z": torch.zeros(2, 6, 13)}, TypeError, "z must have the dtype of u"),
+        ({"delta_bias": 1.0}, TypeError, "delta_bias must be a torch.Tensor, got float"),
+        ({"B": torch.zeros(6, 4, dtype=torch.complex64)}, TypeError, "B is complex, so A must be complex too"),
+        ({"A": torch.zeros(6, 4, device="meta")}, ValueError, "u is on cpu, A on meta"),
+    ],
+)
+@pytest.mark.parametrize("fn", [selective_scan_fn, selective_scan_ref])
+def test_bad_arguments_are_named(fn, change: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fn(**{**make(), **change})
+
+
+def test_no_tokens_is_an_error() -> None:
+    args = {k: v[..., :0] if v.dim() == 3 else v for k, v in make().items()}
+    with pytest.raises(ValueError, match="no tokens"):
+        selective_scan_fn(**args)
+
+
+def test_bad_orders_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"orders must hold 0 or 1 for each of 1 groups, got \[0, 7\]"):
+        op.scan(*canonical([0]), True, [0, 7])
+
+
+def test_nothing_is_left_behind_by_a_failing_block() -> None:
+    with contextlib.suppress(KeyError), engine.use_backend("chunked"):
+        raise KeyError
+    assert registry.forced() == "auto"

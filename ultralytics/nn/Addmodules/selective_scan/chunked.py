@@ -1,0 +1,326 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Selective scan in plain PyTorch, fast on any device: sequential inside a chunk, all chunks at once, then the carry.
+
+The decay of a whole chunk is exp(A * sum of its steps), so the states at the chunk borders follow from a short
+sequential carry, and a second pass inside the chunks starts from the right states. The backward pass runs the adjoint
+recurrence the same way and recomputes the states inside a chunk from the borders kept by the forward pass. See
+docs/design/selective-scan.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+name = "chunked"
+
+# Elements of one (tokens, N, D) block of states that backward holds at a time: 2**24 float32 are 64 MiB.
+BLOCK_ELEMENTS = 1 << 24
+
+
+def available() -> tuple[bool, str]:
+    """Return that this backend runs wherever PyTorch does."""
+    return True, "plain PyTorch, any device"
+
+
+def accepts(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> tuple[bool, str]:
+    """Return that every canonical input is accepted."""
+    return True, "any real input"
+
+
+def chunk_length(length: int) -> int:
+    """Return the chunk length that balances steps inside a chunk and steps of the carry: about sqrt(L)."""
+    return max(1, math.isqrt(length - 1) + 1)
+
+
+def num_checkpoints(length: int) -> int:
+    """Return how many states forward keeps for backward: one at the end of each chunk."""
+    return -(-length // chunk_length(length))
+
+
+def _compute_dtype(u: Tensor) -> torch.dtype:
+    """Return the dtype of the state: float64 for float64 input, float32 for everything else."""
+    return torch.float64 if u.dtype == torch.float64 else torch.float32
+
+
+def _to_scan_order(x: Tensor, orders: list[int]) -> Tensor:
+    """Put the tokens (B, K, L, C) of every reversed group into scan order; its own inverse."""
+    if not any(orders):
+        return x
+    if all(orders):
+        return x.flip(2)
+    return torch.stack([x[:, k].flip(1) if o else x[:, k] for k, o in enumerate(orders)], 1)
+
+
+def _chunks(x: Tensor, orders: list[int], chunk: int, dtype: torch.dtype) -> Tensor:
+    """Turn (B, K, C, L) tokens into contiguous, zero-padded (T, B, K, n, C) steps in scan order.
+
+    The step comes first so that step t of every chunk is one contiguous block: views taken at B = 1 from the other
+    order cost six times as much. Zero padding is an identity step, since delta is 0 there.
+    """
+    x = _to_scan_order(x.transpose(2, 3).to(dtype), orders)
+    batch, groups, length, channels = x.shape
+    n = -(-length // chunk)
+    if n * chunk != length:
+        x = torch.nn.functional.pad(x, (0, 0, 0, n * chunk - length))
+    return x.reshape(batch, groups, n, chunk, channels).permute(3, 0, 1, 2, 4).contiguous()
+
+
+def _tokens(x: Tensor, orders: list[int], length: int) -> Tensor:
+    """Turn (T, B, K, n, C) steps back into (B, K, L, C) tokens in their own places."""
+    x = x.permute(1, 2, 3, 0, 4).flatten(2, 3)[:, :, :length]
+    return _to_scan_order(x, orders)
+
+
+def _step_sizes(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool, dtype: torch.dtype) -> Tensor:
+    """Return delta after bias and softplus, (B, K, D, L) in the compute dtype."""
+    dt = delta.to(dtype)
+    if delta_bias is not None:
+        dt = dt + delta_bias.to(dtype)[:, :, None]
+    if delta_softplus:
+        dt = dt.clamp(min=0) + torch.log1p(torch.exp(-dt.abs()))
+    return dt
+
+
+def _carry(decay: Tensor, local: Tensor) -> Tensor:
+    """Return the states at the start of every chunk from the chunks' decays and local end states, (B, K, n, N, D)."""
+    start = torch.empty_like(local)
+    h = torch.zeros_like(local[:, :, 0])
+    for c in range(local.shape[2]):
+        start[:, :, c] = h
+        h = torch.addcmul(local[:, :, c], decay[:, :, c], h)
+    return start
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    orders: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Scan K groups of channels at once.
+
+    Args:
+        u (Tensor): (B, K, D, L).
+        delta (Tensor): (B, K, D, L).
+        A (Tensor): (K, D, N).
+        B (Tensor): (B, K, N, L).
+        C (Tensor): (B, K, N, L).
+        D (Tensor, optional): (K, D).
+        z (Tensor, optional): (B, K, D, L).
+        delta_bias (Tensor, optional): (K, D).
+        delta_softplus (bool): Apply softplus to delta after the bias.
+        orders (list[int]): Token order of each group, FORWARD or REVERSED.
+
+    Returns:
+        out (Tensor): (B, K, D, L) in the dtype and layout of u.
+        states (Tensor): Chunk-end states in scan order, (B, K, n, D, N) in the compute dtype.
+    """
+    dtype, length = _compute_dtype(u), u.shape[-1]
+    chunk = chunk_length(length)
+    dt = _step_sizes(delta, delta_bias, delta_softplus, dtype)
+    x = _chunks(dt * u.to(dtype), orders, chunk, dtype).unsqueeze(-2)  # (T, B, K, n, 1, D)
+    dt = _chunks(dt, orders, chunk, dtype).unsqueeze(-2)
+    Bs = _chunks(B, orders, chunk, dtype).unsqueeze(-1)  # (T, B, K, n, N, 1)
+    Cs = _chunks(C, orders, chunk, dtype).unsqueeze(-2)  # (T, B, K, n, 1, N)
+    At = A.to(dtype).transpose(1, 2).unsqueeze(1).contiguous()  # (K, 1, N, D)
+
+    h = x[0] * Bs[0]
+    decay = torch.empty_like(h)
+    for t in range(1, chunk):
+        torch.mul(dt[t], At, out=decay)
+        h.mul_(decay.exp_()).addcmul_(x[t], Bs[t])
+    torch.mul(dt.sum(0), At, out=decay)
+    h = _carry(decay.exp_(), h)
+    y = torch.empty_like(x)
+    for t in range(chunk):
+        torch.mul(dt[t], At, out=decay)
+        h.mul_(decay.exp_()).addcmul_(x[t], Bs[t])
+        torch.matmul(Cs[t], h, out=y[t])
+
+    y = _tokens(y.squeeze(-2), orders, length).transpose(2, 3)  # (B, K, D, L)
+    if D is not None:
+        y = y + u.to(dtype) * D.to(dtype)[:, :, None]
+    if z is not None:
+        y = y * torch.nn.functional.silu(z.to(dtype))
+    out = torch.empty_like(u)
+    out.copy_(y)
+    return out, h.transpose(-1, -2).contiguous()
+
+
+def backward(
+    dout: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    states: Tensor,
+    delta_softplus: bool,
+    orders: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of `forward` by its tensor arguments, in their dtypes.
+
+    Args:
+        dout (Tensor): Gradient of out, (B, K, D, L).
+        u (Tensor): (B, K, D, L), and the other inputs as in `forward`.
+        delta (Tensor): (B, K, D, L).
+        A (Tensor): (K, D, N).
+        B (Tensor): (B, K, N, L).
+        C (Tensor): (B, K, N, L).
+        D (Tensor, optional): (K, D).
+        z (Tensor, optional): (B, K, D, L).
+        delta_bias (Tensor, optional): (K, D).
+        states (Tensor): Chunk-end states of `forward`, (B, K, n, D, N).
+        delta_softplus (bool): As in `forward`.
+        orders (list[int]): As in `forward`.
+
+    Returns:
+        (tuple): du, ddelta, dA, dB, dC, dD, dz, ddelta_bias; None for each absent input.
+    """
+    dtype, length = _compute_dtype(u), u.shape[-1]
+    chunk = chunk_length(length)
+    u32, dy = u.to(dtype), dout.to(dtype)
+    dt = _step_sizes(delta, delta_bias, delta_softplus, dtype)
+    if z is not None:
+        z32 = z.to(dtype)
+        gate = torch.sigmoid(z32)
+        dz = dy * (gate + z32 * gate * (1 - gate))  # to be multiplied by y, which is recomputed below
+        dy = dy * (z32 * gate)
+    us, dys, dts = (_chunks(v, orders, chunk, dtype).unsqueeze(-2) for v in (u32, dy, dt))  # (T, B, K, n, 1, D)
+    xs = us * dts
+    Bn, Cn = (_chunks(v, orders, chunk, dtype) for v in (B, C))  # (T, B, K, n, N)
+    Bs, Cs = Bn.unsqueeze(-1), Cn.unsqueeze(-1)
+    At = A.to(dtype).transpose(1, 2).unsqueeze(1).contiguous()  # (K, 1, N, D)
+    start = states.to(dtype).transpose(-1, -2).roll(1, 2).contiguous()  # (B, K, n, N, D)
+    start[:, :, 0] = 0
+
+    # Adjoint g_t = dL/dh_t = C_t dy_t + a_(t+1) g_(t+1): what enters each chunk from the later ones.
+    g = torch.zeros_like(start)
+    decay = torch.empty_like(start)
+    for t in reversed(range(chunk)):
+        g.addcmul_(Cs[t], dys[t])
+        torch.mul(dts[t], At, out=decay)
+        g.mul_(decay.exp_())
+    torch.mul(dts.sum(0), At, out=decay)
+    incoming = _carry(decay.exp_().flip(2), g.flip(2)).flip(2)
+
+    # Then chunk by chunk group: the states again, from the borders, and the gradients against scan order.
+    dus, ddts, y = torch.empty_like(xs), torch.empty_like(xs), torch.empty_like(xs) if z is not None else None
+    dBs, dCs = torch.empty_like(Bs), torch.empty_like(Cs)
+    dA = torch.zeros_like(At.squeeze(1))  # (K, N, D)
+    n = start.shape[2]
+    per_group = max(1, BLOCK_ELEMENTS // (chunk * start[:, :, 0].numel()))
+    for c in range(0, n, per_group):
+        s = slice(c, min(c + per_group, n))
+        h = start[:, :, s].contiguous()
+        hs = h.new_empty(chunk, *h.shape)  # state before each step
+        decays = torch.empty_like(hs)
+        for t in range(chunk):
+            hs[t] = h
+            torch.mul(dts[t][:, :, s], At, out=decays[t])
+            h.mul_(decays[t].exp_()).addcmul_(xs[t][:, :, s], Bs[t][:, :, s])
+        g = incoming[:, :, s].contiguous()
+        dA_block = torch.zeros_like(g)
+        for t in reversed(range(chunk)):
+            dy_t, dt_t, u_t, x_t = (v[t][:, :, s] for v in (dys, dts, us, xs))  # (B, K, n, 1, D)
+            dCs[t][:, :, s] = h @ dy_t.transpose(-1, -2)  # h is the state after step t
+            if y is not None:
+                y[t][:, :, s] = Cs[t][:, :, s].transpose(-1, -2) @ h
+            g.addcmul_(Cs[t][:, :, s], dy_t)
+            dBs[t][:, :, s] = g @ x_t.transpose(-1, -2)
+            dx = Bs[t][:, :, s].transpose(-1, -2) @ g
+            h = hs[t]
+            g.mul_(decays[t])  # now the adjoint of the state before step t
+            q = g * h  # gradient of delta_t A
+            ddts[t][:, :, s] = (q * At).sum(-2, keepdim=True) + dx * u_t
+            dus[t][:, :, s] = dx * dt_t
+            dA_block.addcmul_(q, dt_t)
+        dA += dA_block.sum((0, 2))
+
+    du, ddt = (_tokens(v.squeeze(-2), orders, length).transpose(2, 3) for v in (dus, ddts))
+    dB, dC = (_tokens(v.squeeze(-1), orders, length).transpose(2, 3) for v in (dBs, dCs))
+    dD = None
+    if D is not None:
+        dD = (dy * u32).sum((0, 3)).to(D.dtype)
+        du = du + dy * D.to(dtype)[:, :, None]
+    if z is not None:
+        y = _tokens(y.squeeze(-2), orders, length).transpose(2, 3)
+        dz = dz * (y if D is None else y + u32 * D.to(dtype)[:, :, None])
+    if delta_softplus:
+        ddt = ddt * -torch.expm1(-dt)  # the derivative of softplus, sigmoid(x), is 1 - exp(-softplus(x))
+    return (
+        torch.empty_like(u).copy_(du),
+        torch.empty_like(delta).copy_(ddt),
+        dA.transpose(1, 2).contiguous().to(A.dtype),
+        torch.empty_like(B).copy_(dB),
+        torch.empty_like(C).copy_(dC),
+        dD,
+        torch.empty_like(z).copy_(dz) if z is not None else None,
+        ddt.sum((0, 3)).to(delta_bias.dtype) if delta_bias is not None else None,
+    )
+
+
+def traceable(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    orders: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Do what `forward` does without in-place writes, for graphs recorded by an exporter; differentiable, but hungry.
+
+    Args and returns are those of `forward`. Sizes are taken as Python ints: under the tracing exporter a ceiling
+    division of traced sizes gave a wrong length without an error.
+    """
+    dtype, length = _compute_dtype(u), int(u.shape[-1])
+    chunk = chunk_length(length)
+    dt = _step_sizes(delta, delta_bias, delta_softplus, dtype)
+    x = _chunks(dt * u.to(dtype), orders, chunk, dtype).unsqueeze(-2).unbind(0)
+    dt = _chunks(dt, orders, chunk, dtype).unsqueeze(-2)
+    Bs = _chunks(B, orders, chunk, dtype).unsqueeze(-1).unbind(0)
+    Cs = _chunks(C, orders, chunk, dtype).unsqueeze(-2).unbind(0)
+    At = A.to(dtype).transpose(1, 2).unsqueeze(1)
+    decays = [torch.exp(d * At) for d in dt.unbind(0)]
+    h = x[0] * Bs[0]
+    for t in range(1, chunk):
+        h = decays[t] * h + x[t] * Bs[t]
+    total = torch.exp(dt.sum(0) * At)
+    start = [torch.zeros_like(h[:, :, 0])]
+    for c in range(h.shape[2] - 1):
+        start.append(total[:, :, c] * start[-1] + h[:, :, c])
+    h, ys = torch.stack(start, 2), []
+    for t in range(chunk):
+        h = decays[t] * h + x[t] * Bs[t]
+        ys.append(torch.matmul(Cs[t], h).squeeze(-2))
+    y = _tokens(torch.stack(ys), orders, length).transpose(2, 3)
+    if D is not None:
+        y = y + u.to(dtype) * D.to(dtype)[:, :, None]
+    if z is not None:
+        y = y * torch.nn.functional.silu(z.to(dtype))
+    return y.to(u.dtype), h.transpose(-1, -2)

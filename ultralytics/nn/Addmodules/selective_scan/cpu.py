@@ -1,0 +1,235 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""C++ CPU backend of the selective scan: finds and loads the compiled library and passes tensors to it by address."""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+__all__ = ("accepts", "available", "backward", "forward", "load", "name", "num_checkpoints", "set_isa")
+
+name = "cpp"
+
+ABI_VERSION = 1  # of csrc/scan.h
+TILE = 32  # tokens per checkpoint; the library reports its own, and another number is refused
+MAX_STATES = 256
+ISA_LEVELS = {"auto": 0, "plain": 1, "avx2": 2, "avx512": 3}
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NO_TENSOR = (0, 0, 0, 0, 0, 0, 0)
+_FORWARD_ARGS = ctypes.c_int64 * (10 + 10 * 7)
+_BACKWARD_ARGS = ctypes.c_int64 * (10 + 18 * 7)
+
+_library: ctypes.CDLL | None = None
+_state: tuple[bool, str] | None = None
+
+
+def find_library() -> Path | None:
+    """Return the compiled library beside this file, or None."""
+    folder = Path(__file__).resolve().parent
+    for suffix in dict.fromkeys((*EXTENSION_SUFFIXES, ".so", ".dylib", ".pyd")):
+        path = folder / f"_cpu{suffix}"
+        if path.is_file():
+            return path
+    return None
+
+
+def load(path: str | Path | None = None) -> tuple[bool, str]:
+    """Load the library, from `path` if given, and say whether it can be used and why not.
+
+    A file that is not a library, one for another machine, one that lacks our functions and one with another argument
+    layout are all refused with a reason; after a refusal no library is in use.
+    """
+    global _library, _state
+    _library = None
+    path = Path(path) if path else find_library()
+    if path is None:
+        _state = False, "the compiled library _cpu is not in the package: no C++ compiler when it was installed?"
+        return _state
+    try:
+        lib = ctypes.CDLL(str(path))
+    except OSError as e:
+        _state = False, f"{path.name} cannot be loaded: {e}"
+        return _state
+    try:
+        lib.vmamba_abi_version.restype = ctypes.c_int64
+        lib.vmamba_tile.restype = ctypes.c_int64
+        for text in (lib.vmamba_isa_name, lib.vmamba_compiler, lib.vmamba_status):
+            text.restype = ctypes.c_char_p
+        lib.vmamba_status.argtypes = (ctypes.c_int,)
+        lib.vmamba_set_isa.argtypes = (ctypes.c_int,)
+        lib.vmamba_forward.argtypes = (_FORWARD_ARGS, ctypes.c_int64)
+        lib.vmamba_backward.argtypes = (_BACKWARD_ARGS, ctypes.c_int64)
+        abi, tile = lib.vmamba_abi_version(), lib.vmamba_tile()
+    except AttributeError as e:
+        _state = False, f"{path.name} is not this package's library: {e}"
+        return _state
+    if (abi, tile) != (ABI_VERSION, TILE):
+        _state = False, f"{path.name} is of another version (ABI {abi}, tile {tile}; need {ABI_VERSION}, {TILE}): reinstall"
+        return _state
+    _library = lib
+    _state = True, f"{lib.vmamba_isa_name().decode()}, built with {lib.vmamba_compiler().decode()}"
+    return _state
+
+
+def available() -> tuple[bool, str]:
+    """Return whether the backend can run here, and its instruction set and compiler or the reason why not."""
+    return _state if _state is not None else load()
+
+
+def set_isa(level: str) -> str:
+    """Force an instruction set ("auto", "plain", "avx2", "avx512") for every later call; return the one in use.
+
+    Raises:
+        ValueError: If the level is unknown or this CPU does not have it.
+    """
+    global _state
+    if level not in ISA_LEVELS:
+        raise ValueError(f"unknown instruction set {level!r}: choose from {', '.join(ISA_LEVELS)}")
+    lib = _loaded()
+    if lib.vmamba_set_isa(ISA_LEVELS[level]) < 0:
+        raise ValueError(f"this CPU has no {level}")
+    isa = lib.vmamba_isa_name().decode()
+    _state = True, f"{isa}, built with {lib.vmamba_compiler().decode()}"
+    return isa
+
+
+def accepts(u, delta, A, B, C, D, z, delta_bias) -> tuple[bool, str]:
+    """Return whether the kernels take these tensors, and if not the reason."""
+    for label, t in (("u", u), ("delta", delta), ("B", B), ("C", C), ("z", z)):
+        if t is not None and t.dtype not in _DTYPES:
+            return False, f"{label} is {t.dtype}: only float32, bfloat16 and float16"
+    for label, t in (("A", A), ("D", D), ("delta_bias", delta_bias)):
+        if t is not None and t.dtype != torch.float32:
+            return False, f"{label} is {t.dtype}: only float32"
+    for label, t in zip(("u", "delta", "A", "B", "C", "D", "z", "delta_bias"), (u, delta, A, B, C, D, z, delta_bias)):
+        if t is not None and (t.device.type != "cpu" or t.layout != torch.strided):
+            return False, f"{label} is not a dense CPU tensor"
+    if not 1 <= A.shape[-1] <= MAX_STATES:
+        return False, f"{A.shape[-1]} states: only 1 to {MAX_STATES}"
+    return True, ""
+
+
+def num_checkpoints(L: int) -> int:
+    """Return how many states a forward pass over L tokens keeps for backward; the last is the final state."""
+    return max(1, (L + TILE - 1) // TILE)
+
+
+def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus: bool, orders: list[int], checkpoints: bool = True):
+    """Scan all groups of a batch.
+
+    Args:
+        u (torch.Tensor): Input (B, K, D, L). Channel-last memory, stride 1 over D, is the fast layout for every tensor
+            here; any strides are right, and a stride of 0 reads a shared tensor once per group.
+        delta (torch.Tensor): Step sizes before bias and softplus, (B, K, D, L).
+        A (torch.Tensor): Decay rates (K, D, N), float32.
+        B (torch.Tensor): Input weights (B, K, N, L).
+        C (torch.Tensor): Output weights (B, K, N, L).
+        D (torch.Tensor | None): Skip weights (K, D), float32.
+        z (torch.Tensor | None): Gate (B, K, D, L).
+        delta_bias (torch.Tensor | None): Added to delta (K, D), float32.
+        delta_softplus (bool): Pass delta through softplus.
+        orders (list[int]): Token order of each group: 0 forward, 1 reversed.
+        checkpoints (bool): Keep the states that backward needs; otherwise only the last one.
+
+    Returns:
+        (torch.Tensor): Output (B, K, D, L) in u's dtype, with u's strides if u is dense, else stride 1 over D.
+        (torch.Tensor): States (B, K, num_checkpoints(L) or 1, D, N) float32, in scan order.
+    """
+    lib = _loaded()
+    bs, k, d, length, n = _check(u, delta, A, B, C, D, z, delta_bias, orders)
+    count = num_checkpoints(length) if checkpoints else 1
+    out = _like(u)
+    states = u.new_empty((bs, k, count, n, d), dtype=torch.float32).transpose(-1, -2)
+    if u.numel() == 0:
+        return out, states.zero_()
+    order = (ctypes.c_int64 * k)(*orders)
+    args = [ABI_VERSION, torch.get_num_threads(), int(delta_softplus), bs, k, d, length, n, count, ctypes.addressof(order)]
+    for t in (u, delta, A, B, C, D, z, delta_bias, out, states):
+        args += _tensor(t)
+    _raise(lib, lib.vmamba_forward(_FORWARD_ARGS(*args), len(args)))
+    return out, states
+
+
+def backward(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus: bool, orders: list[int]):
+    """Return the gradients (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias), None for absent inputs.
+
+    Args:
+        dout (torch.Tensor): Gradient of forward's output, (B, K, D, L).
+        states (torch.Tensor): Forward's checkpoints, (B, K, num_checkpoints(L), D, N).
+
+    The other arguments are forward's. Gradients of float32 parameters are float32, others in their input's dtype.
+    """
+    lib = _loaded()
+    bs, k, d, length, n = _check(u, delta, A, B, C, D, z, delta_bias, orders)
+    count = num_checkpoints(length)
+    if dout.shape != u.shape or states.shape != (bs, k, count, d, n) or states.dtype != torch.float32:
+        raise ValueError(f"dout {tuple(dout.shape)} or states {tuple(states.shape)} do not belong to this scan")
+    du, ddelta, dB, dC = _like(u), _like(delta), _like(B), _like(C)
+    dz = None if z is None else _like(z)
+    dA = torch.empty_like(A, memory_format=torch.contiguous_format)
+    dD, dbias = (None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in (D, delta_bias))
+    if u.numel() == 0:
+        for t in (dA, dB, dC, dD, dbias):
+            if t is not None:
+                t.zero_()
+        return du, ddelta, dA, dB, dC, dD, dz, dbias
+    order = (ctypes.c_int64 * k)(*orders)
+    args = [ABI_VERSION, torch.get_num_threads(), int(delta_softplus), bs, k, d, length, n, count, ctypes.addressof(order)]
+    for t in (u, delta, A, B, C, D, z, delta_bias, dout, states, du, ddelta, dA, dB, dC, dD, dz, dbias):
+        args += _tensor(t)
+    _raise(lib, lib.vmamba_backward(_BACKWARD_ARGS(*args), len(args)))
+    return du, ddelta, dA, dB, dC, dD, dz, dbias
+
+
+def _loaded() -> ctypes.CDLL:
+    """Return the library or raise RuntimeError with the reason why there is none."""
+    ok, reason = available()
+    if not ok or _library is None:
+        raise RuntimeError(f"the C++ selective scan is not available: {reason}")
+    return _library
+
+
+def _check(u, delta, A, B, C, D, z, delta_bias, orders) -> tuple[int, int, int, int, int]:
+    """Check what the kernels take on trust, since a wrong shape there reads foreign memory."""
+    bs, k, d, length = u.shape
+    n = A.shape[-1]
+    want = {"delta": (delta, (bs, k, d, length)), "A": (A, (k, d, n)), "B": (B, (bs, k, n, length))}
+    want |= {"C": (C, (bs, k, n, length)), "D": (D, (k, d)), "z": (z, (bs, k, d, length)), "delta_bias": (delta_bias, (k, d))}
+    for label, (t, shape) in want.items():
+        if t is not None and t.shape != shape:
+            raise ValueError(f"{label} has shape {tuple(t.shape)}, expected {shape}")
+    if len(orders) != k:
+        raise ValueError(f"{len(orders)} orders for {k} groups")
+    ok, reason = accepts(u, delta, A, B, C, D, z, delta_bias)
+    if not ok:
+        raise ValueError(reason)
+    return bs, k, d, length, n
+
+
+def _tensor(t: torch.Tensor | None) -> tuple[int, ...]:
+    """Return address, dtype code and strides, padded to five."""
+    if t is None:
+        return _NO_TENSOR
+    stride = t.stride()
+    return (t.data_ptr(), _DTYPES[t.dtype], *stride, *(0,) * (5 - len(stride)))
+
+
+def _like(t: torch.Tensor) -> torch.Tensor:
+    """Return an empty tensor with t's strides if t is dense, else with its third dimension the fastest in memory."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(t.stride(), t.shape) if n != 1):
+        if stride != expected:
+            b, k, c, length = t.shape
+            return t.new_empty((b, k, length, c)).transpose(-1, -2)
+        expected *= size
+    return torch.empty_like(t)
+
+
+def _raise(lib: ctypes.CDLL, status: int) -> None:
+    """Turn a status code of the library into an exception."""
+    if status:
+        message = lib.vmamba_status(status).decode()
+        raise MemoryError(message) if message == "out of memory" else ValueError(message)

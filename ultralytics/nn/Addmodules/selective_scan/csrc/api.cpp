@@ -1,0 +1,403 @@
+// Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+// The C ABI that cpu.py calls through ctypes: which kernels, which tasks, in what order their results are added.
+#include <stdlib.h>
+#include <string.h>
+
+#include <atomic>
+#include <initializer_list>
+
+#include "pool.h"
+#include "scan.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+#if defined(_WIN32)
+#define VM_EXPORT extern "C" __declspec(dllexport)
+#else
+#define VM_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+#define VM_STR2(x) #x
+#define VM_STR(x) VM_STR2(x)
+
+namespace vmamba {
+namespace {
+
+enum Level : int { kAuto = 0, kPlain = 1, kAvx2 = 2, kAvx512 = 3 };
+enum Status : int { kOk = 0, kBadAbi = 1, kBadShape = 2, kBadDtype = 3, kBadOrder = 4, kNoMemory = 5, kBadStates = 6 };
+
+#if defined(__x86_64__) || defined(_M_X64)
+void cpuid(unsigned leaf, unsigned sub, unsigned r[4]) {
+#if defined(_MSC_VER)
+  int t[4];
+  __cpuidex(t, (int)leaf, (int)sub);
+  for (int i = 0; i < 4; ++i) r[i] = (unsigned)t[i];
+#else
+  if (!__get_cpuid_count(leaf, sub, &r[0], &r[1], &r[2], &r[3])) r[0] = r[1] = r[2] = r[3] = 0;
+#endif
+}
+
+uint64_t enabled_registers() {
+#if defined(_MSC_VER)
+  return _xgetbv(0);
+#else
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return ((uint64_t)high << 32) | low;
+#endif
+}
+
+int detect() {
+  unsigned r[4];
+  cpuid(1, 0, r);
+  const bool fma = r[2] >> 12 & 1, osxsave = r[2] >> 27 & 1, avx = r[2] >> 28 & 1, f16c = r[2] >> 29 & 1;
+  if (!(osxsave && avx && fma && f16c)) return kPlain;
+  // The operating system has to save the wide registers too: 0x6 for AVX, 0xe6 for AVX-512.
+  const uint64_t saved = enabled_registers();
+  if ((saved & 0x6) != 0x6) return kPlain;
+  cpuid(7, 0, r);
+  if (!(r[1] >> 5 & 1)) return kPlain;
+  const bool wide = (r[1] >> 16 & 1) && (r[1] >> 17 & 1) && (r[1] >> 30 & 1) && (r[1] >> 31 & 1);
+  return wide && (saved & 0xe6) == 0xe6 ? kAvx512 : kAvx2;
+}
+#else
+int detect() { return kPlain; }
+#endif
+
+int best_level() {
+  static const int level = detect();
+  return level;
+}
+
+std::atomic<int> g_forced{kAuto};
+
+const Kernels* table(int level) {
+  const Kernels* k = level == kAvx512 ? kernels_avx512() : level == kAvx2 ? kernels_avx2() : nullptr;
+  return k ? k : kernels_plain();
+}
+
+const Kernels* current() {
+  const int forced = g_forced.load(std::memory_order_relaxed);
+  return table(forced == kAuto ? best_level() : forced);
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Memory for one call, aligned to 64 bytes.
+class Buffer {
+ public:
+  explicit Buffer(size_t floats) : raw_(floats ? malloc(floats * sizeof(float) + 64) : nullptr) {}
+  ~Buffer() { free(raw_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  float* get() const { return raw_ ? (float*)(((uintptr_t)raw_ + 63) & ~(uintptr_t)63) : nullptr; }
+
+ private:
+  void* raw_;
+};
+
+template <class F>
+void for_each_task(int64_t tasks, int64_t threads, F&& body) {
+  parallel_for(tasks, threads, [](void* c, int64_t i) { (*static_cast<F*>(c))(i); }, &body);
+}
+
+template <class Args>
+int check(const Args& p) {
+  if (p.abi != kAbiVersion) return kBadAbi;
+  if (p.B < 0 || p.K < 0 || p.D < 0 || p.L < 0 || p.N < 1 || p.N > kMaxStates || p.threads < 1) return kBadShape;
+  for (const Tensor* t : {&p.u, &p.delta, &p.A, &p.Bm, &p.Cm, &p.D_skip, &p.z, &p.bias})
+    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
+  const int64_t* orders = (const int64_t*)(intptr_t)p.orders;
+  for (int64_t k = 0; k < p.K; ++k)
+    if (orders[k] != 0 && orders[k] != 1) return kBadOrder;
+  return kOk;
+}
+
+// How a scan with too few channel blocks for the threads is shared further.
+struct Split {
+  int64_t parts = 1;  // tasks among which the states of one block are divided
+  int64_t segs = 1;   // parts of the token axis
+};
+
+// Relative times: what a task does once a token whatever its states, and a split scan's first pass.
+Split plan_forward(int64_t blocks, int64_t tiles, int64_t N, int64_t threads) {
+  Split best;
+  double best_cost = (double)ceil_div(blocks, threads);
+  if (threads < 2) return best;
+  // Only partitions that leave every sum in the order of the undivided kernel.
+  const int64_t parts = N % 16 == 0 && N > 16 ? N / 16 : N == 8 || N == 16 ? 2 : 1;
+  if (parts > 1) {
+    const double cost = (double)ceil_div(blocks * parts, threads) * (1.0 / (double)parts + 0.2);
+    if (cost < 0.9 * best_cost) {
+      best_cost = cost;
+      best.parts = parts;
+    }
+  }
+  if (blocks < threads)
+    for (int64_t segs = 2; segs <= min64(threads, tiles / 4); ++segs) {
+      const double cost = (double)ceil_div(blocks * (segs - 1), threads) * 0.9 / (double)segs +
+                          (double)ceil_div(blocks * segs, threads) / (double)segs;
+      if (cost < 0.85 * best_cost) {
+        best_cost = cost;
+        best.parts = 1;
+        best.segs = segs;
+      }
+    }
+  return best;
+}
+
+int64_t plan_backward(int64_t blocks, int64_t tiles, int64_t threads) {
+  int64_t best = 1;
+  if (threads < 2 || blocks >= 4 * threads) return best;
+  double best_cost = (double)ceil_div(blocks, threads);
+  for (int64_t segs = 2; segs <= min64(threads, tiles / 4); ++segs) {
+    const double cost = (double)ceil_div(blocks * (segs - 1), threads) * 0.45 / (double)segs +
+                        (double)ceil_div(blocks * segs, threads) / (double)segs;
+    if (cost < 0.85 * best_cost) {
+      best_cost = cost;
+      best = segs;
+    }
+  }
+  return best;
+}
+
+int run_forward(const ForwardArgs& p) {
+  if (int status = check(p)) return status;
+  if (p.checkpoints != 1 && p.checkpoints != num_tiles(p.L)) return kBadStates;
+  if (p.B * p.K * p.D * p.L == 0) return kOk;
+  const Kernels* kernels = current();
+  const int64_t per_group = ceil_div(p.D, kFwdBlock), blocks = p.B * p.K * per_group, tiles = num_tiles(p.L);
+  const size_t scratch = kernels->forward_scratch(p.N);
+  const Split split = plan_forward(blocks, tiles, p.N, p.threads);
+  std::atomic<bool> failed{false};
+
+  auto block_task = [&](int64_t i) {
+    FwdTask t = {};
+    t.b = i / (p.K * per_group);
+    t.k = i / per_group % p.K;
+    t.d0 = i % per_group * kFwdBlock;
+    t.dn = min64(kFwdBlock, p.D - t.d0);
+    t.tile1 = tiles;
+    t.n1 = p.N;
+    t.segs = 1;
+    return t;
+  };
+  auto run = [&](const FwdTask& t) {
+    float* s = thread_scratch(scratch);
+    if (s) kernels->forward(p, t, s);
+    else failed.store(true, std::memory_order_relaxed);
+  };
+
+  if (split.segs > 1) {
+    const int64_t segs = split.segs, per_state = p.N * kFwdBlock;
+    const int64_t per_block = segs * (per_state + kFwdBlock);
+    Buffer states((size_t)(blocks * per_block));
+    if (!states.get()) return kNoMemory;
+    auto seg_task = [&](int64_t i) {
+      FwdTask t = block_task(i / segs);
+      t.seg = i % segs;
+      t.segs = segs;
+      t.tile0 = tiles * t.seg / segs;
+      t.tile1 = tiles * (t.seg + 1) / segs;
+      t.seg_state = states.get() + i / segs * per_block;
+      return t;
+    };
+    for_each_task(blocks * (segs - 1), p.threads, [&](int64_t i) {
+      FwdTask t = seg_task(i / (segs - 1) * segs + i % (segs - 1));
+      t.states_only = true;
+      run(t);
+    });
+    for_each_task(blocks * segs, p.threads, [&](int64_t i) { run(seg_task(i)); });
+  } else if (split.parts > 1) {
+    const int64_t parts = split.parts, rows = tiles * kTile * kFwdBlock, width = ceil_div(p.N, parts);
+    Buffer sums((size_t)(blocks * parts * rows));
+    if (!sums.get()) return kNoMemory;
+    for_each_task(blocks * parts, p.threads, [&](int64_t i) {
+      FwdTask t = block_task(i / parts);
+      t.n0 = i % parts * width;
+      t.n1 = min64(p.N, t.n0 + width);
+      t.partial_y = sums.get() + i * rows;
+      run(t);
+    });
+    const int64_t chunks = max64(1, min64(tiles, ceil_div(4 * p.threads, blocks)));
+    for_each_task(blocks * chunks, p.threads, [&](int64_t i) {
+      FwdTask t = block_task(i / chunks);
+      t.tile0 = tiles * (i % chunks) / chunks;
+      t.tile1 = tiles * (i % chunks + 1) / chunks;
+      float* y[kMaxStates / 16];
+      for (int64_t j = 0; j < parts; ++j) y[j] = sums.get() + (i / chunks * parts + j) * rows;
+      float* s = thread_scratch(scratch);
+      if (s) kernels->forward_finish(p, t, y, parts, s);
+      else failed.store(true, std::memory_order_relaxed);
+    });
+  } else {
+    for_each_task(blocks, p.threads, [&](int64_t i) { run(block_task(i)); });
+  }
+  return failed.load() ? kNoMemory : kOk;
+}
+
+float* float_at(const Tensor& t, int64_t offset) { return (float*)(intptr_t)t.data + offset; }
+
+int run_backward(const BackwardArgs& p) {
+  if (int status = check(p)) return status;
+  if (p.checkpoints != num_tiles(p.L)) return kBadStates;
+  for (const Tensor* t : {&p.dout, &p.du, &p.ddelta, &p.dB, &p.dC})
+    if (t->dtype < kF32 || t->dtype > kF16) return kBadDtype;
+  if (p.B * p.K * p.D * p.L == 0) return kOk;  // the caller zeroes what it allocates for an empty scan
+  const Kernels* kernels = current();
+  const int64_t per_group = ceil_div(p.D, kBwdBlock), pairs = p.B * p.K, blocks = pairs * per_group;
+  const int64_t tiles = num_tiles(p.L), padded = padded_states(p.N), row_size = p.L * padded;
+  const int64_t segs = plan_backward(blocks, tiles, p.threads);
+  const size_t scratch = kernels->backward_scratch(p.N);
+  std::atomic<bool> failed{false};
+
+  // dA, dD and dbias of every task, added up in one fixed order at the end.
+  const int64_t small = (p.N + 2) * kBwdBlock;
+  Buffer sums((size_t)(blocks * segs * small));
+  // dB and dC need a row per token and channel block: hold those of as many (batch, group) pairs as keep the threads
+  // busy, at most about 32 MB otherwise, and reduce them before the next ones. The order of additions never changes.
+  const int64_t pair_size = 2 * per_group * row_size;
+  const int64_t wave = min64(pairs, max64(ceil_div(4 * p.threads, per_group * segs), (int64_t)8388608 / pair_size));
+  Buffer rows((size_t)(wave * pair_size));
+  const int64_t carry_state = padded * kBwdBlock, carry_size = segs * (carry_state + kBwdBlock);
+  Buffer carries(segs > 1 ? (size_t)(blocks * carry_size) : 0);
+  if (!sums.get() || !rows.get() || (segs > 1 && !carries.get())) return kNoMemory;
+
+  auto make_task = [&](int64_t pair0, int64_t i) {
+    const int64_t block = pair0 * per_group + i / segs, pair = block / per_group;
+    BwdTask t = {};
+    t.b = pair / p.K;
+    t.k = pair % p.K;
+    t.d0 = block % per_group * kBwdBlock;
+    t.dn = min64(kBwdBlock, p.D - t.d0);
+    t.seg = i % segs;
+    t.segs = segs;
+    t.tile0 = tiles * t.seg / segs;
+    t.tile1 = tiles * (t.seg + 1) / segs;
+    t.seg_adjoint = segs > 1 ? carries.get() + block * carry_size : nullptr;
+    t.partial_b = rows.get() + ((pair - pair0) * 2 * per_group + block % per_group) * row_size;
+    t.partial_c = t.partial_b + per_group * row_size;
+    t.dA = sums.get() + (block * segs + t.seg) * small;
+    t.dD = t.dA + p.N * kBwdBlock;
+    t.dbias = t.dD + kBwdBlock;
+    return t;
+  };
+  auto run = [&](const BwdTask& t) {
+    float* s = thread_scratch(scratch);
+    if (s) kernels->backward(p, t, s);
+    else failed.store(true, std::memory_order_relaxed);
+  };
+
+  for (int64_t pair0 = 0; pair0 < pairs; pair0 += wave) {
+    const int64_t here = min64(wave, pairs - pair0);
+    if (segs > 1)
+      for_each_task(here * per_group * (segs - 1), p.threads, [&](int64_t i) {
+        BwdTask t = make_task(pair0, i / (segs - 1) * segs + i % (segs - 1) + 1);
+        t.adjoint_only = true;
+        run(t);
+      });
+    for_each_task(here * per_group * segs, p.threads, [&](int64_t i) { run(make_task(pair0, i)); });
+    const int64_t chunks = max64(1, min64(ceil_div(p.L, 4 * kTile), ceil_div(4 * p.threads, here)));
+    for_each_task(here * chunks, p.threads, [&](int64_t i) {
+      const int64_t pair = pair0 + i / chunks, chunk = i % chunks;
+      const int64_t l0 = tiles * chunk / chunks * kTile, l1 = min64(p.L, tiles * (chunk + 1) / chunks * kTile);
+      float* s = thread_scratch((size_t)(kTile * padded));
+      if (!s) return failed.store(true, std::memory_order_relaxed);
+      const float* part = rows.get() + i / chunks * pair_size;
+      kernels->reduce_rows(p.dB, pair / p.K, pair % p.K, p.N, l0, l1, part, per_group, row_size, s);
+      kernels->reduce_rows(p.dC, pair / p.K, pair % p.K, p.N, l0, l1, part + per_group * row_size, per_group, row_size, s);
+    });
+  }
+
+  for_each_task(p.K * per_group, p.threads, [&](int64_t i) {
+    const int64_t k = i / per_group, d0 = i % per_group * kBwdBlock, dn = min64(kBwdBlock, p.D - d0);
+    float* total = thread_scratch((size_t)small);
+    if (!total) return failed.store(true, std::memory_order_relaxed);
+    memset(total, 0, sizeof(float) * (size_t)small);
+    for (int64_t b = 0; b < p.B; ++b)
+      for (int64_t s = 0; s < segs; ++s) {
+        const float* part = sums.get() + (((b * p.K + k) * per_group + i % per_group) * segs + s) * small;
+        for (int64_t j = 0; j < small; ++j) total[j] += part[j];
+      }
+    for (int64_t d = 0; d < dn; ++d) {
+      for (int64_t n = 0; n < p.N; ++n)
+        *float_at(p.dA, k * p.dA.s[0] + (d0 + d) * p.dA.s[1] + n * p.dA.s[2]) = total[n * kBwdBlock + d];
+      if (p.dD.data) *float_at(p.dD, k * p.dD.s[0] + (d0 + d) * p.dD.s[1]) = total[p.N * kBwdBlock + d];
+      if (p.dbias.data) *float_at(p.dbias, k * p.dbias.s[0] + (d0 + d) * p.dbias.s[1]) = total[(p.N + 1) * kBwdBlock + d];
+    }
+  });
+  return failed.load() ? kNoMemory : kOk;
+}
+
+}  // namespace
+}  // namespace vmamba
+
+using namespace vmamba;
+
+VM_EXPORT int64_t vmamba_abi_version() { return kAbiVersion; }
+VM_EXPORT int64_t vmamba_tile() { return kTile; }
+
+// Instruction set in use: 1 plain, 2 AVX2, 3 AVX-512. Setting 0 returns to the best one; a level that this CPU or
+// binary lacks is refused with -1 and changes nothing.
+VM_EXPORT int vmamba_get_isa() {
+  const int forced = g_forced.load();
+  return forced == kAuto ? best_level() : forced;
+}
+VM_EXPORT int vmamba_set_isa(int level) {
+  if (level < kAuto || level > best_level()) return -1;
+  g_forced.store(level);
+  return vmamba_get_isa();
+}
+VM_EXPORT const char* vmamba_isa_name() { return current()->name; }
+
+VM_EXPORT const char* vmamba_compiler() {
+#if defined(__clang__)
+  return "clang " VM_STR(__clang_major__) "." VM_STR(__clang_minor__);
+#elif defined(__GNUC__)
+  return "g++ " VM_STR(__GNUC__) "." VM_STR(__GNUC_MINOR__);
+#elif defined(_MSC_VER)
+  return "MSVC " VM_STR(_MSC_VER);
+#else
+  return "an unknown compiler";
+#endif
+}
+
+VM_EXPORT const char* vmamba_status(int status) {
+  switch (status) {
+    case kOk: return "ok";
+    case kBadAbi: return "argument layout of another version";
+    case kBadShape: return "a size is out of range (N must be 1 to 256)";
+    case kBadDtype: return "unknown dtype code";
+    case kBadOrder: return "unknown token order (0 forward, 1 reversed)";
+    case kNoMemory: return "out of memory";
+    case kBadStates: return "wrong number of checkpoints";
+    default: return "unknown status";
+  }
+}
+
+VM_EXPORT int vmamba_forward(const int64_t* args, int64_t count) {
+  if (!args || count != (int64_t)(sizeof(ForwardArgs) / sizeof(int64_t))) return kBadAbi;
+  ForwardArgs p;
+  memcpy(&p, args, sizeof(p));
+  return run_forward(p);
+}
+
+VM_EXPORT int vmamba_backward(const int64_t* args, int64_t count) {
+  if (!args || count != (int64_t)(sizeof(BackwardArgs) / sizeof(int64_t))) return kBadAbi;
+  BackwardArgs p;
+  memcpy(&p, args, sizeof(p));
+  return run_backward(p);
+}
+
+#if defined(_WIN32)
+// setuptools links an extension module with its init function exported. Nobody imports this library as a module.
+VM_EXPORT void* PyInit__cpu() { return nullptr; }
+#endif

@@ -1,0 +1,844 @@
+// Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+// The scan itself, compiled once per instruction set: kernels_*.cpp include a vec_*.h and then this file inside a
+// namespace of their own. Nothing from the standard library's templates may be used here: an inline function compiled
+// with AVX-512 enabled could be the copy that the linker keeps for every caller.
+
+constexpr float kLog2e = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+// ---------------------------------------------------------------------------------------------- elementwise functions
+
+// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, infinity gives zero.
+VM_INLINE V exp_neg(V x) {
+  V y = vmax(vset(-120.0f), vsub(vzero(), x));
+  const V magic = vset(12582912.0f);
+  V n = vsub(vfma(y, vset(kLog2e), magic), magic);
+  // ln 2 in two parts, the first short enough for an exact product: large arguments lose nothing.
+  V r = vfnma(n, vset(0.693359375f), y);
+  r = vfnma(n, vset(-2.12194440e-4f), r);
+  V f = vmul(r, vset(kLog2e));
+  V p = vfma(f, vset(kExp2D6), vset(kExp2D5));
+  p = vfma(f, p, vset(kExp2D4));
+  p = vfma(f, p, vset(kExp2D3));
+  p = vfma(f, p, vset(kExp2D2));
+  p = vfma(f, p, vset(kExp2D1));
+  p = vfma(f, p, vset(1.0f));
+  return vldexp(p, n);
+}
+
+// max(x, 0) + log1p(e), e = exp(-|x|). log1p(e) = 2 atanh(e / (2 + e)) keeps relative precision in the far tail.
+VM_INLINE V softplus(V x, V e) {
+  V s = vmul(e, vrecip(vadd(vset(2.0f), e)));
+  V q = vmul(s, s);
+  V p = vfma(q, vset(1.400599272e-01f), vset(1.400090277e-01f));
+  p = vfma(q, p, vset(2.001076361e-01f));
+  p = vfma(q, p, vset(3.333320814e-01f));
+  p = vfma(q, p, vset(1.0f));
+  return vfma(vadd(s, s), p, vmax(vzero(), x));
+}
+
+VM_INLINE V sigmoid_from(V x, V e) { return vmul(vselect_neg(x, e, vset(1.0f)), vrecip(vadd(vset(1.0f), e))); }
+
+// ------------------------------------------------------------------------------------------------------ tile transfers
+
+template <int DT>
+VM_INLINE V load_full(const char* p) {
+  if (DT == kBF16) return vload_bf16((const uint16_t*)p);
+  if (DT == kF16) return vload_f16((const uint16_t*)p);
+  return vload((const float*)p);
+}
+template <int DT>
+VM_INLINE void store_full(char* p, V a) {
+  if (DT == kBF16) return vstore_bf16((uint16_t*)p, a);
+  if (DT == kF16) return vstore_f16((uint16_t*)p, a);
+  vstore((float*)p, a);
+}
+template <int DT>
+VM_INLINE V load_part(const char* p, int n) {
+  if (DT == kF32) return vload_part((const float*)p, n);
+  uint16_t t[kW] = {0};
+  memcpy(t, p, 2 * (size_t)n);
+  return load_full<DT>((const char*)t);
+}
+template <int DT>
+VM_INLINE void store_part(char* p, V a, int n) {
+  if (DT == kF32) return vstore_part((float*)p, a, n);
+  uint16_t t[kW];
+  store_full<DT>((char*)t, a);
+  memcpy(p, t, 2 * (size_t)n);
+}
+template <int DT>
+VM_INLINE float load_one(const char* p) {
+  if (DT == kBF16) return bf16_to_float(*(const uint16_t*)p);
+  if (DT == kF16) return f16_to_float(*(const uint16_t*)p);
+  return *(const float*)p;
+}
+template <int DT>
+VM_INLINE void store_one(char* p, float x) {
+  if (DT == kBF16) *(uint16_t*)p = float_to_bf16(x);
+  else if (DT == kF16) *(uint16_t*)p = float_to_f16(x);
+  else *(float*)p = x;
+}
+
+// Four rows of four floats to four columns.
+VM_INLINE void transpose4(const float* a, int64_t lda, float* b, int64_t ldb) {
+#if defined(VM_X86)
+  __m128 r0 = _mm_loadu_ps(a), r1 = _mm_loadu_ps(a + lda), r2 = _mm_loadu_ps(a + 2 * lda), r3 = _mm_loadu_ps(a + 3 * lda);
+  _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+  _mm_storeu_ps(b, r0);
+  _mm_storeu_ps(b + ldb, r1);
+  _mm_storeu_ps(b + 2 * ldb, r2);
+  _mm_storeu_ps(b + 3 * ldb, r3);
+#else
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) b[j * ldb + i] = a[i * lda + j];
+#endif
+}
+
+// dst[r * ld + c] = src[r * s_row + c * s_col] for r < rows, c < cols, and 0 for cols <= c < width.
+template <int DT>
+static void load_rows_as(float* dst, int64_t ld, const char* src, int64_t s_row, int64_t s_col, int rows, int cols,
+                         int width) {
+  constexpr int64_t size = DT == kF32 ? 4 : 2;
+  if (s_col == 1) {
+    for (int r = 0; r < rows; ++r) {
+      const char* p = src + r * s_row * size;
+      float* q = dst + r * ld;
+      int c = 0;
+      for (; c + kW <= cols; c += kW) vstore(q + c, load_full<DT>(p + c * size));
+      if (c < cols && c + kW <= width) {
+        vstore(q + c, load_part<DT>(p + c * size, cols - c));
+        c += kW;
+      }
+      for (; c < cols; ++c) q[c] = load_one<DT>(p + c * size);
+      for (; c < width; ++c) q[c] = 0.0f;
+    }
+    return;
+  }
+  if (s_row == 1 || s_row == -1) {
+    // Tokens are contiguous: read along them and transpose blocks of 4 x 4. A reversed scan walks the block backwards.
+    for (int r0 = 0; r0 < rows; r0 += (int)kTile) {
+      const int n = rows - r0 < kTile ? rows - r0 : (int)kTile;
+      const char* low = src + (s_row == 1 ? (int64_t)r0 : -(int64_t)(r0 + n - 1)) * size;
+      float* first = dst + (s_row == 1 ? r0 : r0 + n - 1) * ld;
+      const int64_t step = s_row * ld;
+      for (int c = 0; c < cols; c += 4) {
+        const int m = cols - c < 4 ? cols - c : 4;
+        float buffer[4 * kTile];
+        const float* a;
+        int64_t lda;
+        if (DT == kF32) {
+          a = (const float*)low + c * s_col;
+          lda = s_col;
+        } else {
+          for (int i = 0; i < m; ++i) {
+            const char* p = low + (c + i) * s_col * size;
+            int r = 0;
+            for (; r + kW <= n; r += kW) vstore(buffer + i * kTile + r, load_full<DT>(p + r * size));
+            for (; r < n; ++r) buffer[i * kTile + r] = load_one<DT>(p + r * size);
+          }
+          a = buffer;
+          lda = kTile;
+        }
+        float* q = first + c;
+        int r = 0;
+        if (m == 4)
+          for (; r + 4 <= n; r += 4) transpose4(a + r, lda, q + r * step, step);
+        for (; r < n; ++r)
+          for (int i = 0; i < m; ++i) q[r * step + i] = a[i * lda + r];
+      }
+    }
+  } else {
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < cols; ++c) dst[r * ld + c] = load_one<DT>(src + (r * s_row + c * s_col) * size);
+  }
+  if (cols < width)
+    for (int r = 0; r < rows; ++r)
+      for (int c = cols; c < width; ++c) dst[r * ld + c] = 0.0f;
+}
+
+template <int DT>
+static void store_rows_as(char* dst, int64_t s_row, int64_t s_col, const float* src, int64_t ld, int rows, int cols) {
+  constexpr int64_t size = DT == kF32 ? 4 : 2;
+  if (s_col == 1) {
+    for (int r = 0; r < rows; ++r) {
+      char* p = dst + r * s_row * size;
+      const float* q = src + r * ld;
+      int c = 0;
+      for (; c + kW <= cols; c += kW) store_full<DT>(p + c * size, vload(q + c));
+      if (c < cols) store_part<DT>(p + c * size, vload_part(q + c, cols - c), cols - c);
+    }
+    return;
+  }
+  if (s_row == 1 || s_row == -1) {
+    for (int r0 = 0; r0 < rows; r0 += (int)kTile) {
+      const int n = rows - r0 < kTile ? rows - r0 : (int)kTile;
+      char* low = dst + (s_row == 1 ? (int64_t)r0 : -(int64_t)(r0 + n - 1)) * size;
+      const float* first = src + (s_row == 1 ? r0 : r0 + n - 1) * ld;
+      const int64_t step = s_row * ld;
+      for (int c = 0; c < cols; c += 4) {
+        const int m = cols - c < 4 ? cols - c : 4;
+        float buffer[4 * kTile];
+        const float* q = first + c;
+        int r = 0;
+        if (m == 4)
+          for (; r + 4 <= n; r += 4) transpose4(q + r * step, step, buffer + r, kTile);
+        for (; r < n; ++r)
+          for (int i = 0; i < m; ++i) buffer[i * kTile + r] = q[r * step + i];
+        for (int i = 0; i < m; ++i) {
+          char* p = low + (c + i) * s_col * size;
+          int k = 0;
+          for (; k + kW <= n; k += kW) store_full<DT>(p + k * size, vload(buffer + i * kTile + k));
+          for (; k < n; ++k) store_one<DT>(p + k * size, buffer[i * kTile + k]);
+        }
+      }
+    }
+    return;
+  }
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < cols; ++c) store_one<DT>(dst + (r * s_row + c * s_col) * size, src[r * ld + c]);
+}
+
+static void load_rows(float* dst, int64_t ld, const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, int rows,
+                      int cols, int width) {
+  const char* p = (const char*)(intptr_t)t.data;
+  if (t.dtype == kBF16) load_rows_as<kBF16>(dst, ld, p + 2 * offset, s_row, s_col, rows, cols, width);
+  else if (t.dtype == kF16) load_rows_as<kF16>(dst, ld, p + 2 * offset, s_row, s_col, rows, cols, width);
+  else load_rows_as<kF32>(dst, ld, p + 4 * offset, s_row, s_col, rows, cols, width);
+}
+
+static void store_rows(const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, const float* src, int64_t ld,
+                       int rows, int cols) {
+  char* p = (char*)(intptr_t)t.data;
+  if (t.dtype == kBF16) store_rows_as<kBF16>(p + 2 * offset, s_row, s_col, src, ld, rows, cols);
+  else if (t.dtype == kF16) store_rows_as<kF16>(p + 2 * offset, s_row, s_col, src, ld, rows, cols);
+  else store_rows_as<kF32>(p + 4 * offset, s_row, s_col, src, ld, rows, cols);
+}
+
+// Rows of floats: either the tensor itself, when it already has the layout that the kernels walk, or a converted copy.
+struct Rows {
+  const float* p;
+  int64_t ld;
+};
+
+VM_INLINE Rows get_rows(const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, int rows, int cols, int width,
+                        float* scratch) {
+  if (t.dtype == kF32 && s_col == 1 && cols == width) return {(const float*)(intptr_t)t.data + offset, s_row};
+  load_rows(scratch, width, t, offset, s_row, s_col, rows, cols, width);
+  return {scratch, width};
+}
+
+// Tile `tile` of a scan: its length, and where its first token lies and which way the next one is. Orders 2 and 3, the
+// columns of a map, would make this an index table; every transfer above takes one row at a time already.
+struct Span {
+  int T;
+  int64_t first, step;
+};
+VM_INLINE Span tile_span(int64_t tile, int64_t L, bool reversed) {
+  int64_t j = tile * kTile;
+  int T = (int)(L - j < kTile ? L - j : kTile);
+  return {T, reversed ? L - 1 - j : j, reversed ? (int64_t)-1 : (int64_t)1};
+}
+
+VM_INLINE Rows token_rows(const Tensor& t, int64_t b, int64_t k, int64_t c0, const Span& s, int cols, int width,
+                          float* scratch) {
+  return get_rows(t, b * t.s[0] + k * t.s[1] + c0 * t.s[2] + s.first * t.s[3], s.step * t.s[3], t.s[2], s.T, cols, width,
+                  scratch);
+}
+VM_INLINE void store_tokens(const Tensor& t, int64_t b, int64_t k, int64_t c0, const Span& s, const float* src, int64_t ld,
+                            int cols) {
+  store_rows(t, b * t.s[0] + k * t.s[1] + c0 * t.s[2] + s.first * t.s[3], s.step * t.s[3], t.s[2], src, ld, s.T, cols);
+}
+
+// A times log2(e) as rows of channels, zero beyond `count` states and `cols` channels; returns the largest magnitude.
+static float load_decay(float* a2, int width, const Tensor& A, int64_t k, int64_t d0, int cols, int64_t n0, int count,
+                        int padded) {
+  load_rows(a2, width, A, k * A.s[0] + d0 * A.s[1] + n0 * A.s[2], A.s[2], A.s[1], count, cols, width);
+  memset(a2 + (size_t)count * width, 0, sizeof(float) * (size_t)(padded - count) * width);
+  V m = vzero();
+  for (int i = 0; i < count * width; i += kW) {
+    V a = vmul(vload(a2 + i), vset(kLog2e));
+    vstore(a2 + i, a);
+    m = vmax(vabs(a), m);
+  }
+  return vhmax(m);
+}
+
+// One value per channel of a (k, d) tensor, zero when it is absent.
+static void load_channels(float* dst, int width, const Tensor& t, int64_t k, int64_t d0, int cols) {
+  if (t.data) load_rows(dst, width, t, k * t.s[0] + d0 * t.s[1], 0, t.s[1], 1, cols, width);
+  else memset(dst, 0, sizeof(float) * width);
+}
+
+// Whether the unclamped exp2 is right for a whole tile. NaN and infinity in dt make total * 0 NaN and the answer no.
+VM_INLINE bool in_fast_range(V largest, V total, float decay) {
+  return vhmax(largest) * decay <= kFastRange && vhsum(vmul(total, vzero())) == 0.0f;
+}
+
+// state = local + decay^(sum of dt) * state, the hand-over between parts of a split scan. A state of zero stays zero
+// under an overflowing factor, as it does step by step.
+static void carry_over(float* state, const float* local, const float* a2, const float* dt_sum, int count, int width) {
+  const ExpTable table = exp_table();
+  for (int n = 0; n < count; ++n)
+    for (int c = 0; c < width; c += kW) {
+      float factor[kW];
+      vstore(factor, exp2_dt<false>(vload(dt_sum + c), vload(a2 + n * width + c), table));
+      for (int i = 0; i < kW; ++i) {
+        float& s = state[n * width + c + i];
+        s = local[n * width + c + i] + (s == 0.0f ? 0.0f : factor[i] * s);
+      }
+    }
+}
+
+struct Carver {
+  float* p;
+  // Odd line counts between arrays: rows of equal index in two arrays must not be 4096 bytes apart.
+  float* take(size_t n) {
+    float* r = p;
+    p += (n + 15) / 16 * 16 + 48;
+    return r;
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------------- forward
+
+constexpr int kFB = (int)kFwdBlock;
+
+// NB states of one channel vector through a tile; h stays in registers. Sums y over states in fours, so that sharing
+// the states among tasks (halves of 8 or 16, or sixteens) does not change a bit of the result.
+template <int NB, bool FAST, bool OUT>
+static void forward_states(int T, const float* dt, const float* dtu, Rows B, Rows C, const float* a2, float* h_state,
+                           float* y, bool add) {
+  const ExpTable table = exp_table();
+  const float* b = B.p;
+  const float* c = C.p;
+  V h[NB];
+  VM_UNROLL for (int n = 0; n < NB; ++n) h[n] = vload(h_state + n * kFB);
+  for (int t = 0; t < T; ++t) {
+    const V d = vload(dt + t * kFB);
+    const V x = vload(dtu + t * kFB);
+    V sum[(NB + 3) / 4];
+    VM_UNROLL for (int n = 0; n < NB; ++n) {
+      V a = exp2_dt<FAST>(d, vload(a2 + n * kFB), table);
+      h[n] = vfma(a, h[n], vmul(x, vset(b[n])));
+      if (OUT) sum[n / 4] = n % 4 ? vfma(h[n], vset(c[n]), sum[n / 4]) : vmul(h[n], vset(c[n]));
+    }
+    if (OUT) {
+      V s = sum[0];
+      if (NB == 8) s = vadd(sum[0], sum[(NB + 3) / 4 - 1]);
+      if (NB == 16) s = vadd(vadd(sum[0], sum[NB / 16]), vadd(sum[NB / 8], sum[(NB + 3) / 4 - 1]));
+      if (add) s = vadd(vload(y + t * kFB), s);
+      vstore(y + t * kFB, s);
+      c += C.ld;
+    }
+    b += B.ld;
+  }
+  VM_UNROLL for (int n = 0; n < NB; ++n) vstore(h_state + n * kFB, h[n]);
+}
+
+template <bool FAST, bool OUT>
+static void forward_groups(int T, int vecs, int count, const float* dt, const float* dtu, Rows B, Rows C, const float* a2,
+                           float* h, float* y) {
+  for (int n = 0; n < count;) {
+    const int left = count - n;
+    const int group = left >= kFwdGroup ? kFwdGroup : left >= 8 ? 8 : left >= 2 ? 4 : 1;
+    for (int v = 0; v < vecs; ++v) {
+      const int o = v * kW;
+      const Rows b = {B.p + n, B.ld}, c = {C.p + n, C.ld};
+      const float* a = a2 + n * kFB + o;
+      float* s = h + n * kFB + o;
+      const bool add = n > 0;
+#define VM_GO(NB) forward_states<NB, FAST, OUT>(T, dt + o, dtu + o, b, c, a, s, y + o, add)
+      if (group == 16) VM_GO((kFwdGroup < 16 ? 4 : 16));
+      else if (group == 8) VM_GO(8);
+      else if (group == 4) VM_GO(4);
+      else VM_GO(1);
+#undef VM_GO
+    }
+    n += group;
+  }
+}
+
+static size_t forward_scratch(int64_t N) {
+  const size_t np = (size_t)padded_states(N);
+  return 2 * np * kFB + 2 * kTile * np + 7 * kTile * kFB + 4 * kFB + 16 * 64 + 1024;
+}
+
+// out = (y + D u) * silu(z) for one tile whose u rows are at hand.
+VM_INLINE void finish_tile(const ForwardArgs& p, int64_t b, int64_t k, int64_t d0, int dn, const Span& s, const float* skip,
+                           Rows u, const float* y, float* zs, float* os) {
+  const Tensor& o = p.out;
+  const int vecs = (dn + kW - 1) / kW;
+  const int64_t offset = b * o.s[0] + k * o.s[1] + d0 * o.s[2] + s.first * o.s[3];
+  const bool direct = o.dtype == kF32 && o.s[2] == 1 && dn == kFB;
+  float* out = direct ? (float*)(intptr_t)o.data + offset : os;
+  const int64_t ld = direct ? s.step * o.s[3] : kFB;
+  Rows z = {nullptr, 0};
+  if (p.z.data) z = token_rows(p.z, b, k, d0, s, dn, kFB, zs);
+  for (int t = 0; t < s.T; ++t)
+    for (int v = 0; v < vecs; ++v) {
+      const int c = v * kW;
+      V r = vfma(vload(skip + c), vload(u.p + t * u.ld + c), vload(y + t * kFB + c));
+      if (z.p) {
+        V g = vload(z.p + t * z.ld + c);
+        r = vmul(r, vmul(g, sigmoid_from(g, exp_neg(vabs(g)))));
+      }
+      vstore(out + t * ld + c, r);
+    }
+  if (!direct) store_rows(o, offset, s.step * o.s[3], o.s[2], os, kFB, s.T, dn);
+}
+
+static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scratch) {
+  const int count = (int)(task.n1 - task.n0), padded = (int)padded_states(count), dn = (int)task.dn;
+  const int vecs = (dn + kW - 1) / kW;
+  const int64_t b = task.b, k = task.k, d0 = task.d0;
+  const bool reversed = ((const int64_t*)(intptr_t)p.orders)[k] == 1;
+  const bool soft = (p.flags & kFlagSoftplus) != 0;
+  Carver carve{scratch};
+  float* a2 = carve.take((size_t)padded * kFB);
+  float* h = carve.take((size_t)padded * kFB);
+  float* bs = carve.take((size_t)kTile * padded);
+  float* cs = carve.take((size_t)kTile * padded);
+  float* us = carve.take(kTile * kFB);
+  float* ds = carve.take(kTile * kFB);
+  float* zs = carve.take(kTile * kFB);
+  float* os = carve.take(kTile * kFB);
+  float* dt = carve.take(kTile * kFB);
+  float* dtu = carve.take(kTile * kFB);
+  float* ys = carve.take(kTile * kFB);
+  float* bias = carve.take(kFB);
+  float* skip = carve.take(kFB);
+  float* dt_sum = carve.take(kFB);
+
+  const float decay = load_decay(a2, kFB, p.A, k, d0, dn, task.n0, count, padded);
+  load_channels(bias, kFB, p.bias, k, d0, dn);
+  load_channels(skip, kFB, p.D_skip, k, d0, dn);
+  memset(h, 0, sizeof(float) * (size_t)padded * kFB);
+  memset(dt_sum, 0, sizeof(float) * kFB);
+  const size_t state_size = (size_t)count * kFB;
+  if (task.seg_state && !task.states_only)
+    for (int64_t s = 0; s < task.seg; ++s)
+      carry_over(h, task.seg_state + s * state_size, a2, task.seg_state + task.segs * state_size + s * kFB, count, kFB);
+
+  for (int64_t tile = task.tile0; tile < task.tile1; ++tile) {
+    const Span s = tile_span(tile, p.L, reversed);
+    const Rows u = token_rows(p.u, b, k, d0, s, dn, kFB, us);
+    const Rows delta = token_rows(p.delta, b, k, d0, s, dn, kFB, ds);
+    const Rows B = token_rows(p.Bm, b, k, task.n0, s, count, padded, bs);
+    const Rows C = task.states_only ? B : token_rows(p.Cm, b, k, task.n0, s, count, padded, cs);
+    V largest = vzero(), total = vzero();
+    for (int v = 0; v < vecs; ++v) {
+      const int c = v * kW;
+      const V shift = vload(bias + c);
+      V sum = vzero();
+      for (int t = 0; t < s.T; ++t) {
+        V d = vadd(vload(delta.p + t * delta.ld + c), shift);
+        if (soft) d = softplus(d, exp_neg(vabs(d)));
+        V size = vabs(d);
+        largest = vmax(size, largest);
+        total = vadd(total, size);
+        sum = vadd(sum, d);
+        vstore(dt + t * kFB + c, d);
+        vstore(dtu + t * kFB + c, vmul(d, vload(u.p + t * u.ld + c)));
+      }
+      vstore(dt_sum + c, vadd(vload(dt_sum + c), sum));
+    }
+    const bool fast = in_fast_range(largest, total, decay);
+    if (task.states_only) {
+      if (fast) forward_groups<true, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys);
+      else forward_groups<false, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys);
+      continue;
+    }
+    float* y = task.partial_y ? task.partial_y + tile * kTile * kFB : ys;
+    if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y);
+    else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y);
+    const int64_t slot = tile - (num_tiles(p.L) - p.checkpoints);
+    if (slot >= 0) {
+      const Tensor& t = p.states;
+      store_rows(t, b * t.s[0] + k * t.s[1] + slot * t.s[2] + d0 * t.s[3] + task.n0 * t.s[4], t.s[4], t.s[3], h, kFB, count,
+                 dn);
+    }
+    if (!task.partial_y) finish_tile(p, b, k, d0, dn, s, skip, u, y, zs, os);
+  }
+  if (task.states_only) {
+    memcpy(task.seg_state + task.seg * state_size, h, sizeof(float) * state_size);
+    memcpy(task.seg_state + task.segs * state_size + task.seg * kFB, dt_sum, sizeof(float) * kFB);
+  }
+}
+
+static void forward_finish(const ForwardArgs& p, const FwdTask& task, float* const* partial_y, int64_t parts,
+                           float* scratch) {
+  const int dn = (int)task.dn;
+  const bool reversed = ((const int64_t*)(intptr_t)p.orders)[task.k] == 1;
+  Carver carve{scratch};
+  float* us = carve.take(kTile * kFB);
+  float* zs = carve.take(kTile * kFB);
+  float* os = carve.take(kTile * kFB);
+  float* ys = carve.take(kTile * kFB);
+  float* skip = carve.take(kFB);
+  load_channels(skip, kFB, p.D_skip, task.k, task.d0, dn);
+  for (int64_t tile = task.tile0; tile < task.tile1; ++tile) {
+    const Span s = tile_span(tile, p.L, reversed);
+    const Rows u = token_rows(p.u, task.b, task.k, task.d0, s, dn, kFB, us);
+    for (int i = 0; i < s.T * kFB; i += kW) {
+      const size_t o = (size_t)(tile * kTile * kFB + i);
+      V y = vload(partial_y[0] + o);
+      for (int64_t part = 1; part < parts; ++part) y = vadd(y, vload(partial_y[part] + o));
+      vstore(ys + i, y);
+    }
+    finish_tile(p, task.b, task.k, task.d0, dn, s, skip, u, ys, zs, os);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ backward
+
+constexpr int kBB = (int)kBwdBlock;
+
+// Sum over channels of NB vectors, kept as one vector a token until all channels of the block have been added.
+template <int NB>
+VM_INLINE V pack_sums(const V* r) {
+  if (NB == 4) return vreduce4(r[0], r[1 % NB], r[2 % NB], r[3 % NB]);
+  return r[0];
+}
+
+// Forward through one tile again, from its checkpoint: leaves decay and state of every token in `hist_a` and `hist_h`
+// (row 0 is the state before the tile), adds C h to y when the gate's gradient needs it, and sums dy h for dC.
+template <int NB, int NV, bool FAST, bool GATE>
+static void backward_recompute(int T, const float* dt, const float* dtu, const float* dy, Rows B, Rows C, const float* a2,
+                               const float* h0, float* hist_h, float* hist_a, float* y, float* sum_c, bool first) {
+  const ExpTable table = exp_table();
+  constexpr int kRow = NB * NV * kW;
+  V h[NB * NV];
+  VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
+    h[n * NV + v] = vload(h0 + n * kBB + v * kW);
+    vstore(hist_h + (n * NV + v) * kW, h[n * NV + v]);
+  }
+  const float* b = B.p;
+  const float* c = C.p;
+  for (int t = 0; t < T; ++t) {
+    float* to_h = hist_h + (t + 1) * kRow;
+    float* to_a = hist_a + t * kRow;
+    V d[NV], x[NV], g[NV], o[NV], r[NB];
+    VM_UNROLL for (int v = 0; v < NV; ++v) {
+      d[v] = vload(dt + t * kBB + v * kW);
+      x[v] = vload(dtu + t * kBB + v * kW);
+      g[v] = vload(dy + t * kBB + v * kW);
+      if (GATE) o[v] = vload(y + t * kBB + v * kW);
+    }
+    VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
+      const int i = n * NV + v;
+      V a = exp2_dt<FAST>(d[v], vload(a2 + n * kBB + v * kW), table);
+      h[i] = vfma(a, h[i], vmul(x[v], vset(b[n])));
+      vstore(to_a + i * kW, a);
+      vstore(to_h + i * kW, h[i]);
+      if (GATE) o[v] = vfma(h[i], vset(c[n]), o[v]);
+      r[n] = v ? vfma(g[v], h[i], r[n]) : vmul(g[v], h[i]);
+    }
+    if (GATE) VM_UNROLL for (int v = 0; v < NV; ++v) vstore(y + t * kBB + v * kW, o[v]);
+    V packed = pack_sums<NB>(r);
+    vstore(sum_c + t * kW, first ? packed : vadd(packed, vload(sum_c + t * kW)));
+    b += B.ld;
+    c += C.ld;
+  }
+}
+
+// The adjoint, last token first. `w` is the decay of the next token times its adjoint. Adds g B to sum_x (gradient of
+// dt * u) and q A to sum_a (gradient of dt through the decay, over ln 2), where q = g * decay * previous state.
+template <int NB, int NV>
+static void backward_adjoint(int T, const float* dt, const float* dtu, const float* dy, Rows B, Rows C, const float* a2,
+                             const float* hist_h, const float* hist_a, float* adjoint, float* dA, float* sum_x,
+                             float* sum_a, float* sum_b, bool first_states, bool first) {
+  constexpr int kRow = NB * NV * kW;
+  V w[NB * NV], da[NB * NV];
+  VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
+    w[n * NV + v] = vload(adjoint + n * kBB + v * kW);
+    da[n * NV + v] = vzero();
+  }
+  for (int t = T - 1; t >= 0; --t) {
+    const float* b = B.p + t * B.ld;
+    const float* c = C.p + t * C.ld;
+    V sx[NV], sa[NV], r[NB];
+    VM_UNROLL for (int v = 0; v < NV; ++v) {
+      sx[v] = first_states ? vzero() : vload(sum_x + t * kBB + v * kW);
+      sa[v] = first_states ? vzero() : vload(sum_a + t * kBB + v * kW);
+    }
+    VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
+      const int i = n * NV + v, o = t * kBB + v * kW;
+      V g = vfma(vset(c[n]), vload(dy + o), w[i]);
+      r[n] = v ? vfma(g, vload(dtu + o), r[n]) : vmul(g, vload(dtu + o));
+      sx[v] = vfma(g, vset(b[n]), sx[v]);
+      w[i] = vmul(g, vload(hist_a + t * kRow + i * kW));
+      V q = vmul(w[i], vload(hist_h + t * kRow + i * kW));
+      sa[v] = vfma(q, vload(a2 + n * kBB + v * kW), sa[v]);
+      da[i] = vfma(q, vload(dt + o), da[i]);
+    }
+    VM_UNROLL for (int v = 0; v < NV; ++v) {
+      vstore(sum_x + t * kBB + v * kW, sx[v]);
+      vstore(sum_a + t * kBB + v * kW, sa[v]);
+    }
+    V packed = pack_sums<NB>(r);
+    vstore(sum_b + t * kW, first ? packed : vadd(packed, vload(sum_b + t * kW)));
+  }
+  VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
+    float* to = dA + n * kBB + v * kW;
+    vstore(to, vadd(vload(to), da[n * NV + v]));
+    vstore(adjoint + n * kBB + v * kW, w[n * NV + v]);
+  }
+}
+
+// First pass of a split scan: only the adjoint that leaves the part at its first token.
+template <int NB, bool FAST>
+static void backward_carry(int T, const float* dt, const float* dy, Rows C, const float* a2, float* adjoint) {
+  const ExpTable table = exp_table();
+  V w[NB];
+  VM_UNROLL for (int n = 0; n < NB; ++n) w[n] = vload(adjoint + n * kBB);
+  for (int t = T - 1; t >= 0; --t) {
+    const float* c = C.p + t * C.ld;
+    const V d = vload(dt + t * kBB), g = vload(dy + t * kBB);
+    VM_UNROLL for (int n = 0; n < NB; ++n)
+      w[n] = vmul(vfma(vset(c[n]), g, w[n]), exp2_dt<FAST>(d, vload(a2 + n * kBB), table));
+  }
+  VM_UNROLL for (int n = 0; n < NB; ++n) vstore(adjoint + n * kBB, w[n]);
+}
+
+struct BwdTile {
+  int T, vecs, count, padded;
+  bool fast, gate;
+  const float *dt, *dtu, *dy, *a2, *h0;
+  Rows B, C;
+  float *hist_h, *hist_a, *y, *sum_x, *sum_a, *part_b, *part_c, *adjoint, *dA;
+};
+
+template <int NB, int NV>
+static void backward_states(const BwdTile& t, int n, int v, bool first_states, bool first) {
+  const int o = v * kW;
+  const Rows B = {t.B.p + n, t.B.ld}, C = {t.C.p + n, t.C.ld};
+  const float* a2 = t.a2 + n * kBB + o;
+#define VM_GO(FAST, GATE)                                                                                            \
+  backward_recompute<NB, NV, FAST, GATE>(t.T, t.dt + o, t.dtu + o, t.dy + o, B, C, a2, t.h0 + n * kBB + o, t.hist_h, \
+                                         t.hist_a, t.y + o, t.part_c, first)
+  if (t.fast) {
+    if (t.gate) VM_GO(true, true);
+    else VM_GO(true, false);
+  } else {
+    if (t.gate) VM_GO(false, true);
+    else VM_GO(false, false);
+  }
+#undef VM_GO
+  backward_adjoint<NB, NV>(t.T, t.dt + o, t.dtu + o, t.dy + o, B, C, a2, t.hist_h, t.hist_a, t.adjoint + n * kBB + o,
+                           t.dA + n * kBB + o, t.sum_x + o, t.sum_a + o, t.part_b, first_states, first);
+}
+
+template <int NB>
+static void backward_group(const BwdTile& t, int n) {
+  const bool first_states = n == 0;
+  int v = 0;
+  for (; v + kBwdVecs <= t.vecs; v += kBwdVecs) backward_states<NB, kBwdVecs>(t, n, v, first_states, v == 0);
+  for (; v < t.vecs; ++v) backward_states<NB, 1>(t, n, v, first_states, v == 0);
+}
+
+static size_t backward_scratch(int64_t N) {
+  const size_t np = (size_t)padded_states(N);
+  return 4 * np * kBB + 2 * kTile * np + 12 * kTile * kBB + (2 * kTile + 1) * 4 * kBwdVecs * kW + 2 * kTile * kW +
+         5 * kBB + 32 * 64 + 1024;
+}
+
+static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scratch) {
+  const int count = (int)p.N, padded = (int)padded_states(count), dn = (int)task.dn;
+  const int vecs = (dn + kW - 1) / kW;
+  const int64_t b = task.b, k = task.k, d0 = task.d0;
+  const bool reversed = ((const int64_t*)(intptr_t)p.orders)[k] == 1;
+  const bool soft = (p.flags & kFlagSoftplus) != 0, gate = p.z.data != 0;
+  Carver carve{scratch};
+  float* a2 = carve.take((size_t)padded * kBB);
+  float* h0 = carve.take((size_t)padded * kBB);
+  float* adjoint = carve.take((size_t)padded * kBB);
+  float* dA = carve.take((size_t)padded * kBB);
+  float* bs = carve.take((size_t)kTile * padded);
+  float* cs = carve.take((size_t)kTile * padded);
+  float* us = carve.take(kTile * kBB);
+  float* ds = carve.take(kTile * kBB);
+  float* gs = carve.take(kTile * kBB);
+  float* zs = carve.take(kTile * kBB);
+  float* sig = carve.take(kTile * kBB);
+  float* gz = carve.take(kTile * kBB);
+  float* dt = carve.take(kTile * kBB);
+  float* dtu = carve.take(kTile * kBB);
+  float* dy = carve.take(kTile * kBB);
+  float* y = carve.take(kTile * kBB);
+  float* sum_x = carve.take(kTile * kBB);
+  float* sum_a = carve.take(kTile * kBB);
+  float* hist_h = carve.take((kTile + 1) * 4 * kBwdVecs * kW);
+  float* hist_a = carve.take(kTile * 4 * kBwdVecs * kW);
+  float* part_b = carve.take(kTile * kW);
+  float* part_c = carve.take(kTile * kW);
+  float* bias = carve.take(kBB);
+  float* skip = carve.take(kBB);
+  float* dt_sum = carve.take(kBB);
+  float* dD = carve.take(kBB);
+  float* dbias = carve.take(kBB);
+
+  const float decay = load_decay(a2, kBB, p.A, k, d0, dn, 0, count, padded);
+  load_channels(bias, kBB, p.bias, k, d0, dn);
+  load_channels(skip, kBB, p.D_skip, k, d0, dn);
+  const size_t state_size = (size_t)padded * kBB;
+  memset(adjoint, 0, sizeof(float) * state_size);
+  memset(dA, 0, sizeof(float) * state_size);
+  memset(dt_sum, 0, sizeof(float) * kBB);
+  memset(dD, 0, sizeof(float) * kBB);
+  memset(dbias, 0, sizeof(float) * kBB);
+  if (task.seg_adjoint && !task.adjoint_only)
+    for (int64_t s = task.segs - 1; s > task.seg; --s)
+      carry_over(adjoint, task.seg_adjoint + s * state_size, a2, task.seg_adjoint + task.segs * state_size + s * kBB,
+                 padded, kBB);
+
+  BwdTile tile_args;
+  tile_args.vecs = vecs;
+  tile_args.count = count;
+  tile_args.padded = padded;
+  tile_args.gate = gate;
+  tile_args.dt = dt;
+  tile_args.dtu = dtu;
+  tile_args.dy = dy;
+  tile_args.a2 = a2;
+  tile_args.h0 = h0;
+  tile_args.hist_h = hist_h;
+  tile_args.hist_a = hist_a;
+  tile_args.y = y;
+  tile_args.sum_x = sum_x;
+  tile_args.sum_a = sum_a;
+  tile_args.part_b = part_b;
+  tile_args.part_c = part_c;
+  tile_args.adjoint = adjoint;
+  tile_args.dA = dA;
+
+  for (int64_t tile = task.tile1 - 1; tile >= task.tile0; --tile) {
+    const Span s = tile_span(tile, p.L, reversed);
+    const Rows u = token_rows(p.u, b, k, d0, s, dn, kBB, us);
+    const Rows delta = token_rows(p.delta, b, k, d0, s, dn, kBB, ds);
+    const Rows dout = token_rows(p.dout, b, k, d0, s, dn, kBB, gs);
+    const Rows C = token_rows(p.Cm, b, k, 0, s, count, padded, cs);
+    Rows z = {nullptr, 0};
+    if (gate) z = token_rows(p.z, b, k, d0, s, dn, kBB, zs);
+    V largest = vzero(), total = vzero();
+    for (int v = 0; v < vecs; ++v) {
+      const int c = v * kW;
+      const V shift = vload(bias + c);
+      V sum = vzero();
+      for (int t = 0; t < s.T; ++t) {
+        const int o = t * kBB + c;
+        V d = vadd(vload(delta.p + t * delta.ld + c), shift);
+        if (soft) {
+          V e = exp_neg(vabs(d));
+          vstore(sig + o, sigmoid_from(d, e));
+          d = softplus(d, e);
+        }
+        V size = vabs(d);
+        largest = vmax(size, largest);
+        total = vadd(total, size);
+        sum = vadd(sum, d);
+        vstore(dt + o, d);
+        vstore(dtu + o, vmul(d, vload(u.p + t * u.ld + c)));
+        V g = vload(dout.p + t * dout.ld + c);
+        if (gate) {
+          V x = vload(z.p + t * z.ld + c);
+          V r = sigmoid_from(x, exp_neg(vabs(x)));
+          // silu'(z) = r (1 + z (1 - r))
+          vstore(gz + o, vmul(vmul(g, r), vfma(x, vsub(vset(1.0f), r), vset(1.0f))));
+          g = vmul(g, vmul(x, r));
+          vstore(y + o, vzero());
+        }
+        vstore(dy + o, g);
+      }
+      vstore(dt_sum + c, vadd(vload(dt_sum + c), sum));
+    }
+    const bool fast = in_fast_range(largest, total, decay);
+    if (task.adjoint_only) {
+      for (int n = 0; n < padded; n += 4)
+        for (int v = 0; v < vecs; ++v) {
+          const int o = v * kW;
+          const Rows c = {C.p + n, C.ld};
+          if (fast) backward_carry<4, true>(s.T, dt + o, dy + o, c, a2 + n * kBB + o, adjoint + n * kBB + o);
+          else backward_carry<4, false>(s.T, dt + o, dy + o, c, a2 + n * kBB + o, adjoint + n * kBB + o);
+        }
+      continue;
+    }
+
+    if (tile > 0) {
+      const Tensor& t = p.states;
+      load_rows(h0, kBB, t, b * t.s[0] + k * t.s[1] + (tile - 1) * t.s[2] + d0 * t.s[3], t.s[4], t.s[3], count, dn, kBB);
+      memset(h0 + (size_t)count * kBB, 0, sizeof(float) * (size_t)(padded - count) * kBB);
+    } else {
+      memset(h0, 0, sizeof(float) * state_size);
+    }
+    tile_args.T = s.T;
+    tile_args.fast = fast;
+    tile_args.B = token_rows(p.Bm, b, k, 0, s, count, padded, bs);
+    tile_args.C = C;
+    for (int n = 0; n < count; n += 4) {
+      const bool single = count - n == 1;
+      if (single) backward_group<1>(tile_args, n);
+      else backward_group<4>(tile_args, n);
+      for (int t = 0; t < s.T; ++t) {
+        const int64_t row = (s.first + t * s.step) * padded + n;
+        if (single) {
+          task.partial_b[row] = vhsum(vload(part_b + t * kW));
+          task.partial_c[row] = vhsum(vload(part_c + t * kW));
+        } else {
+          vfold4(task.partial_b + row, vload(part_b + t * kW));
+          vfold4(task.partial_c + row, vload(part_c + t * kW));
+        }
+      }
+    }
+
+    for (int v = 0; v < vecs; ++v) {
+      const int c = v * kW;
+      const V scale = vload(skip + c);
+      V bias_sum = vzero(), skip_sum = vzero();
+      for (int t = 0; t < s.T; ++t) {
+        const int o = t * kBB + c;
+        V x = vload(u.p + t * u.ld + c), g = vload(dy + o), sx = vload(sum_x + o);
+        if (gate) vstore(gz + o, vmul(vload(gz + o), vfma(scale, x, vload(y + o))));
+        skip_sum = vfma(g, x, skip_sum);
+        V d = vfma(x, sx, vmul(vload(sum_a + o), vset(kLn2)));
+        if (soft) d = vmul(d, vload(sig + o));
+        bias_sum = vadd(bias_sum, d);
+        vstore(sum_a + o, d);
+        vstore(sum_x + o, vfma(vload(dt + o), sx, vmul(scale, g)));
+      }
+      vstore(dbias + c, vadd(vload(dbias + c), bias_sum));
+      vstore(dD + c, vadd(vload(dD + c), skip_sum));
+    }
+    store_tokens(p.du, b, k, d0, s, sum_x, kBB, dn);
+    store_tokens(p.ddelta, b, k, d0, s, sum_a, kBB, dn);
+    if (gate) store_tokens(p.dz, b, k, d0, s, gz, kBB, dn);
+  }
+
+  if (task.adjoint_only) {
+    memcpy(task.seg_adjoint + task.seg * state_size, adjoint, sizeof(float) * state_size);
+    memcpy(task.seg_adjoint + task.segs * state_size + task.seg * kBB, dt_sum, sizeof(float) * kBB);
+    return;
+  }
+  memcpy(task.dA, dA, sizeof(float) * (size_t)count * kBB);
+  memcpy(task.dD, dD, sizeof(float) * kBB);
+  memcpy(task.dbias, dbias, sizeof(float) * kBB);
+}
+
+static void reduce_rows(const Tensor& out, int64_t b, int64_t k, int64_t N, int64_t l0, int64_t l1, const float* partial,
+                        int64_t blocks, int64_t block_stride, float* scratch) {
+  const int64_t padded = padded_states(N);
+  for (int64_t l = l0; l < l1; l += kTile) {
+    const int rows = (int)(l1 - l < kTile ? l1 - l : kTile);
+    const float* src = partial + l * padded;
+    const int64_t n = rows * padded;
+    for (int64_t i = 0; i < n; ++i) scratch[i] = src[i];
+    for (int64_t j = 1; j < blocks; ++j) {
+      const float* more = src + j * block_stride;
+      for (int64_t i = 0; i < n; ++i) scratch[i] += more[i];
+    }
+    store_rows(out, b * out.s[0] + k * out.s[1] + l * out.s[3], out.s[3], out.s[2], scratch, padded, rows, (int)N);
+  }
+}
+
+static const Kernels kTable = {VM_NAME,      forward_scratch, backward_scratch, forward_task,
+                               forward_finish, backward_task,   reduce_rows};

@@ -1,0 +1,203 @@
+// Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+#include "pool.h"
+
+#include <stdlib.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+
+#if defined(_WIN32)
+#include <malloc.h>
+#else
+#include <unistd.h>
+#endif
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+#endif
+
+namespace vmamba {
+namespace {
+
+// Decaying states end in subnormal numbers, on which x86 takes over a hundred cycles an operation: flush them to zero
+// while a task runs and leave the caller's mode as it was.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() {
+#if defined(__x86_64__) || defined(_M_X64)
+    saved_ = _mm_getcsr();
+    _mm_setcsr(saved_ | 0x8040);
+#elif defined(__aarch64__) && defined(__GNUC__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+    __asm__ volatile("msr fpcr, %0" ::"r"(saved_ | (1ull << 24)));
+#endif
+  }
+  ~FlushSubnormals() {
+#if defined(__x86_64__) || defined(_M_X64)
+    _mm_setcsr(saved_);
+#elif defined(__aarch64__) && defined(__GNUC__)
+    __asm__ volatile("msr fpcr, %0" ::"r"(saved_));
+#endif
+  }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+#if defined(__aarch64__)
+  uint64_t saved_ = 0;
+#else
+  unsigned saved_ = 0;
+#endif
+};
+
+// One parallel_for. It lives on its caller's stack: the caller leaves only after `running` is back at zero.
+struct Job {
+  TaskFn fn;
+  void* context;
+  int64_t tasks;
+  std::atomic<int64_t> next{0};
+  int64_t places = 0;   // workers that may still join; under the pool's mutex, like the two below
+  int64_t running = 0;  // workers inside
+  Job* link = nullptr;
+};
+
+void work(Job& job) {
+  FlushSubnormals mode;
+  for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.tasks;) job.fn(job.context, i);
+}
+
+class Pool {
+ public:
+  void run(Job& job, int64_t helpers) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      while (workers_ < helpers) {
+        try {
+          std::thread([this] { loop(); }).detach();
+        } catch (const std::system_error&) {
+          break;  // no more threads to be had: the caller does what they would have done
+        }
+        ++workers_;
+      }
+      job.places = helpers;
+      job.link = jobs_;
+      jobs_ = &job;
+    }
+    for (int64_t i = 0; i < helpers; ++i) wake_.notify_one();
+    work(job);
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (Job** p = &jobs_; *p; p = &(*p)->link)
+      if (*p == &job) {
+        *p = job.link;
+        break;
+      }
+    done_.wait(lock, [&] { return job.running == 0; });
+  }
+
+ private:
+  Job* open_job() {
+    for (Job* j = jobs_; j; j = j->link)
+      if (j->places > 0 && j->next.load(std::memory_order_relaxed) < j->tasks) return j;
+    return nullptr;
+  }
+
+  void loop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      Job* job = nullptr;
+      wake_.wait(lock, [&] { return (job = open_job()) != nullptr; });
+      --job->places;
+      ++job->running;
+      lock.unlock();
+      work(*job);
+      lock.lock();
+      if (--job->running == 0) done_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  Job* jobs_ = nullptr;
+  int64_t workers_ = 0;
+};
+
+struct Owner {
+  long process;
+  Pool pool;
+};
+
+long process_id() {
+#if defined(_WIN32)
+  return 0;  // no fork
+#else
+  return (long)getpid();
+#endif
+}
+
+std::atomic<Owner*> g_owner{nullptr};
+
+// After fork the child has none of its parent's threads, and a mutex of theirs may be locked for ever: a child finds
+// another process id in the owner and makes its own. Pools are never deleted: workers sleep in them until exit.
+Pool* pool() {
+  const long id = process_id();
+  Owner* seen = g_owner.load(std::memory_order_acquire);
+  while (!seen || seen->process != id) {
+    Owner* made = new (std::nothrow) Owner;
+    if (!made) return nullptr;
+    made->process = id;
+    if (g_owner.compare_exchange_strong(seen, made, std::memory_order_acq_rel)) return &made->pool;
+    delete made;  // another thread was first; this one has no workers yet
+  }
+  return &seen->pool;
+}
+
+struct Scratch {
+  float* data = nullptr;
+  size_t size = 0;
+  void release() {
+#if defined(_WIN32)
+    _aligned_free(data);
+#else
+    free(data);
+#endif
+    data = nullptr;
+    size = 0;
+  }
+  ~Scratch() { release(); }
+};
+
+}  // namespace
+
+void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context) {
+  if (tasks <= 0) return;
+  Job job;
+  job.fn = fn;
+  job.context = context;
+  job.tasks = tasks;
+  const int64_t helpers = (threads < tasks ? threads : tasks) - 1;
+  Pool* p = helpers > 0 ? pool() : nullptr;
+  if (p) p->run(job, helpers);
+  else work(job);
+}
+
+float* thread_scratch(size_t floats) {
+  static thread_local Scratch scratch;
+  if (scratch.size < floats) {
+    scratch.release();
+    void* p = nullptr;
+#if defined(_WIN32)
+    p = _aligned_malloc(floats * sizeof(float), 64);
+#else
+    if (posix_memalign(&p, 64, floats * sizeof(float))) p = nullptr;
+#endif
+    if (!p) return nullptr;
+    scratch.data = (float*)p;
+    scratch.size = floats;
+  }
+  return scratch.data;
+}
+
+}  // namespace vmamba

@@ -1,0 +1,19 @@
+// Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+// A small thread pool: sleeping workers, no spinning, usable from several caller threads at once and after fork.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace vmamba {
+
+using TaskFn = void (*)(void* context, int64_t task);
+
+// Calls fn(context, i) for every i in [0, tasks), on the caller and at most threads - 1 workers, each i once and in no
+// fixed order. Returns when all are done. fn must not throw. With fewer workers than asked for the work is done anyway.
+void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context);
+
+// Scratch memory of the calling thread, at least `floats` long and aligned to 64 bytes; null when memory is out.
+float* thread_scratch(size_t floats);
+
+}  // namespace vmamba

@@ -1,0 +1,253 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The registered operator behind every selective scan: schema, fake, backward, autograd, FLOPs, and its callers.
+
+Canonical form: K groups of D channels are scanned at once, each in its own token order; u, delta, z are (B, K, D, L),
+A is (K, D, N), B and C are (B, K, N, L), D and delta_bias are (K, D), with any strides. The recipe's G groups are K,
+and the directions of a bidirectional block are K too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from . import chunked, registry
+from .checks import check_scan_inputs
+from .reference import selective_scan_ref
+
+__all__ = ("FORWARD", "REVERSED", "choose", "composed", "scan", "scan_flops", "selective_scan_fn")
+
+FORWARD, REVERSED = 0, 1  # token orders; the column orders of a 2D map will be 2 and 3
+
+
+@torch.library.custom_op("vmamba::selective_scan", mutates_args=())
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    orders: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return registry.get(backend).forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, list(orders))
+
+
+@_scan.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend):  # noqa: ANN001, ANN202
+    batch, groups, dim, length = u.shape
+    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    states = u.new_empty(batch, groups, registry.get(backend).num_checkpoints(length), dim, A.shape[-1], dtype=dtype)
+    return torch.empty_like(u), states
+
+
+@torch.library.custom_op("vmamba::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    dout: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    states: Tensor,
+    delta_softplus: bool,
+    orders: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    run = registry.get(backend).backward
+    grads = run(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, list(orders))
+    return tuple(u.new_empty(0) if g is None else g for g in grads)
+
+
+@_scan_backward.register_fake
+def _(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, orders, backend):  # noqa: ANN001, ANN202
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    return tuple(u.new_empty(0) if x is None else torch.empty_like(x) for x in inputs)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+    *tensors, ctx.delta_softplus, ctx.orders, ctx.backend = inputs
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _backward(ctx, dout, dstates):  # noqa: ANN001, ANN202
+    *tensors, states = ctx.saved_tensors
+    grads = _scan_backward(dout, *tensors, states, ctx.delta_softplus, ctx.orders, ctx.backend)
+    return *(None if x is None else g for x, g in zip(tensors, grads)), None, None, None
+
+
+_scan.register_autograd(_backward, setup_context=_setup_context)
+
+
+def scan_flops(batch: int, dim: int, length: int, state: int) -> int:
+    """Return the floating point operations of one forward scan over all its channels.
+
+    Source:
+        Liu et al., "VMamba: Visual State Space Model", 2024, and its FLOP counter: 9 B L D N.
+    """
+    return 9 * batch * length * dim * state
+
+
+@register_flop_formula(torch.ops.vmamba.selective_scan)
+def _flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:  # noqa: ANN001
+    batch, groups, dim, length = u_shape
+    return scan_flops(batch, groups * dim, length, A_shape[-1])
+
+
+@register_flop_formula(torch.ops.vmamba.selective_scan_backward)
+def _flops_backward(dout_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:  # noqa: ANN001
+    # One recomputation of the states and, as FlopCounterMode counts a matmul's backward, twice the forward pass.
+    return 3 * _flops(u_shape, delta_shape, A_shape)
+
+
+def _exporting() -> bool:
+    """Return whether a graph is being recorded for export, where custom operators cannot go."""
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
+def composed() -> bool:
+    """Return whether a scan is composed of plain PyTorch operators now: during export, or the reference is forced."""
+    return _exporting() or registry.forced() == registry.REFERENCE
+
+
+def choose(*inputs: Tensor | None) -> str | None:
+    """Return the backend that takes these canonical inputs, or None where the scan is composed of plain operators."""
+    return None if composed() else registry.select(*inputs)
+
+
+def _scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders):  # noqa: ANN001, ANN202
+    """Run `selective_scan_ref` on each group, reversed tokens flipped there and back."""
+    outs, states = [], []
+    for k, order in enumerate(orders):
+        u_k, delta_k, B_k, C_k, z_k = (
+            None if x is None else x[:, k].flip(-1) if order == REVERSED else x[:, k] for x in (u, delta, B, C, z)
+        )
+        D_k, bias_k = (None if x is None else x[k] for x in (D, delta_bias))
+        out, state = selective_scan_ref(u_k, delta_k, A[k], B_k, C_k, D_k, z_k, bias_k, delta_softplus, True)
+        outs.append(out.flip(-1) if order == REVERSED else out)
+        states.append(state)
+    return torch.stack(outs, 1), torch.stack(states, 1).unsqueeze(2)
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    orders: Sequence[int] | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scan K groups of channels in one call, each in its own token order, with nothing flipped.
+
+    State, decay and softplus are float32 for any input dtype (float64 for float64), so AMP needs no special case.
+
+    Args:
+        u (Tensor): (B, K, D, L), any strides; channel-last tokens (stride 1 along D) are the fastest.
+        delta (Tensor): (B, K, D, L).
+        A (Tensor): (K, D, N).
+        B (Tensor): (B, K, N, L).
+        C (Tensor): (B, K, N, L).
+        D (Tensor, optional): (K, D).
+        z (Tensor, optional): (B, K, D, L).
+        delta_bias (Tensor, optional): (K, D).
+        delta_softplus (bool): Apply softplus to delta after the bias.
+        orders (Sequence[int], optional): FORWARD or REVERSED for each group; all FORWARD by default.
+        backend (str, optional): A backend name; by default the registry chooses.
+
+    Returns:
+        out (Tensor): (B, K, D, L) in the dtype of u, each token in its own place.
+        states (Tensor): Kept states in scan order, (B, K, n, D, N), the last of which is the final state. No gradient.
+    """
+    orders = [FORWARD] * u.shape[1] if orders is None else list(orders)
+    if len(orders) != u.shape[1] or any(o not in (FORWARD, REVERSED) for o in orders):
+        raise ValueError(f"orders must hold {FORWARD} or {REVERSED} for each of {u.shape[1]} groups, got {orders}")
+    backend = backend or choose(u, delta, A, B, C, D, z, delta_bias)
+    if backend is None:
+        run = chunked.traceable if _exporting() else _scan_reference
+        return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders)
+    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend)
+
+
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the S6 selective scan with the fastest backend that takes the inputs.
+
+    Complex A and constant B or C are served by the sequential reference.
+
+    Args:
+        u (Tensor): Input (B, D, L).
+        delta (Tensor): Step sizes before bias and softplus (B, D, L).
+        A (Tensor): State matrix diagonal, real or complex (D, N).
+        B (Tensor): Input matrix: (D, N), (B, N, L), (B, G, N, L), or with 2L for interleaved complex values.
+        C (Tensor): Output matrix, in any form of B.
+        D (Tensor, optional): Skip weights (D).
+        z (Tensor, optional): Gate (B, D, L).
+        delta_bias (Tensor, optional): Bias of delta (D).
+        delta_softplus (bool): Apply softplus to delta after the bias.
+        return_last_state (bool): Also return the state after the last token; no gradient flows through it.
+
+    Returns:
+        (Tensor | tuple[Tensor, Tensor]): (B, D, L) in the dtype of u, and the last state (B, D, N) if asked for.
+
+    Raises:
+        TypeError: If a dtype does not fit.
+        ValueError: If shapes or devices do not fit together.
+
+    Source:
+        Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, algorithm 2.
+
+    Examples:
+        >>> y = selective_scan_fn(torch.ones(1, 2, 5), torch.ones(1, 2, 5), -torch.ones(2, 3), *torch.ones(2, 1, 3, 5))
+        >>> tuple(y.shape)
+        (1, 2, 5)
+    """
+    check_scan_inputs(u, delta, A, B, C, D, z, delta_bias)
+    if registry.forced() == registry.REFERENCE or A.is_complex() or B.dim() == 2 or C.dim() == 2:
+        return selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    B, C = (x if x.dim() == 4 else x.unsqueeze(1) for x in (B, C))
+    groups = math.lcm(B.shape[1], C.shape[1])
+    B, C = (x if x.shape[1] == groups else x.repeat_interleave(groups // x.shape[1], 1) for x in (B, C))
+
+    def by_group(x: Tensor | None, dim: int) -> Tensor | None:
+        """Split the channel axis into (K, D)."""
+        return None if x is None else x.unflatten(dim, (groups, -1))
+
+    out, states = scan(
+        by_group(u, 1),
+        by_group(delta, 1),
+        by_group(A, 0),
+        B,
+        C,
+        by_group(D, 0),
+        by_group(z, 1),
+        by_group(delta_bias, 0),
+        delta_softplus,
+    )
+    out = out.flatten(1, 2)
+    return (out, states[:, :, -1].flatten(1, 2).detach()) if return_last_state else out

@@ -1,0 +1,136 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Backends of the selective scan: which exist, which accept a call and why not, and how one is forced.
+
+| environment variable | meaning | values |
+|---|---|---|
+| `VMAMBA_BACKEND` | force a backend; a call that it cannot take is an error | `auto` (default), or a name of `names()` |
+
+This module is the only one that reads the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import chunked, cpu
+
+__all__ = ("AUTO", "REFERENCE", "forced", "get", "names", "report", "select", "use_backend")
+
+AUTO, REFERENCE = "auto", "reference"
+BACKENDS: tuple[ModuleType, ...] = (cpu, chunked)  # by priority: the first that accepts a call takes it
+LOGGER = logging.getLogger("ultralytics")  # the library's own logger, by name: this package never imports ultralytics
+
+_by_name = {b.name: b for b in BACKENDS}
+_logged: set[str] = set()
+
+
+def names() -> list[str]:
+    """Return the valid backend names, fastest first; the sequential reference comes last and is never chosen alone."""
+    return [*_by_name, REFERENCE]
+
+
+def _check(name: str, source: str) -> str:
+    """Return name if it is valid, else raise ValueError listing the valid ones."""
+    if name not in (AUTO, *names()):
+        raise ValueError(f"{source} is '{name}', which is no scan backend; choose one of {[AUTO, *names()]}")
+    return name
+
+
+_forced = _check(os.environ.get("VMAMBA_BACKEND", AUTO) or AUTO, "environment variable VMAMBA_BACKEND")
+
+
+def forced() -> str:
+    """Return the name of the forced backend, or 'auto'."""
+    return _forced
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force a backend inside a with block, for the whole process.
+
+    Args:
+        name (str): A name of `names()`, or 'auto'.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Examples:
+        >>> with use_backend("chunked"):
+        ...     forced()
+        'chunked'
+    """
+    global _forced
+    before, _forced = _forced, _check(name, "use_backend()")
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def get(name: str) -> ModuleType:
+    """Return the backend module of that name."""
+    return _by_name[name]
+
+
+def _log_once(name: str, detail: str) -> None:
+    """Say once per process which backend runs."""
+    if name not in _logged and not torch.compiler.is_compiling():
+        _logged.add(name)
+        LOGGER.debug(f"selective scan: backend '{name}' ({detail})")
+
+
+def select(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+) -> str:
+    """Return the name of the backend that takes this call: the forced one, or the first that accepts it.
+
+    Args:
+        u (Tensor): (B, K, D, L), and the other canonical arguments of `op.scan`.
+        delta (Tensor): (B, K, D, L).
+        A (Tensor): (K, D, N).
+        B (Tensor): (B, K, N, L).
+        C (Tensor): (B, K, N, L).
+        D (Tensor, optional): (K, D).
+        z (Tensor, optional): (B, K, D, L).
+        delta_bias (Tensor, optional): (K, D).
+
+    Returns:
+        (str): A key of `get`.
+
+    Raises:
+        RuntimeError: If a forced backend cannot take the call; the message says why.
+    """
+    candidates = BACKENDS if _forced == AUTO else (_by_name[_forced],)
+    reasons = []
+    for backend in candidates:
+        ok, reason = backend.available()
+        if ok:
+            ok, why = backend.accepts(u, delta, A, B, C, D, z, delta_bias)
+            if ok:
+                _log_once(backend.name, reason)
+                return backend.name
+            reason = why
+        reasons.append(f"{backend.name}: {reason}")
+    raise RuntimeError(
+        f"scan backend '{_forced}' was forced but cannot take this call ({'; '.join(reasons)}). "
+        f"Unset VMAMBA_BACKEND or use_backend(), or choose one of {names()}"
+    )
+
+
+def report() -> list[tuple[str, bool, str]]:
+    """Return (name, works here, reason) for every backend."""
+    return [(b.name, *b.available()) for b in BACKENDS] + [(REFERENCE, True, "sequential definition, for tests")]

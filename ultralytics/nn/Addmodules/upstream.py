@@ -1,0 +1,174 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""What the patches call: rules for our layers and model files inside upstream's parser, builder and trainer.
+
+The patches hold one-line hooks only, so that they survive upstream's changes; all logic is here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from .VMamba import Mamba, MambaLayer, count_mamba
+
+__all__ = ("declared_strides", "exempt_ssm_parameters", "own_scales", "parse_layer", "register")
+
+LAYERS: tuple[type[nn.Module], ...] = (MambaLayer,)  # layers of model YAMLs whose first argument is their width
+
+
+def register() -> None:
+    """Make our modules known to restricted checkpoint loading and to the FLOP counter."""
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals([Mamba, *LAYERS])
+    try:
+        from thop.profile import register_hooks
+    except ImportError:  # upstream shows no GFLOPs at all then
+        return
+    register_hooks[Mamba] = count_mamba
+
+
+def parse_layer(
+    layer: type[nn.Module], index: int, channels: int, args: list, width: float, max_channels: float
+) -> tuple[int, list]:
+    """Turn the YAML arguments of a Vision Mamba layer into constructor arguments; leave every other layer alone.
+
+    The first YAML argument is the layer's width before scaling, as in Ultralytics' own rows; the layer keeps the
+    channels of its input, so after scaling both must agree. The arguments after it are the constructor's.
+
+    Args:
+        layer (type[nn.Module]): Class that the YAML names.
+        index (int): Index of the row, for messages.
+        channels (int): Channels of the layer's input.
+        args (list): Arguments in the YAML.
+        width (float): Width multiple of the scale.
+        max_channels (float): Channel limit of the scale.
+
+    Returns:
+        channels (int): Channels of the layer's output.
+        args (list): Arguments for the constructor.
+
+    Raises:
+        TypeError: If the arguments are of the wrong number or type.
+        ValueError: If a value is out of range, or the width is not that of the input.
+    """
+    if layer not in LAYERS:
+        return channels, args
+    where = f"model YAML layer {index} ({layer.__name__})"
+    names = list(inspect.signature(layer).parameters)
+    if not 1 <= len(args) <= len(names):
+        raise TypeError(f"{where} takes 1 to {len(names)} arguments, {names}, got {len(args)}: {args}")
+    dim = args[0]
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        raise TypeError(f"{where}: the first argument must be its channel count, a positive integer, got {dim!r}")
+    for name, value in zip(names[1:], args[1:]):
+        if isinstance(value, bool) or not isinstance(value, (int, float) if name == "expand" else int):
+            raise TypeError(f"{where}: {name} must be a number, got {value!r}; the arguments are {names}")
+        if value <= 0:
+            raise ValueError(f"{where}: {name} must be positive, got {value}")
+    from ultralytics.utils.ops import make_divisible  # here, because upstream's utils import this package's callers
+
+    scaled = make_divisible(min(dim, max_channels) * width, 8)
+    if scaled != channels:
+        raise ValueError(
+            f"{where}: {dim} channels are {scaled} at this scale (width {width}, at most {max_channels}), but its input "
+            f"has {channels}; write the channel count of the layer before it"
+        )
+    return channels, [channels, *args[1:]]
+
+
+def declared_strides(model: nn.Module, size: int) -> Callable[[Callable], Callable]:
+    """Decorate the stride probe of a model builder: a YAML with `strides:` gets those, with no forward pass.
+
+    Args:
+        model (nn.Module): Model under construction, with its `yaml` and `model` set.
+        size (int): Side of the image that the probe would see.
+
+    Returns:
+        (Callable): A decorator. Without the key it returns the probe as it is.
+
+    Raises:
+        ValueError: If the declared strides are no positive numbers, or not one for each detection level.
+    """
+    strides = model.yaml.get("strides")
+    if strides is None:
+        return lambda probe: probe
+    levels = model.model[-1].nl
+    if (
+        not isinstance(strides, (list, tuple))
+        or len(strides) != levels
+        or any(isinstance(s, bool) or not isinstance(s, (int, float)) or s <= 0 for s in strides)
+    ):
+        raise ValueError(
+            f"model YAML: strides must be {levels} positive numbers, one for each input of the head, got {strides!r}; "
+            f"correct it or leave it out to have strides measured"
+        )
+    # The builder divides `size` by the height of each map: maps of the declared heights, without their content.
+    maps = [SimpleNamespace(shape=(1, 1, size / s, size / s)) for s in strides]
+    return lambda probe: lambda x: maps
+
+
+def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
+    """Wrap the model YAML loader: `VMamba-*.yaml` names reach any one-letter scale of their file, `d` included.
+
+    Upstream knows n, s, m, l, x, and rewrites the whole path, folders included. Names that do not begin with `VMamba-`
+    go to upstream's loader untouched, and so do files that exist under the very name.
+
+    Args:
+        load (Callable): Upstream's `yaml_model_load`.
+
+    Returns:
+        (Callable): A function of the same signature.
+    """
+
+    @wraps(load)
+    def yaml_model_load(path: str | Path) -> dict:
+        path = Path(path)
+        name = re.fullmatch(r"(VMamba-yolo(?:e-)?v?\d+)([a-z])((?:-.+)?)", path.stem)
+        if not name:
+            return load(path)
+        from ultralytics.utils import YAML
+        from ultralytics.utils.checks import check_yaml
+
+        family, scale, rest = name.groups()
+        base = path.with_name(f"{family}{rest}{path.suffix}")
+        file = check_yaml(str(path), hard=False) or check_yaml(str(base), hard=False)
+        if not file:
+            return load(path)  # upstream's own error
+        d = YAML.load(file)
+        scales = d.get("scales") or {}
+        if scales and scale not in scales:
+            raise ValueError(f"{path.name}: {Path(file).name} has no scale '{scale}', only {sorted(scales)}")
+        return {**d, "scale": scale, "yaml_file": str(path)}
+
+    return yaml_model_load
+
+
+def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Move A_log, D and dt bias of every Mamba block to the group without weight decay and orthogonalised updates.
+
+    The number of groups stays as upstream made it, so optimizer states of checkpoints fit. Must run before an optimizer
+    state is loaded.
+
+    Args:
+        optimizer (torch.optim.Optimizer): As upstream's trainer built it, with a `param_group` name in each group.
+        model (nn.Module): Model whose parameters it holds, wrapped or not.
+    """
+    exempt = {id(p): p for m in model.modules() if isinstance(m, Mamba) for p in m.state_parameters().values()}
+    if not exempt:
+        return
+    groups = optimizer.param_groups
+    target = min((g for g in groups if g.get("param_group") == "bn"), key=lambda g: g["lr"])  # not the boosted one
+    moved = [p for g in groups for p in g["params"] if id(p) in exempt]
+    for g in groups:
+        g["params"] = [p for p in g["params"] if id(p) not in exempt]
+    target["params"] = [*target["params"], *moved]
+    from ultralytics.utils import LOGGER
+
+    LOGGER.info(f"VMamba: {len(moved)} state-space parameters (A_log, D, dt bias) without decay or orthogonalisation")
