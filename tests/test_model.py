@@ -1,0 +1,401 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The patched tree as a user meets it: model files, parser, strides, checkpoints, optimizer, training and resume."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ultralytics
+from ultralytics import YOLO
+from ultralytics.nn.Addmodules import Mamba, MambaLayer, exempt_ssm_parameters
+from ultralytics.nn.tasks import DetectionModel, guess_model_scale, load_checkpoint, torch_safe_load, yaml_model_load
+from ultralytics.utils import YAML, checks
+
+ROOT = Path(ultralytics.__file__).parents[1]
+FILE = ROOT / "ultralytics/cfg/models/v8/VMamba-yolov8.yaml"
+SCALES = "nsdmlx"
+
+
+def config(**changes) -> dict:
+    """Return the parsed VMamba-yolov8n.yaml with top-level changes; a value of None removes the key."""
+    d = {**yaml_model_load("VMamba-yolov8n.yaml"), **changes}
+    return {k: v for k, v in d.items() if v is not None}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the YAML of a small set: bright squares and dark discs on noise, 16 pictures to train and 8 to validate."""
+    folder, g = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
+    yy, xx = np.mgrid[:64, :64]
+    for split, count in (("train", 16), ("val", 8)):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for i in range(count):
+            image, rows = g.integers(90, 160, (64, 64, 3)), []
+            for cls in (0, 1):
+                r, x, y = g.integers(8, 13), g.integers(14, 50), 16 + 32 * cls
+                inside = np.maximum(abs(xx - x), abs(yy - y)) <= r if cls == 0 else np.hypot(xx - x, yy - y) <= r
+                image[inside] = 230 if cls == 0 else 20
+                rows.append(f"{cls} {(x + 0.5) / 64} {(y + 0.5) / 64} {(2 * r + 1) / 64} {(2 * r + 1) / 64}")
+            Image.fromarray(image.astype(np.uint8)).save(folder / f"images/{split}/{i}.png")
+            (folder / f"labels/{split}/{i}.txt").write_text("\n".join(rows))
+    YAML.save(folder / "shapes.yaml", {"path": str(folder), "train": "images/train", "val": "images/val", "names": {0: "square", 1: "disc"}})
+    return folder / "shapes.yaml"
+
+
+SMALL = {"imgsz": 64, "batch": 8, "workers": 0, "plots": False, "verbose": False, "device": "cpu", "optimizer": "AdamW"}
+
+
+# Model files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_builds_by_name_and_matches_its_summary(scale: str) -> None:
+    model = YOLO(f"VMamba-yolov8{scale}.yaml", verbose=False).model
+    assert model.yaml["scale"] == scale
+    assert model.stride.tolist() == [8, 16, 32]
+    layers, params, gradients, gflops = model.info(verbose=True)
+    line = re.search(rf"^  {scale}: .*# summary: (.*)$", FILE.read_text(), re.MULTILINE)[1]
+    assert line == f"{layers} layers, {params} parameters, {gradients} gradients, {gflops:.1f} GFLOPs"
+    states = {m.d_state for m in model.modules() if isinstance(m, Mamba)}
+    assert states == {16}  # never the channel count
+
+
+def test_gflops_count_the_scans() -> None:
+    """thop's figure for the whole model, against stock layers plus an analytic count of every Mamba block."""
+    from thop.profile import profile, register_hooks
+
+    model = DetectionModel("VMamba-yolov8n.yaml", verbose=False)
+    blocks = [(m, h.dim) for h in model.modules() if isinstance(h, MambaLayer) for m in [h.mamba]]
+    tokens = {32: 160 * 160, 64: 80 * 80, 128: 40 * 40, 256: 20 * 20}
+    analytic = sum(m.flops(1, tokens[dim]) for m, dim in blocks)
+    counted = profile(model, inputs=[torch.empty(1, 3, 640, 640)], stride=32, verbose=False)[0] * 2
+    rule = register_hooks.pop(Mamba)
+    try:
+        without = profile(model, inputs=[torch.empty(1, 3, 640, 640)], stride=32, custom_ops={Mamba: lambda m, x, y: None}, verbose=False)[0] * 2
+    finally:
+        register_hooks[Mamba] = rule
+    assert abs((counted - without) / analytic - 1) < 0.01
+    scans = sum(2 * 9 * m.d_inner * tokens[dim] * m.d_state for m, dim in blocks)
+    assert 0.9 < scans / (137.6e6 * 9) < 1.1  # scan-engine figure: 137.6 M (token, channel, state) an image
+
+
+def test_yaml_arguments_reach_the_layer() -> None:
+    d = config()
+    d["backbone"][2][3] = [128, 8, 3, 1]
+    layer = DetectionModel(d, verbose=False).model[2]
+    assert (layer.mamba.d_state, layer.mamba.d_conv, layer.mamba.d_inner) == (8, 3, 32)
+    d["backbone"][4][3] = [256]
+    assert DetectionModel(d, verbose=False).model[4][0].mamba.d_state == 16
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ([128, -3], ValueError, r"layer 2 \(MambaLayer\): d_state must be positive, got -3"),
+        ([128, 16, 4, 2, 1], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
+        ([], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
+        ([128, "many"], TypeError, r"d_state must be a number, got 'many'"),
+        (["wide"], TypeError, "first argument must be its channel count"),
+        ([256], ValueError, r"256 channels are 64 at this scale .* but its input has 32"),
+    ],
+)
+def test_wrong_layer_arguments_name_the_layer(args: list, error: type[Exception], message: str) -> None:
+    d = config()
+    d["backbone"][2][3] = args
+    with pytest.raises(error, match=message):
+        DetectionModel(d, verbose=False)
+
+
+# Strides and scales ---------------------------------------------------------------------------------------------------
+
+
+def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Record the forward passes of detection models."""
+    calls = []
+    forward = DetectionModel.forward
+    monkeypatch.setattr(DetectionModel, "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
+    return calls
+
+
+def test_declared_strides_need_no_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_forwards(monkeypatch)
+    monkeypatch.setattr(DetectionModel, "info", lambda self, **k: None)
+    assert DetectionModel("VMamba-yolov8n.yaml", verbose=False).stride.tolist() == [8, 16, 32]
+    assert not calls
+    declared = DetectionModel(config(strides=[4, 12, 7.5]), verbose=False)
+    assert declared.stride.tolist() == declared.model[-1].stride.tolist() == [4, 12, 7.5]
+    measured = DetectionModel(config(strides=None), verbose=False)  # the recipe's own text has no such key
+    assert calls == [1]
+    assert measured.stride.tolist() == [8, 16, 32]
+
+
+@pytest.mark.parametrize("strides", [[8, 16], "8", [8, 16, -32], [8, 16, True]])
+def test_wrong_declared_strides_are_refused(strides: object) -> None:
+    with pytest.raises(ValueError, match="strides must be 3 positive numbers"):
+        DetectionModel(config(strides=strides), verbose=False)
+
+
+def test_mamba_layers_in_a_p2_model_get_its_strides() -> None:
+    """The recipe's fixed strides broke every other model of the fork."""
+    d = YAML.load(checks.check_yaml("yolov8-p2.yaml"))
+    d["scale"] = "n"
+    d["backbone"][2] = [-1, 1, "MambaLayer", [128]]
+    assert DetectionModel(d, verbose=False).stride.tolist() == [4, 8, 16, 32]
+
+
+def test_scale_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert yaml_model_load("VMamba-yolov8d.yaml")["scale"] == "d"
+    with pytest.raises(ValueError, match=r"no scale 'q', only \['d', 'l', 'm', 'n', 's', 'x'\]"):
+        yaml_model_load("VMamba-yolov8q.yaml")
+    folder = tmp_path / "data2x"  # upstream's own rewriting spoils such folder names
+    folder.mkdir()
+    (folder / "VMamba-yolov8.yaml").write_text(FILE.read_text())
+    assert yaml_model_load(folder / "VMamba-yolov8m.yaml")["scale"] == "m"
+    assert yaml_model_load(str(folder / "VMamba-yolov8.yaml"))["scale"] == ""
+    d = yaml_model_load("yolov8s.yaml")
+    assert (d["scale"], d["yaml_file"]) == ("s", "yolov8s.yaml")
+    for name in ("yolov8d.yaml", "VMamba-yolov9n.yaml", "no-such.yaml"):
+        with pytest.raises(FileNotFoundError):
+            yaml_model_load(name)
+    assert guess_model_scale("VMamba-yolov8d.yaml") == ""  # upstream's own function is as it was
+
+
+STOCK = ["yolov8n", "yolov8n-p2", "yolov8n-p6", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo11n", "yolo26n", "rtdetr-resnet50"]  # fmt: skip
+PROBE = """
+import hashlib, sys, torch
+torch.set_num_threads(1)
+from ultralytics import RTDETR, YOLO
+for name in sys.argv[1:]:
+    torch.manual_seed(0)
+    model = (RTDETR if name.startswith("rtdetr") else YOLO)(name + ".yaml").model.eval()
+    h = hashlib.sha256()
+    for k, v in model.state_dict().items():
+        h.update(k.encode() + v.numpy().tobytes())
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, 64, 64))
+    h.update((out[0] if isinstance(out, (tuple, list)) else out)[0].numpy().tobytes())
+    print(name, model.stride.tolist(), h.hexdigest())
+"""
+
+
+def test_stock_models_are_upstreams_to_the_last_bit(tmp_path: Path) -> None:
+    """Weights from one seed, strides and outputs of stock models: this tree against the pristine wheel."""
+    from patches.upstream import fetch, load_pin
+
+    with zipfile.ZipFile(io.BytesIO(fetch(load_pin()))) as wheel:
+        wheel.extractall(tmp_path / "pristine")
+    outputs = []
+    for tree in (tmp_path / "pristine", ROOT):
+        env = {**os.environ, "PYTHONPATH": str(tree), "YOLO_OFFLINE": "true"}
+        run = [sys.executable, "-c", PROBE, *STOCK]
+        out = subprocess.run(run, env=env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        outputs.append([line for line in out.splitlines() if line.startswith(tuple(STOCK))])
+    assert len(outputs[0]) == len(STOCK)
+    assert outputs[0] == outputs[1]
+
+
+# Inputs, precision, checkpoints ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> DetectionModel:
+    """Return a small eval model with features of ordinary size: without training, the recipe's layers shrink them."""
+    torch.manual_seed(0)
+    model = DetectionModel("VMamba-yolov8n.yaml", verbose=False)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    model.train()
+    with torch.no_grad():
+        for m in norms:
+            m.momentum = None  # a plain average
+        for _ in range(4):
+            model(torch.rand(2, 3, 64, 64))
+    for m in norms:
+        m.momentum = 0.03
+    return model.eval()
+
+
+def predict(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return the decoded predictions of an eval model."""
+    with torch.no_grad():
+        return model(x)[0].float()
+
+
+def test_layouts_copies_and_fusing(model: DetectionModel) -> None:
+    x = torch.rand(2, 3, 96, 64)
+    expected = predict(model, x)
+    scale = expected.abs().max()
+    torch.testing.assert_close(predict(copy.deepcopy(model), x), expected)
+    fused = predict(copy.deepcopy(model).fuse(verbose=False), x)
+    assert (fused - expected).abs().max() < 1e-3 * scale
+    nhwc = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert (predict(nhwc, x.contiguous(memory_format=torch.channels_last)) - expected).abs().max() < 1e-3 * scale
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 416), (416, 32), (160, 96)])
+def test_rectangles_and_maps_one_pixel_tall(model: DetectionModel, shape: tuple[int, int]) -> None:
+    h, w = shape
+    out = predict(model, torch.rand(1, 3, h, w))
+    assert out.shape[-1] == sum(h // s * (w // s) for s in (8, 16, 32)) and torch.isfinite(out).all()
+
+
+def test_safe_loading_takes_our_checkpoints(model: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "vmamba.pt"
+    torch.save({"model": copy.deepcopy(model).half(), "train_args": {}}, file)
+    ckpt, _ = torch_safe_load(file, safe_only=True)
+    assert isinstance(ckpt["model"].model[2], MambaLayer)
+    env = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "true", "PYTHONPATH": str(ROOT)}
+    code = f"from ultralytics import YOLO; print(type(YOLO({str(file)!r}).model.model[2]).__name__)"
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "MambaLayer" in out.stdout, out.stderr
+
+
+def test_half_checkpoint_keeps_the_state_parameters(model: DetectionModel, tmp_path: Path) -> None:
+    torch.save({"model": copy.deepcopy(model).half(), "train_args": {}}, tmp_path / "half.pt")
+    loaded, _ = load_checkpoint(tmp_path / "half.pt")
+    for a, b in zip(model.modules(), loaded.modules()):
+        if isinstance(a, Mamba):
+            for (n, p), q in zip(a.state_parameters().items(), b.state_parameters().values()):
+                assert torch.equal(p, q), n
+
+
+def test_the_update_notice_is_silent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Upstream would advise `pip install -U ultralytics`, which replaces the fork."""
+    monkeypatch.setattr(checks, "ONLINE", True)
+    monkeypatch.setattr(checks, "IS_PIP_PACKAGE", True)
+    monkeypatch.setattr(checks, "check_latest_pypi_version", lambda *a: "99.0.0")
+    assert not checks.check_pip_update_available()
+    assert "pip install -U" not in caplog.text
+
+
+# Optimizer ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "iterations"), [("auto", 100), ("auto", 20000), ("SGD", 1), ("AdamW", 1), ("MuSGD", 1), ("Adam", 1), ("RMSprop", 1)])  # fmt: skip
+def test_state_parameters_escape_decay_and_orthogonalisation(name: str, iterations: int, model: DetectionModel) -> None:
+    from types import SimpleNamespace
+
+    from ultralytics.engine.trainer import BaseTrainer
+
+    model = copy.deepcopy(model)  # as an EMA copy, which loses attributes of parameters
+    trainer = SimpleNamespace(args=SimpleNamespace(lr0=0.01, optimizer=name, warmup_bias_lr=0.1), data={"nc": 2})
+    optimizer = BaseTrainer.build_optimizer(trainer, model, name, 0.01, 0.9, 5e-4, iterations)
+    exempt = {id(p) for m in model.modules() if isinstance(m, Mamba) for p in m.state_parameters().values()}
+    assert len(exempt) == 6 * 6  # MambaLayers of scale n, twice three each
+    seen = []
+    for g in optimizer.param_groups:
+        seen += [id(p) for p in g["params"]]
+        inside = [p for p in g["params"] if id(p) in exempt]
+        assert not inside or (g["weight_decay"] == 0 and not g.get("use_muon") and g["param_group"] == "bn")
+    trainable = [id(p) for p in model.parameters()]
+    assert sorted(seen) == sorted(trainable)  # each once
+    if name == "MuSGD" or iterations == 20000:
+        assert type(optimizer).__name__ == "MuSGD"
+        muon = {id(p) for g in optimizer.param_groups if g.get("use_muon") for p in g["params"]}
+        assert any(id(m.in_proj.weight) in muon for m in model.modules() if isinstance(m, Mamba))
+
+
+def test_a_model_without_mamba_is_left_alone() -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([{"params": [*model.parameters()], "param_group": "weight"}], lr=0.1)
+    before = copy.copy(optimizer.param_groups[0]["params"])
+    exempt_ssm_parameters(optimizer, model)
+    assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], before))
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def test_train_val_predict_track_and_reload(data: Path, tmp_path: Path) -> None:
+    """One short life of a model; and a reloaded best.pt has the metrics of its last in-training validation."""
+    model = YOLO("VMamba-yolov8n.yaml")
+    seen = []
+    model.add_callback("on_fit_epoch_end", lambda t: seen.append((t.epoch, dict(t.metrics), t.fitness)))
+    model.train(data=data, epochs=4, project=str(tmp_path), name="run", multi_scale=0.5, **SMALL)
+    trainer = model.trainer
+    assert [e for e, *_ in seen][:4] == [0, 1, 2, 3]
+    assert all(np.isfinite(list(m.values())).all() for _, m, _ in seen)
+    best = max(seen[:4], key=lambda s: s[2])[1]
+
+    reloaded = YOLO(trainer.best)
+    metrics = reloaded.val(data=data, project=str(tmp_path), name="val", **{k: v for k, v in SMALL.items() if k != "optimizer"})
+    for k, v in metrics.results_dict.items():
+        if k in best:
+            assert v == pytest.approx(best[k], abs=2e-3), k
+    image = str(data.parent / "images/val/0.png")
+    assert len(reloaded.predict(image, imgsz=64, verbose=False, project=str(tmp_path))) == 1
+    assert len(reloaded.track(image, imgsz=64, verbose=False, project=str(tmp_path))) == 1
+    x = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)[None] / 255  # half() and AMP, trained weights
+    expected = predict(reloaded.model.eval(), x)
+    assert (predict(copy.deepcopy(reloaded.model).half(), x.half()) - expected).abs().max() < 0.01 * 64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (predict(reloaded.model, x) - expected).abs().max() < 0.05 * 64
+    ckpt, _ = torch_safe_load(trainer.best, safe_only=True)
+    assert ckpt["train_args"]["imgsz"] == 64
+
+
+def test_another_class_count_transfers_all_but_the_classes(data: Path, tmp_path: Path, model: DetectionModel) -> None:
+    torch.save({"model": copy.deepcopy(model), "train_args": {}}, tmp_path / "two.pt")
+    d = YAML.load(data)
+    YAML.save(tmp_path / "one.yaml", {**d, "names": {0: "square", 1: "disc", 2: "star"}})
+    tuned = YOLO(tmp_path / "two.pt")
+    tuned.train(data=tmp_path / "one.yaml", epochs=1, project=str(tmp_path), name="tuned", val=False, **SMALL)
+    assert tuned.trainer.model.model[-1].nc == 3
+
+
+def test_data_without_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    YAML.save(tmp_path / "empty.yaml", {"path": str(tmp_path), "train": "images/train", "val": "images/train", "names": {0: "a"}})
+    with pytest.raises(Exception, match="Error loading data from .*images/train"):
+        YOLO("VMamba-yolov8n.yaml").train(data=tmp_path / "empty.yaml", epochs=1, project=str(tmp_path), **SMALL)
+
+
+RUN = """
+import sys
+from ultralytics import YOLO
+YOLO("VMamba-yolov8n.yaml").train(data=sys.argv[1], epochs=6, project=sys.argv[2], name="killed", imgsz=64, batch=8,
+                                  workers=0, plots=False, device="cpu", optimizer="MuSGD", val=False)
+"""
+
+
+def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true"}
+    log = tmp_path / "log.txt"
+    with log.open("w") as out:
+        run = subprocess.Popen([sys.executable, "-c", RUN, str(data), str(tmp_path)], env=env, stdout=out, stderr=out)
+    last, csv = tmp_path / "killed/weights/last.pt", tmp_path / "killed/results.csv"
+    deadline = time.time() + 300
+    while not (csv.exists() and len(csv.read_text().splitlines()) >= 4 and last.exists()):  # a header and three epochs
+        assert run.poll() is None and time.time() < deadline, log.read_text()[-2000:]
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    run.wait()
+    model = YOLO(last)
+    start = []
+    model.add_callback("on_train_start", lambda t: start.append(t.start_epoch))
+    model.train(resume=True)
+    assert start[0] >= 2
+    assert model.trainer.epoch == 5
+    groups = model.trainer.optimizer.param_groups
+    exempt = {id(p) for m in model.trainer.model.modules() if isinstance(m, Mamba) for p in m.state_parameters().values()}
+    for g in groups:
+        for p in g["params"]:
+            state = model.trainer.optimizer.state[p]
+            assert all(v.shape == p.shape for v in state.values() if torch.is_tensor(v) and v.dim())
+            if id(p) in exempt:
+                assert "momentum_buffer_SGD" not in state
