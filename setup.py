@@ -12,6 +12,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
+from setuptools.modified import newer_group
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # build front ends leave the source folder out
@@ -21,11 +22,11 @@ from patches.upstream import load_pin, split_requires  # noqa: E402
 
 SCAN = Path("ultralytics/nn/Addmodules/selective_scan")
 BUILD_PRODUCTS = {".pyc", ".pyd", ".so", ".o", ".obj", ".dll", ".dylib"}
-REQUIRES = ["einops>=0.6.0", "scikit-learn>=1.0"]
+REQUIRES = ["torch>=2.4.0", "einops>=0.6.0", "scikit-learn>=1.0"]  # torch: torch.library.custom_op
 EXTRAS = {
     "cuda": ["mamba-ssm>=2.2.0", "causal-conv1d>=1.4.0"],
     # setuptools lets the packaging tests build a wheel in the environment at hand
-    "test": ["pytest>=8.0", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "setuptools>=77"],
+    "test": ["pytest>=8.0", "pytest-timeout>=2.3", "hypothesis>=6.100", "lap>=0.5.12", "ruff>=0.9", "setuptools>=77"],
     "dev": ["ultralytics[test]", "build>=1.0"],
 }
 
@@ -44,10 +45,16 @@ class BuildExt(build_ext):
     """Compiles the CPU scan where there is a compiler, and says plainly when there is none."""
 
     def build_extension(self, ext):
-        """Compile the extension."""
+        """Compile the extension, unless this is an editable installation again and no source has changed."""
+        target = Path(self.get_ext_fullpath(ext.name))
+        beside = SCAN / target.name
+        if self.editable_mode and not newer_group([*ext.sources, *ext.depends, "setup.py"], beside):
+            self.mkpath(str(target.parent))
+            self.copy_file(str(beside), str(target))
+            return
         msvc = self.compiler.compiler_type == "msvc"
         ext.extra_compile_args = (
-            ["/O2", "/std:c++17"] if msvc else ["-O3", "-std=c++17", "-fno-math-errno", "-fvisibility=hidden"]
+            ["/O2", "/std:c++17"] if msvc else ["-O3", "-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
         )
         try:
             super().build_extension(ext)

@@ -26,13 +26,16 @@ def train(model_name: str, args: argparse.Namespace, seed: int) -> dict:
     model, epochs = YOLO(model_name), []
     clock: dict[str, float] = {}
 
-    def start(trainer) -> None:  # noqa: ANN001
+    def start(trainer) -> None:
         clock["wall"], clock["cpu"] = time.perf_counter(), time.process_time()
 
-    def trained(trainer) -> None:  # noqa: ANN001
-        clock["train_wall"], clock["train_cpu"] = time.perf_counter() - clock["wall"], time.process_time() - clock["cpu"]
+    def trained(trainer) -> None:
+        clock["train_wall"], clock["train_cpu"] = (
+            time.perf_counter() - clock["wall"],
+            time.process_time() - clock["cpu"],
+        )
 
-    def validated(trainer) -> None:  # noqa: ANN001
+    def validated(trainer) -> None:
         if len(epochs) > trainer.epoch:
             return  # the validation of the best checkpoint after training
         epochs.append(

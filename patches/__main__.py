@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from patches import ROOT, WORK, PatchesError, tree
 from patches.check import check
@@ -39,7 +40,7 @@ def status(online: bool) -> int:
     for patch, mark in zip(patches, marks):
         print(f"  {mark:14} {patch.name}: {', '.join(edit.path for edit in patch.edits)}")
     if now["edited"]:
-        print(f"Edited    {len(now['edited'])} upstream files differ from what set-up laid:")
+        print("Edited    these upstream files differ from what set-up laid:")
         print("".join(f"  {path}\n" for path in now["edited"]), end="")
         print("  Next: python -m patches extract NAME -m WHY, or python -m patches setup --force to give them up")
     else:
@@ -61,7 +62,7 @@ def _imported() -> str:
     where = done.stdout.strip()
     if not where:
         return "ultralytics is not installed in this Python. Next: pip install -e ."
-    if where == str(ROOT / "ultralytics" / "__init__.py"):
+    if Path(where).resolve() == ROOT / "ultralytics" / "__init__.py":
         return "this tree"
     return f"another copy, {where}: edits made here do not reach it. Next: pip install -e ."
 

@@ -77,7 +77,8 @@ def check_hooks(files: dict[str, bytes], hooks: tuple = HOOKS) -> list[str]:
         (list[str]): What is wrong; empty if every hook stands once, in its place.
     """
     wrong, seen = [], {}
-    for path, scope, before, hook, after in hooks:
+    for path, scope, *statements in hooks:
+        before, hook, after = map(_normal, statements)
         if path not in seen:
             try:
                 seen[path] = list(_statements(ast.parse(files[path])))
@@ -110,6 +111,11 @@ def _statements(node: ast.AST, scope: str = ""):
             for decorator in getattr(child, "decorator_list", ()):
                 yield inner, ANY, f"@{ast.unparse(decorator)}", ANY
             yield from _statements(child, inner)
+
+
+def _normal(text: str | None) -> str | None:
+    """Write a statement of the table as this Python writes it: releases differ in the brackets of tuples."""
+    return text if text in (ANY, FIRST, LAST) or text.startswith("@") else ast.unparse(ast.parse(text))
 
 
 def _text(node: ast.AST) -> str:

@@ -101,8 +101,8 @@ def fetch(pin: Pin) -> bytes:
         data = cached.read_bytes()
         if sha256(data) == pin.sha256:
             return data
-        damaged = f"The cached copy {cached} is damaged (sha256 {sha256(data)}).\n"
-        print(f"{damaged}Fetching {pin.wheel} again.", flush=True)
+        damaged = f"The cached copy {cached} does not have the pinned hash (its sha256: {sha256(data)}).\n"
+        print(damaged, end="", flush=True)
 
     if folder := os.environ.get(FOLDER_VARIABLE):
         path = Path(folder).expanduser() / pin.wheel
@@ -135,7 +135,8 @@ def _download(pin: Pin, damaged: str) -> bytes:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if done.returncode == 0:
             return (Path(folder) / pin.wheel).read_bytes()
-    said = "".join(f"  {line}\n" for line in done.stdout.strip().splitlines()[-8:])
+    lines = [line for line in done.stdout.strip().splitlines() if not re.search(r"Retry\(total=[1-9]", line)]
+    said = "".join(f"  {line}\n" for line in lines[-8:])
     if "DO NOT MATCH THE HASHES" in done.stdout:
         raise PatchesError(
             f"The download of {pin.wheel} does not have the pinned hash and was thrown away. pip said:\n{said}"

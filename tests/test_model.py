@@ -38,7 +38,7 @@ def config(**changes) -> dict:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the YAML of a small set: bright squares and dark discs on noise, 16 pictures to train and 8 to validate."""
+    """Return the YAML of a small set: bright squares and dark discs on noise, 16 pictures to train, 8 to validate."""
     folder, g = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
     yy, xx = np.mgrid[:64, :64]
     for split, count in (("train", 16), ("val", 8)):
@@ -53,7 +53,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 rows.append(f"{cls} {(x + 0.5) / 64} {(y + 0.5) / 64} {(2 * r + 1) / 64} {(2 * r + 1) / 64}")
             Image.fromarray(image.astype(np.uint8)).save(folder / f"images/{split}/{i}.png")
             (folder / f"labels/{split}/{i}.txt").write_text("\n".join(rows))
-    YAML.save(folder / "shapes.yaml", {"path": str(folder), "train": "images/train", "val": "images/val", "names": {0: "square", 1: "disc"}})
+    YAML.save(
+        folder / "shapes.yaml",
+        {"path": str(folder), "train": "images/train", "val": "images/val", "names": {0: "square", 1: "disc"}},
+    )
     return folder / "shapes.yaml"
 
 
@@ -76,7 +79,7 @@ def test_every_scale_builds_by_name_and_matches_its_summary(scale: str) -> None:
 
 
 def test_gflops_count_the_scans() -> None:
-    """thop's figure for the whole model, against stock layers plus an analytic count of every Mamba block."""
+    """Thop's figure for the whole model, against stock layers plus an analytic count of every Mamba block."""
     from thop.profile import profile, register_hooks
 
     model = DetectionModel("VMamba-yolov8n.yaml", verbose=False)
@@ -86,7 +89,16 @@ def test_gflops_count_the_scans() -> None:
     counted = profile(model, inputs=[torch.empty(1, 3, 640, 640)], stride=32, verbose=False)[0] * 2
     rule = register_hooks.pop(Mamba)
     try:
-        without = profile(model, inputs=[torch.empty(1, 3, 640, 640)], stride=32, custom_ops={Mamba: lambda m, x, y: None}, verbose=False)[0] * 2
+        without = (
+            profile(
+                model,
+                inputs=[torch.empty(1, 3, 640, 640)],
+                stride=32,
+                custom_ops={Mamba: lambda m, x, y: None},
+                verbose=False,
+            )[0]
+            * 2
+        )
     finally:
         register_hooks[Mamba] = rule
     assert abs((counted - without) / analytic - 1) < 0.01
@@ -176,7 +188,7 @@ def test_scale_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert guess_model_scale("VMamba-yolov8d.yaml") == ""  # upstream's own function is as it was
 
 
-STOCK = ["yolov8n", "yolov8n-p2", "yolov8n-p6", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolo11n", "yolo26n", "rtdetr-resnet50"]  # fmt: skip
+STOCK = "yolov8n yolov8n-p2 yolov8n-p6 yolov8n-seg yolov8n-pose yolov8n-obb yolo11n yolo26n rtdetr-resnet50".split()
 PROBE = """
 import hashlib, sys, torch
 torch.set_num_threads(1)
@@ -251,10 +263,13 @@ def test_layouts_copies_and_fusing(model: DetectionModel) -> None:
 def test_rectangles_and_maps_one_pixel_tall(model: DetectionModel, shape: tuple[int, int]) -> None:
     h, w = shape
     out = predict(model, torch.rand(1, 3, h, w))
-    assert out.shape[-1] == sum(h // s * (w // s) for s in (8, 16, 32)) and torch.isfinite(out).all()
+    assert out.shape[-1] == sum(h // s * (w // s) for s in (8, 16, 32))
+    assert torch.isfinite(out).all()
 
 
-def test_safe_loading_takes_our_checkpoints(model: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_safe_loading_takes_our_checkpoints(
+    model: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "vmamba.pt"
     torch.save({"model": copy.deepcopy(model).half(), "train_args": {}}, file)
     ckpt, _ = torch_safe_load(file, safe_only=True)
@@ -286,7 +301,10 @@ def test_the_update_notice_is_silent(monkeypatch: pytest.MonkeyPatch, caplog: py
 # Optimizer ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("auto", 100), ("auto", 20000), ("SGD", 1), ("AdamW", 1), ("MuSGD", 1), ("Adam", 1), ("RMSprop", 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "iterations"),
+    [("auto", 100), ("auto", 20000), ("SGD", 1), ("AdamW", 1), ("MuSGD", 1), ("Adam", 1), ("RMSprop", 1)],
+)
 def test_state_parameters_escape_decay_and_orthogonalisation(name: str, iterations: int, model: DetectionModel) -> None:
     from types import SimpleNamespace
 
@@ -333,7 +351,9 @@ def test_train_val_predict_track_and_reload(data: Path, tmp_path: Path) -> None:
     best = max(seen[:4], key=lambda s: s[2])[1]
 
     reloaded = YOLO(trainer.best)
-    metrics = reloaded.val(data=data, project=str(tmp_path), name="val", **{k: v for k, v in SMALL.items() if k != "optimizer"})
+    metrics = reloaded.val(
+        data=data, project=str(tmp_path), name="val", **{k: v for k, v in SMALL.items() if k != "optimizer"}
+    )
     for k, v in metrics.results_dict.items():
         if k in best:
             assert v == pytest.approx(best[k], abs=2e-3), k
@@ -360,7 +380,10 @@ def test_another_class_count_transfers_all_but_the_classes(data: Path, tmp_path:
 
 def test_data_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "images/train").mkdir(parents=True)
-    YAML.save(tmp_path / "empty.yaml", {"path": str(tmp_path), "train": "images/train", "val": "images/train", "names": {0: "a"}})
+    YAML.save(
+        tmp_path / "empty.yaml",
+        {"path": str(tmp_path), "train": "images/train", "val": "images/train", "names": {0: "a"}},
+    )
     with pytest.raises(Exception, match="Error loading data from .*images/train"):
         YOLO("VMamba-yolov8n.yaml").train(data=tmp_path / "empty.yaml", epochs=1, project=str(tmp_path), **SMALL)
 
@@ -381,7 +404,8 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
     last, csv = tmp_path / "killed/weights/last.pt", tmp_path / "killed/results.csv"
     deadline = time.time() + 300
     while not (csv.exists() and len(csv.read_text().splitlines()) >= 4 and last.exists()):  # a header and three epochs
-        assert run.poll() is None and time.time() < deadline, log.read_text()[-2000:]
+        assert run.poll() is None, log.read_text()[-2000:]
+        assert time.time() < deadline, log.read_text()[-2000:]
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     run.wait()
@@ -392,7 +416,9 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
     assert start[0] >= 2
     assert model.trainer.epoch == 5
     groups = model.trainer.optimizer.param_groups
-    exempt = {id(p) for m in model.trainer.model.modules() if isinstance(m, Mamba) for p in m.state_parameters().values()}
+    exempt = {
+        id(p) for m in model.trainer.model.modules() if isinstance(m, Mamba) for p in m.state_parameters().values()
+    }
     for g in groups:
         for p in g["params"]:
             state = model.trainer.optimizer.state[p]

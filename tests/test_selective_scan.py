@@ -145,7 +145,7 @@ def test_groups_and_state_sizes(backend: str, groups: int, state: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dim, length", [(64, 25600), (128, 6400), (256, 1600), (512, 400)])
+@pytest.mark.parametrize(("dim", "length"), [(64, 25600), (128, 6400), (256, 1600), (512, 400)])
 def test_lengths_of_the_model(backend: str, dim: int, length: int) -> None:
     accepting(backend, torch.float32)
     args = make(batch=1, dim=min(dim, 16), length=length, state=16, dtype=torch.float32, requires_grad=True)
@@ -245,7 +245,10 @@ def test_every_form_of_b_and_c(form: str, is_complex: bool) -> None:
             torch.testing.assert_close(out[:, d, t], y)
         torch.testing.assert_close(last[:, d], h.detach())
     out.sum().backward()
-    assert all(v.grad is not None and torch.isfinite(torch.view_as_real(v.grad) if v.is_complex() else v.grad).all() for v in args.values())
+    assert all(
+        v.grad is not None and torch.isfinite(torch.view_as_real(v.grad) if v.is_complex() else v.grad).all()
+        for v in args.values()
+    )
     assert not last.requires_grad
 
 
@@ -382,7 +385,10 @@ def test_forced_backend_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(chunked, "accepts", lambda *a: (False, "it rains"))
     with engine.use_backend("chunked"), pytest.raises(RuntimeError, match="chunked: it rains"):
         selective_scan_fn(**args)
-    with pytest.raises(ValueError, match=r"'cuda9', which is no scan backend; choose one of .*'chunked'"), engine.use_backend("cuda9"):
+    with (
+        pytest.raises(ValueError, match=r"'cuda9', which is no scan backend; choose one of .*'chunked'"),
+        engine.use_backend("cuda9"),
+    ):
         pass
     assert registry.forced() == "auto"
 
@@ -417,7 +423,11 @@ def test_engine_never_imports_ultralytics() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"delta": torch.zeros(2, 6, 12, dtype=torch.float64)}, ValueError, r"delta must have shape \(B, D, L\) = \(2, 6, 13\), got \(2, 6, 12\)"),
+        (
+            {"delta": torch.zeros(2, 6, 12, dtype=torch.float64)},
+            ValueError,
+            r"delta must have shape \(B, D, L\) = \(2, 6, 13\), got \(2, 6, 12\)",
+        ),
         ({"delta": torch.zeros(2, 6, 13)}, TypeError, "delta must have the dtype of u"),
         ({"u": torch.zeros(2, 6, 13, dtype=torch.int64)}, TypeError, "u must be floating point"),
         ({"u": torch.zeros(2, 6)}, ValueError, r"u must have shape \(B, D, L\), got \(2, 6\)"),

@@ -135,11 +135,10 @@ def test_names_of_the_recipe() -> None:
     assert BiMambaInnerFn.apply is bimamba_inner_fn
     assert all(hasattr(VMamba, n) for n in VMamba.__all__)
     defaults = {k: p.default for k, p in inspect.signature(Mamba).parameters.items()}
-    assert defaults == dict(
-        d_model=inspect.Parameter.empty, d_state=16, d_conv=4, expand=2, dt_rank="auto", dt_min=0.001, dt_max=0.1,
-        dt_init="random", dt_scale=1.0, dt_init_floor=1e-4, conv_bias=True, bias=False, use_fast_path=True,
-        layer_idx=None, device=None, dtype=None, bimamba_type="none",
-    )  # fmt: skip
+    expected = {"d_model": inspect.Parameter.empty, "d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto"}
+    expected |= {"dt_min": 0.001, "dt_max": 0.1, "dt_init": "random", "dt_scale": 1.0, "dt_init_floor": 1e-4}
+    expected |= {"conv_bias": True, "bias": False, "use_fast_path": True, "layer_idx": None, "device": None}
+    assert defaults == {**expected, "dtype": None, "bimamba_type": "none"}
 
 
 MAMBA_SSM = {
@@ -174,10 +173,14 @@ def test_initial_values(suffix: str) -> None:
     dt_proj = getattr(block, f"dt_proj{suffix}")
     log_dt = nn.functional.softplus(dt_proj.bias).log()
     low, high = math.log(0.001), math.log(0.1)
-    assert low - 1e-3 <= log_dt.min() < low + 0.1 and high - 0.1 < log_dt.max() <= high + 1e-3
+    assert low - 1e-3 <= log_dt.min() < low + 0.1
+    assert high - 0.1 < log_dt.max() <= high + 1e-3
     assert abs(log_dt.mean().item() - (low + high) / 2) < 0.2  # uniform in log
-    assert dt_proj.weight.abs().max() <= 16**-0.5 and abs(dt_proj.weight.std().item() - 0.25 / math.sqrt(3)) < 0.01
-    assert A_log._no_weight_decay and getattr(block, f"D{suffix}")._no_weight_decay and dt_proj.bias._no_reinit
+    assert dt_proj.weight.abs().max() <= 16**-0.5
+    assert abs(dt_proj.weight.std().item() - 0.25 / math.sqrt(3)) < 0.01
+    assert A_log._no_weight_decay
+    assert getattr(block, f"D{suffix}")._no_weight_decay
+    assert dt_proj.bias._no_reinit
     assert Mamba(32, dt_init="constant").dt_proj.weight.unique().tolist() == pytest.approx([2**-0.5])
 
 
@@ -238,7 +241,9 @@ def test_reversal_symmetry() -> None:
     block = Mamba(16, bimamba_type="v2")
     with torch.no_grad():
         for name, p in block.named_parameters():
-            twin = name.replace("A_log", "A_b_log") if "A_" in name else name.replace(".", "_b.") if "." in name else "D_b"
+            twin = (
+                name.replace("A_log", "A_b_log") if "A_" in name else name.replace(".", "_b.") if "." in name else "D_b"
+            )
             if twin in dict(block.named_parameters()):
                 block.get_parameter(twin).copy_(p)
     x = torch.randn(1, 12, 16)
@@ -297,10 +302,12 @@ def test_half_and_autocast_are_near_float32(dtype: torch.dtype) -> None:
     with torch.autocast("cpu", dtype):
         out = layer(x)
         out.float().square().mean().backward()
-    assert out.dtype == dtype and ((out - expected).abs().max() / scale) < 0.05
+    assert out.dtype == dtype
+    assert ((out - expected).abs().max() / scale) < 0.05
     assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in layer.parameters())
     out = copy.deepcopy(layer).to(dtype)(x.to(dtype))
-    assert out.dtype == dtype and ((out.float() - expected).abs().max() / scale) < 0.05
+    assert out.dtype == dtype
+    assert ((out.float() - expected).abs().max() / scale) < 0.05
 
 
 def test_deepcopy_and_pickle_free_of_functions() -> None:

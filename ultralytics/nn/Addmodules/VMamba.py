@@ -40,13 +40,15 @@ def _check_inner(xz: Tensor, conv1d_weight: Tensor, x_proj_weight: Tensor, delta
     if conv1d_weight.dim() != 3 or tuple(conv1d_weight.shape[:2]) != (dim, 1):
         raise ValueError(f"conv1d_weight must have shape (D, 1, W) with D = {dim}, got {tuple(conv1d_weight.shape)}")
     if delta_proj_weight.dim() != 2 or delta_proj_weight.shape[0] != dim:
-        raise ValueError(f"delta_proj_weight must have shape (D, R) with D = {dim}, got {tuple(delta_proj_weight.shape)}")
+        raise ValueError(
+            f"delta_proj_weight must have shape (D, R) with D = {dim}, got {tuple(delta_proj_weight.shape)}"
+        )
     if x_proj_weight.dim() != 2 or x_proj_weight.shape[1] != dim:
         raise ValueError(f"x_proj_weight must have shape (R + ..., D) with D = {dim}, got {tuple(x_proj_weight.shape)}")
 
 
 def _compose_no_out_proj(
-    scan,  # noqa: ANN001
+    scan,
     xz: Tensor,
     conv1d_weight: Tensor,
     conv1d_bias: Tensor | None,
@@ -500,7 +502,7 @@ class Mamba(nn.Module):
             if n in {"A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias"}
         }
 
-    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202
+    def _apply(self, fn, recurse: bool = True):
         """Move and cast as any module, but leave the state parameters at float32 or above.
 
         Ultralytics saves checkpoints and may validate with `model.half()`: A_log rounded to 11 bits would make the

@@ -1,5 +1,5 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Vision Mamba modules for Ultralytics YOLO. Star-imported at the end of `nn/tasks.py`: layers and what patches call."""
+"""Vision Mamba modules for Ultralytics YOLO. Star-imported by `nn/tasks.py`: layers and what patches call."""
 
 from .upstream import declared_strides, exempt_ssm_parameters, own_scales, parse_layer, register
 from .VMamba import Mamba, MambaLayer

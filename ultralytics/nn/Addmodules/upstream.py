@@ -77,7 +77,7 @@ def parse_layer(
     scaled = make_divisible(min(dim, max_channels) * width, 8)
     if scaled != channels:
         raise ValueError(
-            f"{where}: {dim} channels are {scaled} at this scale (width {width}, at most {max_channels}), but its input "
+            f"{where}: {dim} channels are {scaled} at this scale (width {width}, max {max_channels}), but its input "
             f"has {channels}; write the channel count of the layer before it"
         )
     return channels, [channels, *args[1:]]

@@ -67,7 +67,10 @@ def load(path: str | Path | None = None) -> tuple[bool, str]:
         _state = False, f"{path.name} is not this package's library: {e}"
         return _state
     if (abi, tile) != (ABI_VERSION, TILE):
-        _state = False, f"{path.name} is of another version (ABI {abi}, tile {tile}; need {ABI_VERSION}, {TILE}): reinstall"
+        _state = (
+            False,
+            f"{path.name} is of another version (ABI {abi}, tile {tile}; need {ABI_VERSION}, {TILE}): reinstall",
+        )
         return _state
     _library = lib
     _state = True, f"{lib.vmamba_isa_name().decode()}, built with {lib.vmamba_compiler().decode()}"
@@ -146,7 +149,18 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus: bool, orders: l
     if u.numel() == 0:
         return out, states.zero_()
     order = (ctypes.c_int64 * k)(*orders)
-    args = [ABI_VERSION, torch.get_num_threads(), int(delta_softplus), bs, k, d, length, n, count, ctypes.addressof(order)]
+    args = [
+        ABI_VERSION,
+        torch.get_num_threads(),
+        int(delta_softplus),
+        bs,
+        k,
+        d,
+        length,
+        n,
+        count,
+        ctypes.addressof(order),
+    ]
     for t in (u, delta, A, B, C, D, z, delta_bias, out, states):
         args += _tensor(t)
     _raise(lib, lib.vmamba_forward(_FORWARD_ARGS(*args), len(args)))
@@ -170,14 +184,27 @@ def backward(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus: 
     du, ddelta, dB, dC = _like(u), _like(delta), _like(B), _like(C)
     dz = None if z is None else _like(z)
     dA = torch.empty_like(A, memory_format=torch.contiguous_format)
-    dD, dbias = (None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in (D, delta_bias))
+    dD, dbias = (
+        None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in (D, delta_bias)
+    )
     if u.numel() == 0:
         for t in (dA, dB, dC, dD, dbias):
             if t is not None:
                 t.zero_()
         return du, ddelta, dA, dB, dC, dD, dz, dbias
     order = (ctypes.c_int64 * k)(*orders)
-    args = [ABI_VERSION, torch.get_num_threads(), int(delta_softplus), bs, k, d, length, n, count, ctypes.addressof(order)]
+    args = [
+        ABI_VERSION,
+        torch.get_num_threads(),
+        int(delta_softplus),
+        bs,
+        k,
+        d,
+        length,
+        n,
+        count,
+        ctypes.addressof(order),
+    ]
     for t in (u, delta, A, B, C, D, z, delta_bias, dout, states, du, ddelta, dA, dB, dC, dD, dz, dbias):
         args += _tensor(t)
     _raise(lib, lib.vmamba_backward(_BACKWARD_ARGS(*args), len(args)))
@@ -197,7 +224,12 @@ def _check(u, delta, A, B, C, D, z, delta_bias, orders) -> tuple[int, int, int, 
     bs, k, d, length = u.shape
     n = A.shape[-1]
     want = {"delta": (delta, (bs, k, d, length)), "A": (A, (k, d, n)), "B": (B, (bs, k, n, length))}
-    want |= {"C": (C, (bs, k, n, length)), "D": (D, (k, d)), "z": (z, (bs, k, d, length)), "delta_bias": (delta_bias, (k, d))}
+    want |= {
+        "C": (C, (bs, k, n, length)),
+        "D": (D, (k, d)),
+        "z": (z, (bs, k, d, length)),
+        "delta_bias": (delta_bias, (k, d)),
+    }
     for label, (t, shape) in want.items():
         if t is not None and t.shape != shape:
             raise ValueError(f"{label} has shape {tuple(t.shape)}, expected {shape}")

@@ -124,16 +124,14 @@ class _MambaInner(torch.autograd.Function):
     """The recomputing form of `mamba_inner`."""
 
     @staticmethod
-    def forward(ctx, xz, conv_w, conv_b, x_proj, dt_proj, out_w, out_b, A, D, dt_bias, delta_softplus, orders):  # noqa: D102, ANN001, ANN205
-        y, x_dbl, states, backend = _forward(
-            xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders
-        )
+    def forward(ctx, xz, conv_w, conv_b, x_proj, dt_proj, out_w, out_b, A, D, dt_bias, delta_softplus, orders):
+        y, x_dbl, states, backend = _forward(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders)
         ctx.save_for_backward(xz, conv_w, conv_b, x_proj, dt_proj, out_w, A, D, dt_bias, x_dbl, states, y)
         ctx.delta_softplus, ctx.orders, ctx.backend, ctx.has_out_b = delta_softplus, orders, backend, out_b is not None
         return _gate_and_project(y, xz, out_w, out_b)
 
     @staticmethod
-    def backward(ctx, dout):  # noqa: ANN001, ANN205, D102
+    def backward(ctx, dout):
         xz, conv_w, conv_b, x_proj, dt_proj, out_w, A, D, dt_bias, x_dbl, states, y = ctx.saved_tensors
         orders, groups, rank = ctx.orders, len(ctx.orders), dt_proj.shape[2]
         x, z = xz.chunk(2, dim=-1)
@@ -174,8 +172,7 @@ class _MambaInner(torch.autograd.Function):
         dx_proj = torch.einsum("bklr,bkld->krd", dx_dbl, u)
         dv = (du + torch.matmul(dx_dbl, x_proj)) * (gate + u * (1 - gate))
         grads = [
-            _causal_conv_backward(dv[:, k], x, conv_w[k], orders[k], conv_b is not None)
-            for k in range(conv_w.shape[0])
+            _causal_conv_backward(dv[:, k], x, conv_w[k], orders[k], conv_b is not None) for k in range(conv_w.shape[0])
         ]
         dx = reduce(torch.add, (g[0] for g in grads))
         dconv_w = torch.stack([g[1] for g in grads])

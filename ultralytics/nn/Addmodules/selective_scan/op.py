@@ -42,7 +42,7 @@ def _scan(
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend):  # noqa: ANN001, ANN202
+def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend):
     batch, groups, dim, length = u.shape
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     states = u.new_empty(batch, groups, registry.get(backend).num_checkpoints(length), dim, A.shape[-1], dtype=dtype)
@@ -71,17 +71,17 @@ def _scan_backward(
 
 
 @_scan_backward.register_fake
-def _(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, orders, backend):  # noqa: ANN001, ANN202
+def _(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, orders, backend):
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     return tuple(u.new_empty(0) if x is None else torch.empty_like(x) for x in inputs)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
+def _setup_context(ctx, inputs, output) -> None:
     *tensors, ctx.delta_softplus, ctx.orders, ctx.backend = inputs
     ctx.save_for_backward(*tensors, output[1])
 
 
-def _backward(ctx, dout, dstates):  # noqa: ANN001, ANN202
+def _backward(ctx, dout, dstates):
     *tensors, states = ctx.saved_tensors
     grads = _scan_backward(dout, *tensors, states, ctx.delta_softplus, ctx.orders, ctx.backend)
     return *(None if x is None else g for x, g in zip(tensors, grads)), None, None, None
@@ -100,13 +100,13 @@ def scan_flops(batch: int, dim: int, length: int, state: int) -> int:
 
 
 @register_flop_formula(torch.ops.vmamba.selective_scan)
-def _flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:  # noqa: ANN001
+def _flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
     batch, groups, dim, length = u_shape
     return scan_flops(batch, groups * dim, length, A_shape[-1])
 
 
 @register_flop_formula(torch.ops.vmamba.selective_scan_backward)
-def _flops_backward(dout_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:  # noqa: ANN001
+def _flops_backward(dout_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
     # One recomputation of the states and, as FlopCounterMode counts a matmul's backward, twice the forward pass.
     return 3 * _flops(u_shape, delta_shape, A_shape)
 
@@ -126,7 +126,7 @@ def choose(*inputs: Tensor | None) -> str | None:
     return None if composed() else registry.select(*inputs)
 
 
-def _scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders):  # noqa: ANN001, ANN202
+def _scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders):
     """Run `selective_scan_ref` on each group, reversed tokens flipped there and back."""
     outs, states = [], []
     for k, order in enumerate(orders):

@@ -3,7 +3,7 @@
 
 | environment variable | meaning | values |
 |---|---|---|
-| `VMAMBA_BACKEND` | force a backend; a call that it cannot take is an error | `auto` (default), or a name of `names()` |
+| `VMAMBA_BACKEND` | force a backend; a call it cannot take is an error | `auto` (default), or a name of `names()` |
 
 This module is the only one that reads the environment.
 """

@@ -27,6 +27,21 @@
 #define VM_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// One step of an elementwise function on M vectors at once. A chain of dependent operations fills the scheduler before
+// the next vector's chain is seen, so the vectors are interleaved by hand.
+#define VM_EACH(...) VM_UNROLL for (int i = 0; i < M; ++i) __VA_ARGS__
+
+#if defined(__GNUC__)
+#define VM_PREFETCH(p) __builtin_prefetch(p)
+#define VM_PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
+#elif defined(VM_X86)
+#define VM_PREFETCH(p) _mm_prefetch((const char*)(p), _MM_HINT_T0)
+#define VM_PREFETCH_L2(p) _mm_prefetch((const char*)(p), _MM_HINT_T1)
+#else
+#define VM_PREFETCH(p) ((void)(p))
+#define VM_PREFETCH_L2(p) ((void)(p))
+#endif
+
 namespace vmamba {
 
 // Minimax coefficients of 2^x on [-1/2, 1/2] with the constant term held at 1; relative error 9e-8 and 2e-9.

@@ -8,36 +8,37 @@ constexpr float kLn2 = 0.69314718055994530942f;
 
 // ---------------------------------------------------------------------------------------------- elementwise functions
 
-// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, infinity gives zero.
-VM_INLINE V exp_neg(V x) {
-  V y = vmax(vset(-120.0f), vsub(vzero(), x));
-  const V magic = vset(12582912.0f);
-  V n = vsub(vfma(y, vset(kLog2e), magic), magic);
-  // ln 2 in two parts, the first short enough for an exact product: large arguments lose nothing.
-  V r = vfnma(n, vset(0.693359375f), y);
-  r = vfnma(n, vset(-2.12194440e-4f), r);
-  V f = vmul(r, vset(kLog2e));
-  V p = vfma(f, vset(kExp2D6), vset(kExp2D5));
-  p = vfma(f, p, vset(kExp2D4));
-  p = vfma(f, p, vset(kExp2D3));
-  p = vfma(f, p, vset(kExp2D2));
-  p = vfma(f, p, vset(kExp2D1));
-  p = vfma(f, p, vset(1.0f));
-  return vldexp(p, n);
+// x = max(x, 0) + log1p(e), e = exp(-|x|). log1p(e) = 2 atanh(e / (2 + e)) keeps relative precision in the far tail.
+template <int M>
+VM_INLINE void softplus(V* x, const V* e) {
+  V s[M], q[M], p[M];
+  VM_EACH(p[i] = vadd(vset(2.0f), e[i]));
+  vrecip<M>(p, s);
+  VM_EACH(s[i] = vmul(e[i], s[i]));
+  VM_EACH(q[i] = vmul(s[i], s[i]));
+  VM_EACH(p[i] = vfma(q[i], vset(1.400599272e-01f), vset(1.400090277e-01f)));
+  VM_EACH(p[i] = vfma(q[i], p[i], vset(2.001076361e-01f)));
+  VM_EACH(p[i] = vfma(q[i], p[i], vset(3.333320814e-01f)));
+  VM_EACH(p[i] = vfma(q[i], p[i], vset(1.0f)));
+  VM_EACH(s[i] = vadd(s[i], s[i]));
+  VM_EACH(x[i] = vfma(s[i], p[i], vmax(vzero(), x[i])));
 }
 
-// max(x, 0) + log1p(e), e = exp(-|x|). log1p(e) = 2 atanh(e / (2 + e)) keeps relative precision in the far tail.
-VM_INLINE V softplus(V x, V e) {
-  V s = vmul(e, vrecip(vadd(vset(2.0f), e)));
-  V q = vmul(s, s);
-  V p = vfma(q, vset(1.400599272e-01f), vset(1.400090277e-01f));
-  p = vfma(q, p, vset(2.001076361e-01f));
-  p = vfma(q, p, vset(3.333320814e-01f));
-  p = vfma(q, p, vset(1.0f));
-  return vfma(vadd(s, s), p, vmax(vzero(), x));
+// 1 / (1 + exp(-x)) from x and e = exp(-|x|).
+template <int M>
+VM_INLINE void sigmoid(const V* x, const V* e, V* s) {
+  V p[M];
+  VM_EACH(p[i] = vadd(vset(1.0f), e[i]));
+  vrecip<M>(p, s);
+  VM_EACH(p[i] = vselect_neg(x[i], e[i], vset(1.0f)));
+  VM_EACH(s[i] = vmul(s[i], p[i]));
 }
-
-VM_INLINE V sigmoid_from(V x, V e) { return vmul(vselect_neg(x, e, vset(1.0f)), vrecip(vadd(vset(1.0f), e))); }
+template <int M>
+VM_INLINE void exp_neg_abs(const V* x, V* e) {
+  V a[M];
+  VM_EACH(a[i] = vabs(x[i]));
+  exp_neg<M>(a, e);
+}
 
 // ------------------------------------------------------------------------------------------------------ tile transfers
 
@@ -250,6 +251,30 @@ VM_INLINE void store_tokens(const Tensor& t, int64_t b, int64_t k, int64_t c0, c
   store_rows(t, b * t.s[0] + k * t.s[1] + c0 * t.s[2] + s.first * t.s[3], s.step * t.s[3], t.s[2], src, ld, s.T, cols);
 }
 
+// Rows of the next tile, fetched while this one is computed: rows are a whole token apart, which hardware prefetchers
+// follow badly or, from half a page on, not at all. Unused entries point at scratch.
+struct Ahead {
+  const char* p[6];
+  int64_t step[6];
+};
+constexpr int kBwdAhead = 9;
+struct BwdAhead {
+  const char* p[kBwdAhead];
+  int64_t step[kBwdAhead];
+  int per_group;  // each group of four states fetches some of them
+};
+template <class A>
+VM_INLINE void set_ahead(A& a, int i, const Tensor& t, int64_t b, int64_t k, int64_t c0, const Span& s, int64_t size,
+                         const float* idle) {
+  a.p[i] = (const char*)idle;
+  a.step[i] = 0;
+  // Only where channels are contiguous; tokens one after another prefetch themselves.
+  if (!t.data || t.s[2] != 1 || s.T == 0) return;
+  a.p[i] = (const char*)(intptr_t)t.data + (b * t.s[0] + k * t.s[1] + c0 + s.first * t.s[3]) * size;
+  a.step[i] = s.step * t.s[3] * size;
+}
+VM_INLINE int64_t item_size(const Tensor& t) { return t.dtype == kF32 ? 4 : 2; }
+
 // A times log2(e) as rows of channels, zero beyond `count` states and `cols` channels; returns the largest magnitude.
 static float load_decay(float* a2, int width, const Tensor& A, int64_t k, int64_t d0, int cols, int64_t n0, int count,
                         int padded) {
@@ -270,9 +295,9 @@ static void load_channels(float* dst, int width, const Tensor& t, int64_t k, int
   else memset(dst, 0, sizeof(float) * width);
 }
 
-// Whether the unclamped exp2 is right for a whole tile. NaN and infinity in dt make total * 0 NaN and the answer no.
-VM_INLINE bool in_fast_range(V largest, V total, float decay) {
-  return vhmax(largest) * decay <= kFastRange && vhsum(vmul(total, vzero())) == 0.0f;
+// Whether the unclamped exp2 is right for a whole tile. NaN and infinity in dt make its sum times 0 NaN and the answer no.
+VM_INLINE bool in_fast_range(V largest, V sum, float decay) {
+  return vhmax(largest) * decay <= kFastRange && vhsum(vmul(sum, vzero())) == 0.0f;
 }
 
 // state = local + decay^(sum of dt) * state, the hand-over between parts of a split scan. A state of zero stays zero
@@ -308,13 +333,15 @@ constexpr int kFB = (int)kFwdBlock;
 // the states among tasks (halves of 8 or 16, or sixteens) does not change a bit of the result.
 template <int NB, bool FAST, bool OUT>
 static void forward_states(int T, const float* dt, const float* dtu, Rows B, Rows C, const float* a2, float* h_state,
-                           float* y, bool add) {
+                           float* y, bool add, const Ahead* ahead) {
   const ExpTable table = exp_table();
   const float* b = B.p;
   const float* c = C.p;
   V h[NB];
   VM_UNROLL for (int n = 0; n < NB; ++n) h[n] = vload(h_state + n * kFB);
   for (int t = 0; t < T; ++t) {
+    if (ahead)
+      for (int i = 0; i < 6; ++i) VM_PREFETCH(ahead->p[i] + t * ahead->step[i]);
     const V d = vload(dt + t * kFB);
     const V x = vload(dtu + t * kFB);
     V sum[(NB + 3) / 4];
@@ -338,7 +365,7 @@ static void forward_states(int T, const float* dt, const float* dtu, Rows B, Row
 
 template <bool FAST, bool OUT>
 static void forward_groups(int T, int vecs, int count, const float* dt, const float* dtu, Rows B, Rows C, const float* a2,
-                           float* h, float* y) {
+                           float* h, float* y, const Ahead& ahead) {
   for (int n = 0; n < count;) {
     const int left = count - n;
     const int group = left >= kFwdGroup ? kFwdGroup : left >= 8 ? 8 : left >= 2 ? 4 : 1;
@@ -348,7 +375,7 @@ static void forward_groups(int T, int vecs, int count, const float* dt, const fl
       const float* a = a2 + n * kFB + o;
       float* s = h + n * kFB + o;
       const bool add = n > 0;
-#define VM_GO(NB) forward_states<NB, FAST, OUT>(T, dt + o, dtu + o, b, c, a, s, y + o, add)
+#define VM_GO(NB) forward_states<NB, FAST, OUT>(T, dt + o, dtu + o, b, c, a, s, y + o, add, add || v ? nullptr : &ahead)
       if (group == 16) VM_GO((kFwdGroup < 16 ? 4 : 16));
       else if (group == 8) VM_GO(8);
       else if (group == 4) VM_GO(4);
@@ -364,6 +391,39 @@ static size_t forward_scratch(int64_t N) {
   return 2 * np * kFB + 2 * kTile * np + 7 * kTile * kFB + 4 * kFB + 16 * 64 + 1024;
 }
 
+// dt and dt * u of M tokens of one channel vector.
+template <int M>
+VM_INLINE void forward_steps(int t, int c, bool soft, V shift, Rows delta, Rows u, float* dt, float* dtu, V& largest,
+                             V& sum) {
+  V d[M];
+  VM_EACH(d[i] = vadd(vload(delta.p + (t + i) * delta.ld + c), shift));
+  if (soft) {
+    V e[M];
+    exp_neg_abs<M>(d, e);
+    softplus<M>(d, e);
+    VM_EACH(largest = vmax(d[i], largest));
+  } else {
+    VM_EACH(largest = vmax(vabs(d[i]), largest));
+  }
+  VM_EACH(sum = vadd(sum, d[i]));
+  VM_EACH(vstore(dt + (t + i) * kFB + c, d[i]));
+  VM_EACH(vstore(dtu + (t + i) * kFB + c, vmul(d[i], vload(u.p + (t + i) * u.ld + c))));
+}
+
+template <int M>
+VM_INLINE void finish_steps(int t, int c, V skip, Rows u, Rows z, const float* y, float* out, int64_t ld) {
+  V r[M];
+  VM_EACH(r[i] = vfma(skip, vload(u.p + (t + i) * u.ld + c), vload(y + (t + i) * kFB + c)));
+  if (z.p) {
+    V g[M], e[M], s[M];
+    VM_EACH(g[i] = vload(z.p + (t + i) * z.ld + c));
+    exp_neg_abs<M>(g, e);
+    sigmoid<M>(g, e, s);
+    VM_EACH(r[i] = vmul(r[i], vmul(g[i], s[i])));
+  }
+  VM_EACH(vstore(out + (t + i) * ld + c, r[i]));
+}
+
 // out = (y + D u) * silu(z) for one tile whose u rows are at hand.
 VM_INLINE void finish_tile(const ForwardArgs& p, int64_t b, int64_t k, int64_t d0, int dn, const Span& s, const float* skip,
                            Rows u, const float* y, float* zs, float* os) {
@@ -375,16 +435,13 @@ VM_INLINE void finish_tile(const ForwardArgs& p, int64_t b, int64_t k, int64_t d
   const int64_t ld = direct ? s.step * o.s[3] : kFB;
   Rows z = {nullptr, 0};
   if (p.z.data) z = token_rows(p.z, b, k, d0, s, dn, kFB, zs);
-  for (int t = 0; t < s.T; ++t)
-    for (int v = 0; v < vecs; ++v) {
-      const int c = v * kW;
-      V r = vfma(vload(skip + c), vload(u.p + t * u.ld + c), vload(y + t * kFB + c));
-      if (z.p) {
-        V g = vload(z.p + t * z.ld + c);
-        r = vmul(r, vmul(g, sigmoid_from(g, exp_neg(vabs(g)))));
-      }
-      vstore(out + t * ld + c, r);
-    }
+  for (int v = 0; v < vecs; ++v) {
+    const int c = v * kW;
+    const V scale = vload(skip + c);
+    int t = 0;
+    for (; t + kBatch <= s.T; t += kBatch) finish_steps<kBatch>(t, c, scale, u, z, y, out, ld);
+    for (; t < s.T; ++t) finish_steps<1>(t, c, scale, u, z, y, out, ld);
+  }
   if (!direct) store_rows(o, offset, s.step * o.s[3], o.s[2], os, kFB, s.T, dn);
 }
 
@@ -426,32 +483,36 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
     const Rows delta = token_rows(p.delta, b, k, d0, s, dn, kFB, ds);
     const Rows B = token_rows(p.Bm, b, k, task.n0, s, count, padded, bs);
     const Rows C = task.states_only ? B : token_rows(p.Cm, b, k, task.n0, s, count, padded, cs);
-    V largest = vzero(), total = vzero();
+    V largest = vzero(), sum = vzero();
     for (int v = 0; v < vecs; ++v) {
       const int c = v * kW;
       const V shift = vload(bias + c);
-      V sum = vzero();
-      for (int t = 0; t < s.T; ++t) {
-        V d = vadd(vload(delta.p + t * delta.ld + c), shift);
-        if (soft) d = softplus(d, exp_neg(vabs(d)));
-        V size = vabs(d);
-        largest = vmax(size, largest);
-        total = vadd(total, size);
-        sum = vadd(sum, d);
-        vstore(dt + t * kFB + c, d);
-        vstore(dtu + t * kFB + c, vmul(d, vload(u.p + t * u.ld + c)));
-      }
-      vstore(dt_sum + c, vadd(vload(dt_sum + c), sum));
+      V part = vzero();
+      int t = 0;
+      for (; t + kBatch <= s.T; t += kBatch)
+        forward_steps<kBatch>(t, c, soft, shift, delta, u, dt, dtu, largest, part);
+      for (; t < s.T; ++t) forward_steps<1>(t, c, soft, shift, delta, u, dt, dtu, largest, part);
+      vstore(dt_sum + c, vadd(vload(dt_sum + c), part));
+      sum = vadd(sum, part);
     }
-    const bool fast = in_fast_range(largest, total, decay);
+    const bool fast = in_fast_range(largest, sum, decay);
+    Ahead ahead;
+    Span next = tile_span(tile + 1, p.L, reversed);
+    if (tile + 1 >= task.tile1) next.T = 0;
+    set_ahead(ahead, 0, p.u, b, k, d0, next, item_size(p.u), dt);
+    set_ahead(ahead, 1, p.delta, b, k, d0, next, item_size(p.delta), dt);
+    set_ahead(ahead, 2, p.Bm, b, k, task.n0, next, item_size(p.Bm), dt);
+    set_ahead(ahead, 3, p.Cm, b, k, task.n0, next, item_size(p.Cm), dt);
+    set_ahead(ahead, 4, p.z, b, k, d0, next, item_size(p.z), dt);
+    set_ahead(ahead, 5, p.out, b, k, d0, next, item_size(p.out), dt);
     if (task.states_only) {
-      if (fast) forward_groups<true, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys);
-      else forward_groups<false, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys);
+      if (fast) forward_groups<true, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, ahead);
+      else forward_groups<false, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, ahead);
       continue;
     }
     float* y = task.partial_y ? task.partial_y + tile * kTile * kFB : ys;
-    if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y);
-    else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y);
+    if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, ahead);
+    else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, ahead);
     const int64_t slot = tile - (num_tiles(p.L) - p.checkpoints);
     if (slot >= 0) {
       const Tensor& t = p.states;
@@ -547,7 +608,8 @@ static void backward_recompute(int T, const float* dt, const float* dtu, const f
 template <int NB, int NV>
 static void backward_adjoint(int T, const float* dt, const float* dtu, const float* dy, Rows B, Rows C, const float* a2,
                              const float* hist_h, const float* hist_a, float* adjoint, float* dA, float* sum_x,
-                             float* sum_a, float* sum_b, bool first_states, bool first) {
+                             float* sum_a, float* sum_b, bool first_states, bool first, const BwdAhead& ahead, int i0,
+                             int i1) {
   constexpr int kRow = NB * NV * kW;
   V w[NB * NV], da[NB * NV];
   VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
@@ -557,6 +619,11 @@ static void backward_adjoint(int T, const float* dt, const float* dtu, const flo
   for (int t = T - 1; t >= 0; --t) {
     const float* b = B.p + t * B.ld;
     const float* c = C.p + t * C.ld;
+    for (int i = i0; i < i1; ++i) {
+      const char* line = ahead.p[i] + t * ahead.step[i];
+      VM_PREFETCH_L2(line);
+      VM_PREFETCH_L2(line + 64);
+    }
     V sx[NV], sa[NV], r[NB];
     VM_UNROLL for (int v = 0; v < NV; ++v) {
       sx[v] = first_states ? vzero() : vload(sum_x + t * kBB + v * kW);
@@ -602,7 +669,8 @@ static void backward_carry(int T, const float* dt, const float* dy, Rows C, cons
 }
 
 struct BwdTile {
-  int T, vecs, count, padded;
+  BwdAhead ahead;
+  int T, vecs;
   bool fast, gate;
   const float *dt, *dtu, *dy, *a2, *h0;
   Rows B, C;
@@ -625,8 +693,11 @@ static void backward_states(const BwdTile& t, int n, int v, bool first_states, b
     else VM_GO(false, false);
   }
 #undef VM_GO
+  int i0 = n / 4 * t.ahead.per_group, i1 = i0 + t.ahead.per_group;
+  if (i0 > kBwdAhead || v > 0) i0 = kBwdAhead;
+  if (i1 > kBwdAhead) i1 = kBwdAhead;
   backward_adjoint<NB, NV>(t.T, t.dt + o, t.dtu + o, t.dy + o, B, C, a2, t.hist_h, t.hist_a, t.adjoint + n * kBB + o,
-                           t.dA + n * kBB + o, t.sum_x + o, t.sum_a + o, t.part_b, first_states, first);
+                           t.dA + n * kBB + o, t.sum_x + o, t.sum_a + o, t.part_b, first_states, first, t.ahead, i0, i1);
 }
 
 template <int NB>
@@ -641,6 +712,40 @@ static size_t backward_scratch(int64_t N) {
   const size_t np = (size_t)padded_states(N);
   return 4 * np * kBB + 2 * kTile * np + 12 * kTile * kBB + (2 * kTile + 1) * 4 * kBwdVecs * kW + 2 * kTile * kW +
          5 * kBB + 32 * 64 + 1024;
+}
+
+// What the backward scan needs of M tokens of one channel vector: dt, dt * u, the derivative of softplus, the gradient
+// dy behind the gate, and the factor of y in the gate's own gradient.
+template <int M>
+VM_INLINE void backward_steps(int t, int c, bool soft, V shift, Rows delta, Rows u, Rows dout, Rows z, float* dt,
+                              float* dtu, float* sig, float* gz, float* dy, float* y, V& largest, V& sum) {
+  V d[M], e[M], s[M];
+  VM_EACH(d[i] = vadd(vload(delta.p + (t + i) * delta.ld + c), shift));
+  if (soft) {
+    exp_neg_abs<M>(d, e);
+    sigmoid<M>(d, e, s);
+    VM_EACH(vstore(sig + (t + i) * kBB + c, s[i]));
+    softplus<M>(d, e);
+    VM_EACH(largest = vmax(d[i], largest));
+  } else {
+    VM_EACH(largest = vmax(vabs(d[i]), largest));
+  }
+  VM_EACH(sum = vadd(sum, d[i]));
+  VM_EACH(vstore(dt + (t + i) * kBB + c, d[i]));
+  VM_EACH(vstore(dtu + (t + i) * kBB + c, vmul(d[i], vload(u.p + (t + i) * u.ld + c))));
+  VM_EACH(d[i] = vload(dout.p + (t + i) * dout.ld + c));
+  if (z.p) {
+    V x[M];
+    VM_EACH(x[i] = vload(z.p + (t + i) * z.ld + c));
+    exp_neg_abs<M>(x, e);
+    sigmoid<M>(x, e, s);
+    // silu'(z) = s (1 + z (1 - s))
+    VM_EACH(e[i] = vfma(x[i], vsub(vset(1.0f), s[i]), vset(1.0f)));
+    VM_EACH(vstore(gz + (t + i) * kBB + c, vmul(vmul(d[i], s[i]), e[i])));
+    VM_EACH(d[i] = vmul(d[i], vmul(x[i], s[i])));
+    VM_EACH(vstore(y + (t + i) * kBB + c, vzero()));
+  }
+  VM_EACH(vstore(dy + (t + i) * kBB + c, d[i]));
 }
 
 static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scratch) {
@@ -694,8 +799,6 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
 
   BwdTile tile_args;
   tile_args.vecs = vecs;
-  tile_args.count = count;
-  tile_args.padded = padded;
   tile_args.gate = gate;
   tile_args.dt = dt;
   tile_args.dtu = dtu;
@@ -720,39 +823,20 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
     const Rows C = token_rows(p.Cm, b, k, 0, s, count, padded, cs);
     Rows z = {nullptr, 0};
     if (gate) z = token_rows(p.z, b, k, d0, s, dn, kBB, zs);
-    V largest = vzero(), total = vzero();
+    V largest = vzero(), sum = vzero();
     for (int v = 0; v < vecs; ++v) {
       const int c = v * kW;
       const V shift = vload(bias + c);
-      V sum = vzero();
-      for (int t = 0; t < s.T; ++t) {
-        const int o = t * kBB + c;
-        V d = vadd(vload(delta.p + t * delta.ld + c), shift);
-        if (soft) {
-          V e = exp_neg(vabs(d));
-          vstore(sig + o, sigmoid_from(d, e));
-          d = softplus(d, e);
-        }
-        V size = vabs(d);
-        largest = vmax(size, largest);
-        total = vadd(total, size);
-        sum = vadd(sum, d);
-        vstore(dt + o, d);
-        vstore(dtu + o, vmul(d, vload(u.p + t * u.ld + c)));
-        V g = vload(dout.p + t * dout.ld + c);
-        if (gate) {
-          V x = vload(z.p + t * z.ld + c);
-          V r = sigmoid_from(x, exp_neg(vabs(x)));
-          // silu'(z) = r (1 + z (1 - r))
-          vstore(gz + o, vmul(vmul(g, r), vfma(x, vsub(vset(1.0f), r), vset(1.0f))));
-          g = vmul(g, vmul(x, r));
-          vstore(y + o, vzero());
-        }
-        vstore(dy + o, g);
-      }
-      vstore(dt_sum + c, vadd(vload(dt_sum + c), sum));
+      V part = vzero();
+      int t = 0;
+      for (; t + kBatch <= s.T; t += kBatch)
+        backward_steps<kBatch>(t, c, soft, shift, delta, u, dout, z, dt, dtu, sig, gz, dy, y, largest, part);
+      for (; t < s.T; ++t)
+        backward_steps<1>(t, c, soft, shift, delta, u, dout, z, dt, dtu, sig, gz, dy, y, largest, part);
+      vstore(dt_sum + c, vadd(vload(dt_sum + c), part));
+      sum = vadd(sum, part);
     }
-    const bool fast = in_fast_range(largest, total, decay);
+    const bool fast = in_fast_range(largest, sum, decay);
     if (task.adjoint_only) {
       for (int n = 0; n < padded; n += 4)
         for (int v = 0; v < vecs; ++v) {
@@ -771,6 +855,11 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
     } else {
       memset(h0, 0, sizeof(float) * state_size);
     }
+    const Span next = tile > task.tile0 ? tile_span(tile - 1, p.L, reversed) : Span{0, 0, 1};
+    const Tensor* rows[kBwdAhead] = {&p.u, &p.delta, &p.dout, &p.z, &p.Bm, &p.Cm, &p.du, &p.ddelta, &p.dz};
+    for (int i = 0; i < kBwdAhead; ++i)
+      set_ahead(tile_args.ahead, i, *rows[i], b, k, i == 4 || i == 5 ? 0 : d0, next, item_size(*rows[i]), dt);
+    tile_args.ahead.per_group = (kBwdAhead * 4 + padded - 1) / padded;
     tile_args.T = s.T;
     tile_args.fast = fast;
     tile_args.B = token_rows(p.Bm, b, k, 0, s, count, padded, bs);

@@ -6,6 +6,7 @@ typedef __m512 V;
 constexpr int kW = 16;        // lanes
 constexpr int kFwdGroup = 16; // states whose h stays in registers through a forward tile
 constexpr int kBwdVecs = 2;   // channel vectors that a backward step handles together
+constexpr int kBatch = 4;     // vectors that elementwise functions take in lockstep
 // Largest |dt * A * log2(e)| for which exp2_dt is right without clamping. Far beyond it the index arithmetic breaks.
 constexpr float kFastRange = 65536.0f;
 
@@ -27,12 +28,13 @@ VM_INLINE V vselect_neg(V x, V neg, V other) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), other, neg);
 }
 // 1 / x for x in [1, 4]: the estimate is good to 14 bits and one Newton step doubles them; a division takes far longer.
-VM_INLINE V vrecip(V x) {
-  V r = _mm512_rcp14_ps(x);
-  return _mm512_fmadd_ps(_mm512_fnmadd_ps(x, r, vset(1.0f)), r, r);
+template <int M>
+VM_INLINE void vrecip(const V* x, V* r) {
+  V e[M];
+  VM_EACH(r[i] = _mm512_rcp14_ps(x[i]));
+  VM_EACH(e[i] = vfnma(x[i], r[i], vset(1.0f)));
+  VM_EACH(r[i] = vfma(e[i], r[i], r[i]));
 }
-// p * 2^n for whole n, with IEEE overflow to infinity and underflow to zero.
-VM_INLINE V vldexp(V p, V n) { return _mm512_scalef_ps(p, n); }
 VM_INLINE float vhmax(V a) { return _mm512_reduce_max_ps(a); }
 VM_INLINE float vhsum(V a) { return _mm512_reduce_add_ps(a); }
 
@@ -61,6 +63,25 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable& table) {
   V s = _mm512_permutex2var_ps(table.lo, _mm512_castps_si512(t), table.hi);
   V q = vfma(f, vset(kExp2T2), vset(kExp2T1));
   return _mm512_scalef_ps(vfma(vmul(s, f), q, s), n);
+}
+
+// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, infinity gives zero. log2(e) comes in two parts
+// because the integer part of a large product would eat the last bits of the remainder.
+template <int M>
+VM_INLINE void exp_neg(const V* x, V* e) {
+  const ExpTable table = exp_table();
+  const V magic = vset(12582912.0f / 32.0f);
+  V y[M], t[M], n[M], f[M], s[M];
+  VM_EACH(y[i] = vmin(vset(120.0f), x[i]));
+  VM_EACH(t[i] = vfnma(y[i], vset(1.44269502f), magic));
+  VM_EACH(n[i] = vsub(t[i], magic));
+  VM_EACH(f[i] = _mm512_fnmsub_ps(y[i], vset(1.44269502f), n[i]));
+  VM_EACH(f[i] = vfnma(y[i], vset(1.92596299e-8f), f[i]));
+  VM_EACH(s[i] = _mm512_permutex2var_ps(table.lo, _mm512_castps_si512(t[i]), table.hi));
+  VM_EACH(t[i] = vfma(f[i], vset(kExp2T2), vset(kExp2T1)));
+  VM_EACH(f[i] = vmul(f[i], s[i]));
+  VM_EACH(s[i] = vfma(f[i], t[i], s[i]));
+  VM_EACH(e[i] = _mm512_scalef_ps(s[i], n[i]));
 }
 
 // Sums of four vectors inside each 128-bit quarter: lane 4 * i + j of the result is the sum of quarter i of vector j.

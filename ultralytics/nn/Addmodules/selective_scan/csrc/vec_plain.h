@@ -9,6 +9,7 @@ constexpr int kFwdGroup = 16;  // 32 registers
 constexpr int kFwdGroup = 8;
 #endif
 constexpr int kBwdVecs = 1;
+constexpr int kBatch = 2;
 constexpr float kFastRange = 125.0f;
 
 #if defined(__GNUC__)
@@ -83,7 +84,10 @@ VM_INLINE V vfnma(V a, V b, V c) { return vsub(c, vmul(a, b)); }
 VM_INLINE V vmax(V a, V b) { return vpick(vless(b, a), a, b); }
 VM_INLINE V vmin(V a, V b) { return vpick(vless(a, b), a, b); }
 VM_INLINE V vselect_neg(V x, V neg, V other) { return vpick(vless(x, vzero()), neg, other); }
-VM_INLINE V vrecip(V x) { return vdiv(vset(1.0f), x); }
+template <int M>
+VM_INLINE void vrecip(const V* x, V* r) {
+  VM_EACH(r[i] = vdiv(vset(1.0f), x[i]));
+}
 VM_INLINE V vldexp(V p, V n) {
   // NaN has no integer: it stays in p, and the exponent only has to be harmless.
   V safe = vmin(vset(250.0f), vmax(vset(-250.0f), n));
@@ -116,6 +120,26 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable&) {
   p = vfma(f, p, vset(1.0f));
   if (!FAST) return vldexp(p, n);
   return vfloat(viadd(vbits(p), vishl23(vbits(t))));
+}
+
+// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, infinity gives zero.
+template <int M>
+VM_INLINE void exp_neg(const V* x, V* e) {
+  const V magic = vset(12582912.0f);
+  V y[M], n[M], f[M], p[M];
+  VM_EACH(y[i] = vmin(vset(120.0f), x[i]));
+  VM_EACH(n[i] = vsub(vfnma(y[i], vset(1.44269502f), magic), magic));
+  // ln 2 in two parts, the first short enough for an exact product even without FMA.
+  VM_EACH(f[i] = vfma(n[i], vset(-0.693359375f), vsub(vzero(), y[i])));
+  VM_EACH(f[i] = vfma(n[i], vset(2.12194440e-4f), f[i]));
+  VM_EACH(f[i] = vmul(f[i], vset(1.44269502f)));
+  VM_EACH(p[i] = vfma(f[i], vset(kExp2D6), vset(kExp2D5)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D4)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D3)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D2)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D1)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(1.0f)));
+  VM_EACH(e[i] = vldexp(p[i], n[i]));
 }
 
 VM_INLINE V vreduce4(V a, V b, V c, V d) {
