@@ -162,7 +162,7 @@ def forward(
         y = y * torch.nn.functional.silu(z.to(dtype))
     out = torch.empty_like(u)
     out.copy_(y)
-    return out, h.transpose(-1, -2).contiguous()
+    return out, h.transpose(-1, -2)
 
 
 def backward(

@@ -144,7 +144,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus: bool, orders: l
     lib = _loaded()
     bs, k, d, length, n = _check(u, delta, A, B, C, D, z, delta_bias, orders)
     count = num_checkpoints(length) if checkpoints else 1
-    out = _like(u)
+    out = torch.empty_like(u)
     states = u.new_empty((bs, k, count, n, d), dtype=torch.float32).transpose(-1, -2)
     if u.numel() == 0:
         return out, states.zero_()
@@ -181,8 +181,8 @@ def backward(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus: 
     count = num_checkpoints(length)
     if dout.shape != u.shape or states.shape != (bs, k, count, d, n) or states.dtype != torch.float32:
         raise ValueError(f"dout {tuple(dout.shape)} or states {tuple(states.shape)} do not belong to this scan")
-    du, ddelta, dB, dC = _like(u), _like(delta), _like(B), _like(C)
-    dz = None if z is None else _like(z)
+    du, ddelta, dB, dC = torch.empty_like(u), torch.empty_like(delta), torch.empty_like(B), torch.empty_like(C)
+    dz = None if z is None else torch.empty_like(z)
     dA = torch.empty_like(A, memory_format=torch.contiguous_format)
     dD, dbias = (
         None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in (D, delta_bias)
@@ -247,17 +247,6 @@ def _tensor(t: torch.Tensor | None) -> tuple[int, ...]:
         return _NO_TENSOR
     stride = t.stride()
     return (t.data_ptr(), _DTYPES[t.dtype], *stride, *(0,) * (5 - len(stride)))
-
-
-def _like(t: torch.Tensor) -> torch.Tensor:
-    """Return an empty tensor with t's strides if t is dense, else with its third dimension the fastest in memory."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(t.stride(), t.shape) if n != 1):
-        if stride != expected:
-            b, k, c, length = t.shape
-            return t.new_empty((b, k, length, c)).transpose(-1, -2)
-        expected *= size
-    return torch.empty_like(t)
 
 
 def _raise(lib: ctypes.CDLL, status: int) -> None:

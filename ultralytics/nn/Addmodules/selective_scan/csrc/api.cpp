@@ -321,12 +321,13 @@ int run_backward(const BackwardArgs& p) {
     const int64_t k = i / per_group, d0 = i % per_group * kBwdBlock, dn = min64(kBwdBlock, p.D - d0);
     float* total = thread_scratch((size_t)small);
     if (!total) return failed.store(true, std::memory_order_relaxed);
-    memset(total, 0, sizeof(float) * (size_t)small);
-    for (int64_t b = 0; b < p.B; ++b)
-      for (int64_t s = 0; s < segs; ++s) {
-        const float* part = sums.get() + (((b * p.K + k) * per_group + i % per_group) * segs + s) * small;
-        for (int64_t j = 0; j < small; ++j) total[j] += part[j];
-      }
+    const float* first = sums.get() + (k * per_group + i % per_group) * segs * small;
+    for (int64_t j = 0; j < small; ++j) {
+      double sum = 0.0;
+      for (int64_t b = 0; b < p.B; ++b)
+        for (int64_t s = 0; s < segs; ++s) sum += first[(b * p.K * per_group * segs + s) * small + j];
+      total[j] = (float)sum;
+    }
     for (int64_t d = 0; d < dn; ++d) {
       for (int64_t n = 0; n < p.N; ++n)
         *float_at(p.dA, k * p.dA.s[0] + (d0 + d) * p.dA.s[1] + n * p.dA.s[2]) = total[n * kBwdBlock + d];

@@ -555,6 +555,15 @@ static void forward_finish(const ForwardArgs& p, const FwdTask& task, float* con
 
 constexpr int kBB = (int)kBwdBlock;
 
+// sum += x with the rounding error carried in `low`: parameters' gradients add up tens of thousands of tokens, tile by
+// tile, and would lose about two digits.
+VM_INLINE void add_exactly(float* sum, float* low, V x) {
+  const V before = vload(sum), y = vsub(x, vload(low));
+  const V after = vadd(before, y);
+  vstore(low, vsub(vsub(after, before), y));
+  vstore(sum, after);
+}
+
 // Sum over channels of NB vectors, kept as one vector a token until all channels of the block have been added.
 template <int NB>
 VM_INLINE V pack_sums(const V* r) {
@@ -566,7 +575,8 @@ VM_INLINE V pack_sums(const V* r) {
 // (row 0 is the state before the tile), adds C h to y when the gate's gradient needs it, and sums dy h for dC.
 template <int NB, int NV, bool FAST, bool GATE>
 static void backward_recompute(int T, const float* dt, const float* dtu, const float* dy, Rows B, Rows C, const float* a2,
-                               const float* h0, float* hist_h, float* hist_a, float* y, float* sum_c, bool first) {
+                               const float* h0, float* hist_h, float* hist_a, float* y, float* sum_c, bool first_states,
+                               bool first) {
   const ExpTable table = exp_table();
   constexpr int kRow = NB * NV * kW;
   V h[NB * NV];
@@ -584,7 +594,6 @@ static void backward_recompute(int T, const float* dt, const float* dtu, const f
       d[v] = vload(dt + t * kBB + v * kW);
       x[v] = vload(dtu + t * kBB + v * kW);
       g[v] = vload(dy + t * kBB + v * kW);
-      if (GATE) o[v] = vload(y + t * kBB + v * kW);
     }
     VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
       const int i = n * NV + v;
@@ -592,10 +601,13 @@ static void backward_recompute(int T, const float* dt, const float* dtu, const f
       h[i] = vfma(a, h[i], vmul(x[v], vset(b[n])));
       vstore(to_a + i * kW, a);
       vstore(to_h + i * kW, h[i]);
-      if (GATE) o[v] = vfma(h[i], vset(c[n]), o[v]);
+      if (GATE) o[v] = n ? vfma(h[i], vset(c[n]), o[v]) : vmul(h[i], vset(c[n]));
       r[n] = v ? vfma(g[v], h[i], r[n]) : vmul(g[v], h[i]);
     }
-    if (GATE) VM_UNROLL for (int v = 0; v < NV; ++v) vstore(y + t * kBB + v * kW, o[v]);
+    if (GATE) VM_UNROLL for (int v = 0; v < NV; ++v) {
+      float* to = y + t * kBB + v * kW;
+      vstore(to, first_states ? o[v] : vadd(vload(to), o[v]));
+    }
     V packed = pack_sums<NB>(r);
     vstore(sum_c + t * kW, first ? packed : vadd(packed, vload(sum_c + t * kW)));
     b += B.ld;
@@ -607,8 +619,8 @@ static void backward_recompute(int T, const float* dt, const float* dtu, const f
 // dt * u) and q A to sum_a (gradient of dt through the decay, over ln 2), where q = g * decay * previous state.
 template <int NB, int NV>
 static void backward_adjoint(int T, const float* dt, const float* dtu, const float* dy, Rows B, Rows C, const float* a2,
-                             const float* hist_h, const float* hist_a, float* adjoint, float* dA, float* sum_x,
-                             float* sum_a, float* sum_b, bool first_states, bool first, const BwdAhead& ahead, int i0,
+                             const float* hist_h, const float* hist_a, float* adjoint, float* dA, float* dA_low,
+                             float* sum_x, float* sum_a, float* sum_b, bool first_states, bool first, const BwdAhead& ahead, int i0,
                              int i1) {
   constexpr int kRow = NB * NV * kW;
   V w[NB * NV], da[NB * NV];
@@ -625,30 +637,27 @@ static void backward_adjoint(int T, const float* dt, const float* dtu, const flo
       VM_PREFETCH_L2(line + 64);
     }
     V sx[NV], sa[NV], r[NB];
-    VM_UNROLL for (int v = 0; v < NV; ++v) {
-      sx[v] = first_states ? vzero() : vload(sum_x + t * kBB + v * kW);
-      sa[v] = first_states ? vzero() : vload(sum_a + t * kBB + v * kW);
-    }
     VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
       const int i = n * NV + v, o = t * kBB + v * kW;
       V g = vfma(vset(c[n]), vload(dy + o), w[i]);
       r[n] = v ? vfma(g, vload(dtu + o), r[n]) : vmul(g, vload(dtu + o));
-      sx[v] = vfma(g, vset(b[n]), sx[v]);
+      sx[v] = n ? vfma(g, vset(b[n]), sx[v]) : vmul(g, vset(b[n]));
       w[i] = vmul(g, vload(hist_a + t * kRow + i * kW));
       V q = vmul(w[i], vload(hist_h + t * kRow + i * kW));
-      sa[v] = vfma(q, vload(a2 + n * kBB + v * kW), sa[v]);
+      sa[v] = n ? vfma(q, vload(a2 + n * kBB + v * kW), sa[v]) : vmul(q, vload(a2 + n * kBB + v * kW));
       da[i] = vfma(q, vload(dt + o), da[i]);
     }
     VM_UNROLL for (int v = 0; v < NV; ++v) {
-      vstore(sum_x + t * kBB + v * kW, sx[v]);
-      vstore(sum_a + t * kBB + v * kW, sa[v]);
+      float* to_x = sum_x + t * kBB + v * kW;
+      float* to_a = sum_a + t * kBB + v * kW;
+      vstore(to_x, first_states ? sx[v] : vadd(vload(to_x), sx[v]));
+      vstore(to_a, first_states ? sa[v] : vadd(vload(to_a), sa[v]));
     }
     V packed = pack_sums<NB>(r);
     vstore(sum_b + t * kW, first ? packed : vadd(packed, vload(sum_b + t * kW)));
   }
   VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
-    float* to = dA + n * kBB + v * kW;
-    vstore(to, vadd(vload(to), da[n * NV + v]));
+    add_exactly(dA + n * kBB + v * kW, dA_low + n * kBB + v * kW, da[n * NV + v]);
     vstore(adjoint + n * kBB + v * kW, w[n * NV + v]);
   }
 }
@@ -674,7 +683,7 @@ struct BwdTile {
   bool fast, gate;
   const float *dt, *dtu, *dy, *a2, *h0;
   Rows B, C;
-  float *hist_h, *hist_a, *y, *sum_x, *sum_a, *part_b, *part_c, *adjoint, *dA;
+  float *hist_h, *hist_a, *y, *sum_x, *sum_a, *part_b, *part_c, *adjoint, *dA, *dA_low;
 };
 
 template <int NB, int NV>
@@ -684,7 +693,7 @@ static void backward_states(const BwdTile& t, int n, int v, bool first_states, b
   const float* a2 = t.a2 + n * kBB + o;
 #define VM_GO(FAST, GATE)                                                                                            \
   backward_recompute<NB, NV, FAST, GATE>(t.T, t.dt + o, t.dtu + o, t.dy + o, B, C, a2, t.h0 + n * kBB + o, t.hist_h, \
-                                         t.hist_a, t.y + o, t.part_c, first)
+                                         t.hist_a, t.y + o, t.part_c, first_states, first)
   if (t.fast) {
     if (t.gate) VM_GO(true, true);
     else VM_GO(true, false);
@@ -697,7 +706,7 @@ static void backward_states(const BwdTile& t, int n, int v, bool first_states, b
   if (i0 > kBwdAhead || v > 0) i0 = kBwdAhead;
   if (i1 > kBwdAhead) i1 = kBwdAhead;
   backward_adjoint<NB, NV>(t.T, t.dt + o, t.dtu + o, t.dy + o, B, C, a2, t.hist_h, t.hist_a, t.adjoint + n * kBB + o,
-                           t.dA + n * kBB + o, t.sum_x + o, t.sum_a + o, t.part_b, first_states, first, t.ahead, i0, i1);
+                           t.dA + n * kBB + o, t.dA_low + n * kBB + o, t.sum_x + o, t.sum_a + o, t.part_b, first_states, first, t.ahead, i0, i1);
 }
 
 template <int NB>
@@ -710,15 +719,15 @@ static void backward_group(const BwdTile& t, int n) {
 
 static size_t backward_scratch(int64_t N) {
   const size_t np = (size_t)padded_states(N);
-  return 4 * np * kBB + 2 * kTile * np + 12 * kTile * kBB + (2 * kTile + 1) * 4 * kBwdVecs * kW + 2 * kTile * kW +
-         5 * kBB + 32 * 64 + 1024;
+  return 5 * np * kBB + 2 * kTile * np + 12 * kTile * kBB + (2 * kTile + 1) * 4 * kBwdVecs * kW + 2 * kTile * kW +
+         7 * kBB + 32 * 64 + 1024;
 }
 
 // What the backward scan needs of M tokens of one channel vector: dt, dt * u, the derivative of softplus, the gradient
 // dy behind the gate, and the factor of y in the gate's own gradient.
 template <int M>
 VM_INLINE void backward_steps(int t, int c, bool soft, V shift, Rows delta, Rows u, Rows dout, Rows z, float* dt,
-                              float* dtu, float* sig, float* gz, float* dy, float* y, V& largest, V& sum) {
+                              float* dtu, float* sig, float* gz, float* dy, V& largest, V& sum) {
   V d[M], e[M], s[M];
   VM_EACH(d[i] = vadd(vload(delta.p + (t + i) * delta.ld + c), shift));
   if (soft) {
@@ -743,7 +752,6 @@ VM_INLINE void backward_steps(int t, int c, bool soft, V shift, Rows delta, Rows
     VM_EACH(e[i] = vfma(x[i], vsub(vset(1.0f), s[i]), vset(1.0f)));
     VM_EACH(vstore(gz + (t + i) * kBB + c, vmul(vmul(d[i], s[i]), e[i])));
     VM_EACH(d[i] = vmul(d[i], vmul(x[i], s[i])));
-    VM_EACH(vstore(y + (t + i) * kBB + c, vzero()));
   }
   VM_EACH(vstore(dy + (t + i) * kBB + c, d[i]));
 }
@@ -759,6 +767,7 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
   float* h0 = carve.take((size_t)padded * kBB);
   float* adjoint = carve.take((size_t)padded * kBB);
   float* dA = carve.take((size_t)padded * kBB);
+  float* dA_low = carve.take((size_t)padded * kBB);
   float* bs = carve.take((size_t)kTile * padded);
   float* cs = carve.take((size_t)kTile * padded);
   float* us = carve.take(kTile * kBB);
@@ -782,6 +791,8 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
   float* dt_sum = carve.take(kBB);
   float* dD = carve.take(kBB);
   float* dbias = carve.take(kBB);
+  float* dD_low = carve.take(kBB);
+  float* dbias_low = carve.take(kBB);
 
   const float decay = load_decay(a2, kBB, p.A, k, d0, dn, 0, count, padded);
   load_channels(bias, kBB, p.bias, k, d0, dn);
@@ -789,9 +800,12 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
   const size_t state_size = (size_t)padded * kBB;
   memset(adjoint, 0, sizeof(float) * state_size);
   memset(dA, 0, sizeof(float) * state_size);
+  memset(dA_low, 0, sizeof(float) * state_size);
   memset(dt_sum, 0, sizeof(float) * kBB);
   memset(dD, 0, sizeof(float) * kBB);
   memset(dbias, 0, sizeof(float) * kBB);
+  memset(dD_low, 0, sizeof(float) * kBB);
+  memset(dbias_low, 0, sizeof(float) * kBB);
   if (task.seg_adjoint && !task.adjoint_only)
     for (int64_t s = task.segs - 1; s > task.seg; --s)
       carry_over(adjoint, task.seg_adjoint + s * state_size, a2, task.seg_adjoint + task.segs * state_size + s * kBB,
@@ -814,6 +828,7 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
   tile_args.part_c = part_c;
   tile_args.adjoint = adjoint;
   tile_args.dA = dA;
+  tile_args.dA_low = dA_low;
 
   for (int64_t tile = task.tile1 - 1; tile >= task.tile0; --tile) {
     const Span s = tile_span(tile, p.L, reversed);
@@ -830,9 +845,9 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
       V part = vzero();
       int t = 0;
       for (; t + kBatch <= s.T; t += kBatch)
-        backward_steps<kBatch>(t, c, soft, shift, delta, u, dout, z, dt, dtu, sig, gz, dy, y, largest, part);
+        backward_steps<kBatch>(t, c, soft, shift, delta, u, dout, z, dt, dtu, sig, gz, dy, largest, part);
       for (; t < s.T; ++t)
-        backward_steps<1>(t, c, soft, shift, delta, u, dout, z, dt, dtu, sig, gz, dy, y, largest, part);
+        backward_steps<1>(t, c, soft, shift, delta, u, dout, z, dt, dtu, sig, gz, dy, largest, part);
       vstore(dt_sum + c, vadd(vload(dt_sum + c), part));
       sum = vadd(sum, part);
     }
@@ -895,8 +910,8 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
         vstore(sum_a + o, d);
         vstore(sum_x + o, vfma(vload(dt + o), sx, vmul(scale, g)));
       }
-      vstore(dbias + c, vadd(vload(dbias + c), bias_sum));
-      vstore(dD + c, vadd(vload(dD + c), skip_sum));
+      add_exactly(dbias + c, dbias_low + c, bias_sum);
+      add_exactly(dD + c, dD_low + c, skip_sum);
     }
     store_tokens(p.du, b, k, d0, s, sum_x, kBB, dn);
     store_tokens(p.ddelta, b, k, d0, s, sum_a, kBB, dn);

@@ -38,17 +38,23 @@ VM_INLINE void vrecip(const V* x, V* r) {
 VM_INLINE float vhmax(V a) { return _mm512_reduce_max_ps(a); }
 VM_INLINE float vhsum(V a) { return _mm512_reduce_add_ps(a); }
 
-// 2^(i/32) for the table form of exp2 below.
+// 2^(i/16) for the table form of exp2 below.
 struct ExpTable {
-  V lo, hi;
+  V power;
 };
-VM_INLINE ExpTable exp_table() { return {_mm512_loadu_ps(kExp2Table), _mm512_loadu_ps(kExp2Table + 16)}; }
+VM_INLINE ExpTable exp_table() {
+  return {_mm512_setr_ps(1.0f, 1.04427378f, 1.09050773f, 1.13878863f,
+                         1.18920712f, 1.24185781f, 1.29683955f, 1.35425555f,
+                         1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f,
+                         1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f)};
+}
+VM_INLINE V look_up(const ExpTable& table, V t) { return _mm512_permutexvar_ps(_mm512_castps_si512(t), table.power); }
 
-// 2^(dt * a): split into a multiple of 1/32, looked up, and a remainder of at most 1/64 that two coefficients cover.
-// One shuffle replaces three FMAs of the degree-5 polynomial; the remainder is exact because the product is fused.
+// 2^(dt * a): split into a multiple of 1/16, looked up, and a remainder of at most 1/32 that three coefficients cover.
+// One shuffle replaces three FMAs of a degree-6 polynomial; the remainder is exact because the product is fused.
 template <bool FAST>
 VM_INLINE V exp2_dt(V dt, V a, const ExpTable& table) {
-  const V magic = vset(12582912.0f / 32.0f);  // 1.5 * 2^23 / 32: adding it rounds to multiples of 1/32
+  const V magic = vset(12582912.0f / 16.0f);  // 1.5 * 2^23 / 16: adding it rounds to multiples of 1/16
   V t, n, f;
   if (FAST) {
     t = vfma(dt, a, magic);
@@ -60,8 +66,9 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable& table) {
     n = vsub(t, magic);
     f = vsub(x, n);
   }
-  V s = _mm512_permutex2var_ps(table.lo, _mm512_castps_si512(t), table.hi);
-  V q = vfma(f, vset(kExp2T2), vset(kExp2T1));
+  V s = look_up(table, t);
+  V q = vfma(f, vset(kExp2T3), vset(kExp2T2));
+  q = vfma(f, q, vset(kExp2T1));
   return _mm512_scalef_ps(vfma(vmul(s, f), q, s), n);
 }
 
@@ -70,15 +77,16 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable& table) {
 template <int M>
 VM_INLINE void exp_neg(const V* x, V* e) {
   const ExpTable table = exp_table();
-  const V magic = vset(12582912.0f / 32.0f);
+  const V magic = vset(12582912.0f / 16.0f);
   V y[M], t[M], n[M], f[M], s[M];
   VM_EACH(y[i] = vmin(vset(120.0f), x[i]));
   VM_EACH(t[i] = vfnma(y[i], vset(1.44269502f), magic));
   VM_EACH(n[i] = vsub(t[i], magic));
   VM_EACH(f[i] = _mm512_fnmsub_ps(y[i], vset(1.44269502f), n[i]));
   VM_EACH(f[i] = vfnma(y[i], vset(1.92596299e-8f), f[i]));
-  VM_EACH(s[i] = _mm512_permutex2var_ps(table.lo, _mm512_castps_si512(t[i]), table.hi));
-  VM_EACH(t[i] = vfma(f[i], vset(kExp2T2), vset(kExp2T1)));
+  VM_EACH(s[i] = look_up(table, t[i]));
+  VM_EACH(t[i] = vfma(f[i], vset(kExp2T3), vset(kExp2T2)));
+  VM_EACH(t[i] = vfma(f[i], t[i], vset(kExp2T1)));
   VM_EACH(f[i] = vmul(f[i], s[i]));
   VM_EACH(s[i] = vfma(f[i], t[i], s[i]));
   VM_EACH(e[i] = _mm512_scalef_ps(s[i], n[i]));

@@ -113,7 +113,8 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable&) {
   V t = vadd(x, magic);
   V n = vsub(t, magic);
   V f = vsub(x, n);
-  V p = vfma(f, vset(kExp2C5), vset(kExp2C4));
+  V p = vfma(f, vset(kExp2C6), vset(kExp2C5));
+  p = vfma(f, p, vset(kExp2C4));
   p = vfma(f, p, vset(kExp2C3));
   p = vfma(f, p, vset(kExp2C2));
   p = vfma(f, p, vset(kExp2C1));
@@ -133,11 +134,11 @@ VM_INLINE void exp_neg(const V* x, V* e) {
   VM_EACH(f[i] = vfma(n[i], vset(-0.693359375f), vsub(vzero(), y[i])));
   VM_EACH(f[i] = vfma(n[i], vset(2.12194440e-4f), f[i]));
   VM_EACH(f[i] = vmul(f[i], vset(1.44269502f)));
-  VM_EACH(p[i] = vfma(f[i], vset(kExp2D6), vset(kExp2D5)));
-  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D4)));
-  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D3)));
-  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D2)));
-  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2D1)));
+  VM_EACH(p[i] = vfma(f[i], vset(kExp2C6), vset(kExp2C5)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2C4)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2C3)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2C2)));
+  VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2C1)));
   VM_EACH(p[i] = vfma(f[i], p[i], vset(1.0f)));
   VM_EACH(e[i] = vldexp(p[i], n[i]));
 }
