@@ -10,6 +10,7 @@ docs/design/selective-scan.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import reduce
 
 import torch
@@ -240,7 +241,9 @@ def mamba_inner(
         None if p is None else p.to(xz.dtype) for p in (conv_w, conv_b, x_proj, dt_proj, out_w, out_b)
     )
     A, D, dt_bias = (None if p is None else p.to(state_dtype) for p in (A, D, dt_bias))
-    with torch.autocast(xz.device.type, enabled=False):  # the casts above are the only ones
+    device = xz.device.type
+    available = torch.amp.is_autocast_available(device)  # not on meta, nor on MPS before PyTorch 2.5
+    with torch.autocast(device, enabled=False) if available else nullcontext():  # the casts above are the only ones
         if recompute and torch.is_grad_enabled() and not op.composed():
             return _MambaInner.apply(
                 xz, conv_w, conv_b, x_proj, dt_proj, out_w, out_b, A, D, dt_bias, delta_softplus, orders
