@@ -121,8 +121,10 @@ def test_yaml_arguments_reach_the_layer() -> None:
         ([128, -3], ValueError, r"layer 2 \(MambaLayer\): d_state must be positive, got -3"),
         ([128, 16, 4, 2, 1], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
         ([], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
-        ([128, "many"], TypeError, r"d_state must be a number, got 'many'"),
+        ([128, "many"], TypeError, r"d_state must be an integer, got 'many'"),
         (["wide"], TypeError, "first argument must be its channel count"),
+        ([128, 16, 4, float("inf")], ValueError, "expand must be positive, got inf"),
+        ([128, 16, 4, 0.01], ValueError, "expand must be positive, got 0.01 for 32 channels"),
         ([256], ValueError, r"256 channels are 64 at this scale .* but its input has 32"),
     ],
 )
@@ -156,9 +158,9 @@ def test_declared_strides_need_no_forward_pass(monkeypatch: pytest.MonkeyPatch) 
     assert measured.stride.tolist() == [8, 16, 32]
 
 
-@pytest.mark.parametrize("strides", [[8, 16], "8", [8, 16, -32], [8, 16, True]])
+@pytest.mark.parametrize("strides", [[8, 16], "8", [8, 16, -32], [8, 16, True], [8, 16, float("nan")], [8, 16, 1e9]])
 def test_wrong_declared_strides_are_refused(strides: object) -> None:
-    with pytest.raises(ValueError, match="strides must be 3 positive numbers"):
+    with pytest.raises(ValueError, match="strides must be 3 numbers from 1 to 256"):
         DetectionModel(config(strides=strides), verbose=False)
 
 
@@ -180,6 +182,8 @@ def test_scale_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "VMamba-yolov8.yaml").write_text(FILE.read_text())
     assert yaml_model_load(folder / "VMamba-yolov8m.yaml")["scale"] == "m"
     assert yaml_model_load(str(folder / "VMamba-yolov8.yaml"))["scale"] == ""
+    (folder / "VMamba-yolov8d_mine.yaml").write_text(FILE.read_text())
+    assert yaml_model_load(folder / "VMamba-yolov8d_mine.yaml")["scale"] == "d"
     d = yaml_model_load("yolov8s.yaml")
     assert (d["scale"], d["yaml_file"]) == ("s", "yolov8s.yaml")
     for name in ("yolov8d.yaml", "VMamba-yolov9n.yaml", "no-such.yaml"):
@@ -334,6 +338,15 @@ def test_a_model_without_mamba_is_left_alone() -> None:
     before = copy.copy(optimizer.param_groups[0]["params"])
     exempt_ssm_parameters(optimizer, model)
     assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], before))
+
+
+def test_an_optimizer_without_an_undecayed_group_is_refused() -> None:
+    model = Mamba(8)
+    with pytest.raises(ValueError, match="none of the optimizer's 1 parameter groups is without weight decay"):
+        exempt_ssm_parameters(torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1), model)
+    optimizer = torch.optim.SGD([*model.parameters()], lr=0.1)
+    exempt_ssm_parameters(optimizer, model)  # as older releases, which do not name their groups
+    assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))
 
 
 # Training -------------------------------------------------------------------------------------------------------------

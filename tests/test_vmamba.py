@@ -6,6 +6,9 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -333,6 +336,73 @@ def test_flops_agree_with_the_counter() -> None:
         assert abs(block.flops(2, 400) / counted - 1) < 0.01
 
 
+COLD = """
+import torch
+from ultralytics.nn.Addmodules import Mamba
+torch.manual_seed(0)
+block, x = Mamba(16, bimamba_type="{kind}"), torch.randn(1, 40, 16)
+compiled = torch.compile(block, fullgraph=True, backend="{backend}")  # no eager call before it
+ours = torch.autograd.grad(compiled(x).sum(), list(block.parameters()))
+for a, b in zip(ours, torch.autograd.grad(block(x).sum(), list(block.parameters()))):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [("v2", "aot_eager"), ("v1", "aot_eager"), pytest.param("v2", "inductor", marks=pytest.mark.slow)],
+)
+def test_compiling_before_any_eager_call(kind: str, backend: str) -> None:
+    """Nothing that cannot be traced is left to the first call; and the shapes and strides told in advance are true."""
+    run = [sys.executable, "-c", COLD.format(kind=kind, backend=backend)]
+    out = subprocess.run(
+        run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert out.stdout.strip().endswith("equal"), out.stderr[-2000:]
+
+
+def test_second_derivatives_are_refused() -> None:
+    """The backward pass of the block is not differentiable: an error, never a wrong number."""
+    block, x = Mamba(8, bimamba_type="v2"), torch.randn(1, 5, 8, requires_grad=True)
+    (g,) = torch.autograd.grad(block(x).square().sum(), block.out_proj.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.square().sum().backward()
+
+
+def test_backward_inside_autocast_is_as_outside() -> None:
+    args = {k: v for k, v in weights(dtype=torch.float32).items() if not k.endswith("proj_bias")}
+    expected = grads(mamba_inner_fn, {**args, "out_proj_bias": None})
+    with torch.autocast("cpu", torch.bfloat16), selective_scan.use_backend("chunked"):
+        inside = grads(mamba_inner_fn, {**args, "out_proj_bias": None})
+    for a, b in zip(inside, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_float64_is_float64_throughout() -> None:
+    block = Mamba(16, d_state=4, bimamba_type="v2").double()
+    for p in block.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    torch.testing.assert_close(block(x), naive_vim_v2(block, x), rtol=1e-12, atol=1e-14)
+
+
+def test_meta_device_and_empty_batch() -> None:
+    assert MambaLayer(8).to("meta")(torch.empty(2, 8, 3, 3, device="meta")).shape == (2, 8, 3, 3)
+    for backend in [b.name for b in selective_scan.registry.BACKENDS if b.available()[0]]:
+        with selective_scan.use_backend(backend):
+            layer = MambaLayer(8)
+            out = layer(torch.zeros(0, 8, 3, 3))
+            out.sum().backward()
+        assert out.shape == (0, 8, 3, 3)
+        assert all(not p.grad.abs().sum() for p in layer.parameters())
+
+
+def test_exported_graph_holds_standard_operators_only() -> None:
+    program = torch.export.export(MambaLayer(8).eval(), (torch.randn(1, 8, 3, 3),))
+    assert "vmamba" not in str(program.graph_module)
+
+
 def test_torch_compile_fullgraph_trains() -> None:
     block = Mamba(16, bimamba_type="v2")
     x = torch.randn(1, 8, 16)
@@ -374,6 +444,20 @@ def test_bad_maps_and_tokens_are_named() -> None:
     with pytest.raises(ValueError, match=r"Mamba expects \(B, L, d_model\) with d_model = 16 and L >= 1"):
         layer.mamba(torch.zeros(1, 0, 16))
     args = {k: v for k, v in weights().items() if v is not None}
+    for name, bad, message in (
+        ("D", torch.zeros(1), r"D must have shape \(D\) = \(8,\), got \(1,\)"),
+        ("A", torch.zeros(9, 3), r"A must have shape \(D, N\) with D = 8"),
+        ("x_proj_weight", torch.zeros(7, 8), r"x_proj_weight must have shape .* = \(8, 8\), got \(7, 8\)"),
+        ("out_proj_bias", torch.zeros(1), r"out_proj_bias must have shape \(M\) = \(4,\)"),
+        ("B_proj_bias", torch.zeros(1), r"B_proj_bias must have shape \(N\) = \(3,\)"),
+        ("conv1d_weight", torch.zeros(8, 1, 4, device="meta"), "xz is on cpu, conv1d_weight on meta"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mamba_inner_fn(**{**args, name: bad})
+    with pytest.raises(TypeError, match="xz must be a torch.Tensor, got str"):
+        mamba_inner_fn(**{**args, "xz": "x"})
+    with pytest.raises(TypeError, match="A must be floating point, got torch.int64"):
+        mamba_inner_fn(**{**args, "A": torch.zeros(8, 3, dtype=torch.int64)})
     with pytest.raises(ValueError, match=r"conv1d_weight must have shape \(D, 1, W\) with D = 8"):
         mamba_inner_fn(**{**args, "conv1d_weight": torch.zeros(4, 1, 4)})
     with pytest.raises(ValueError, match="A_b must match A"):

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .selective_scan import FORWARD, REVERSED, mamba_inner, scan_flops, selective_scan_fn, selective_scan_ref
+from .selective_scan.checks import check_inner_inputs
 
 __all__ = (
     "BiMambaInnerFn",
@@ -30,21 +31,6 @@ __all__ = (
 
 
 # Functions ------------------------------------------------------------------------------------------------------------
-
-
-def _check_inner(xz: Tensor, conv1d_weight: Tensor, x_proj_weight: Tensor, delta_proj_weight: Tensor) -> None:
-    """Raise ValueError unless the input projection and the weights of an inner function fit together."""
-    if xz.dim() != 3 or xz.shape[1] % 2 or xz.shape[2] == 0:
-        raise ValueError(f"xz must have shape (B, 2D, L) with L >= 1, got {tuple(xz.shape)}")
-    dim = xz.shape[1] // 2
-    if conv1d_weight.dim() != 3 or tuple(conv1d_weight.shape[:2]) != (dim, 1):
-        raise ValueError(f"conv1d_weight must have shape (D, 1, W) with D = {dim}, got {tuple(conv1d_weight.shape)}")
-    if delta_proj_weight.dim() != 2 or delta_proj_weight.shape[0] != dim:
-        raise ValueError(
-            f"delta_proj_weight must have shape (D, R) with D = {dim}, got {tuple(delta_proj_weight.shape)}"
-        )
-    if x_proj_weight.dim() != 2 or x_proj_weight.shape[1] != dim:
-        raise ValueError(f"x_proj_weight must have shape (R + ..., D) with D = {dim}, got {tuple(x_proj_weight.shape)}")
 
 
 def _compose_no_out_proj(
@@ -67,7 +53,6 @@ def _compose_no_out_proj(
 
     The first A scans the sequence, a second one the reversed sequence; their outputs are added.
     """
-    _check_inner(xz, conv1d_weight, x_proj_weight, delta_proj_weight)
     length, rank, state = xz.shape[-1], delta_proj_weight.shape[1], As[0].shape[-1]
     parts = 2 if As[0].is_complex() else 1
     x, z = xz.chunk(2, dim=1)
@@ -111,8 +96,9 @@ def _inner(
     delta_softplus: bool,
 ) -> Tensor:
     """Run the recomputing block where it applies (real A, projected B and C), the composition elsewhere."""
+    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias
+    check_inner_inputs(xz, *weights, As, B, C, D, delta_bias, B_proj_bias, C_proj_bias)
     if B is None and C is None and B_proj_bias is None and C_proj_bias is None and not As[0].is_complex():
-        _check_inner(xz, conv1d_weight, x_proj_weight, delta_proj_weight)
         return mamba_inner(
             xz.transpose(1, 2),
             conv1d_weight.transpose(0, 1),
@@ -127,9 +113,8 @@ def _inner(
             delta_softplus,
             (FORWARD, REVERSED)[: len(As)],
         )
-    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
     given = B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus
-    y = _compose_no_out_proj(selective_scan_fn, xz, *weights, As, *given).transpose(1, 2)
+    y = _compose_no_out_proj(selective_scan_fn, xz, *weights[:4], As, *given).transpose(1, 2)
     return y if out_proj_weight is None else F.linear(y, out_proj_weight, out_proj_bias)
 
 
@@ -272,8 +257,6 @@ def bimamba_inner_fn(
     Source:
         Zhu et al., "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", 2024.
     """
-    if A_b.shape != A.shape or A_b.dtype != A.dtype:
-        raise ValueError(f"A_b must match A: {tuple(A.shape)} {A.dtype}, got {tuple(A_b.shape)} {A_b.dtype}")
     weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias
     return _inner(xz, *weights, (A, A_b), B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
 
@@ -534,7 +517,8 @@ class Mamba(nn.Module):
             values = [getattr(getattr(self, f"{name}{s}"), attribute) for s in (("", "_b") if two else ("",))]
             return None if values[0] is None else torch.stack(values) if two else values[0].unsqueeze(0)
 
-        A = -torch.exp(torch.stack([getattr(self, n).float() for n in ("A_log", "A_b_log") if hasattr(self, n)]))
+        A_log = torch.stack([getattr(self, n) for n in ("A_log", "A_b_log") if hasattr(self, n)])
+        A = -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
         D = torch.stack((self.D, self.D_b)) if two else self.D.unsqueeze(0)
         directions = A.shape[0]
         return mamba_inner(
@@ -606,7 +590,7 @@ class MambaLayer(nn.Module):
         Raises:
             ValueError: If x has another channel count, no spatial axis, or no tokens.
         """
-        if x.dim() < 3 or x.shape[1] != self.dim or x[0, 0].numel() == 0:
+        if x.dim() < 3 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
         tokens = self.norm(x.flatten(2).transpose(1, 2))  # (B, L, C), no copy for channels_last maps
         return self.mamba(tokens).transpose(1, 2).unflatten(2, x.shape[2:])

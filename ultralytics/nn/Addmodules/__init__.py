@@ -2,8 +2,9 @@
 """Vision Mamba modules for Ultralytics YOLO. Star-imported by `nn/tasks.py`: layers and what patches call."""
 
 from .upstream import declared_strides, exempt_ssm_parameters, own_scales, parse_layer, register
-from .VMamba import Mamba, MambaLayer
+from .VMamba import Mamba as Mamba  # for Python only: a model YAML names layers of feature maps
+from .VMamba import MambaLayer
 
-__all__ = ("Mamba", "MambaLayer", "declared_strides", "exempt_ssm_parameters", "own_scales", "parse_layer")
+__all__ = ("MambaLayer", "declared_strides", "exempt_ssm_parameters", "own_scales", "parse_layer")
 
 register()

@@ -7,6 +7,7 @@ The patches hold one-line hooks only, so that they survive upstream's changes; a
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -68,10 +69,12 @@ def parse_layer(
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
         raise TypeError(f"{where}: the first argument must be its channel count, a positive integer, got {dim!r}")
     for name, value in zip(names[1:], args[1:]):
-        if isinstance(value, bool) or not isinstance(value, (int, float) if name == "expand" else int):
-            raise TypeError(f"{where}: {name} must be a number, got {value!r}; the arguments are {names}")
-        if value <= 0:
-            raise ValueError(f"{where}: {name} must be positive, got {value}")
+        number = (int, float) if name == "expand" else int
+        if isinstance(value, bool) or not isinstance(value, number):
+            kind = "a number" if name == "expand" else "an integer"
+            raise TypeError(f"{where}: {name} must be {kind}, got {value!r}; the arguments are {names}")
+        if not 0 < value < math.inf or (name == "expand" and value * channels < 1):
+            raise ValueError(f"{where}: {name} must be positive, got {value} for {channels} channels")
     from ultralytics.utils.ops import make_divisible  # here, because upstream's utils import this package's callers
 
     scaled = make_divisible(min(dim, max_channels) * width, 8)
@@ -94,7 +97,7 @@ def declared_strides(model: nn.Module, size: int) -> Callable[[Callable], Callab
         (Callable): A decorator. Without the key it returns the probe as it is.
 
     Raises:
-        ValueError: If the declared strides are no positive numbers, or not one for each detection level.
+        ValueError: If the declared strides are not one number from 1 to size for each detection level.
     """
     strides = model.yaml.get("strides")
     if strides is None:
@@ -103,11 +106,11 @@ def declared_strides(model: nn.Module, size: int) -> Callable[[Callable], Callab
     if (
         not isinstance(strides, (list, tuple))
         or len(strides) != levels
-        or any(isinstance(s, bool) or not isinstance(s, (int, float)) or s <= 0 for s in strides)
+        or any(isinstance(s, bool) or not isinstance(s, (int, float)) or not 1 <= s <= size for s in strides)
     ):
         raise ValueError(
-            f"model YAML: strides must be {levels} positive numbers, one for each input of the head, got {strides!r}; "
-            f"correct it or leave it out to have strides measured"
+            f"model YAML: strides must be {levels} numbers from 1 to {size}, one for each input of the head, "
+            f"got {strides!r}; correct it or leave it out to have strides measured"
         )
     # The builder divides `size` by the height of each map: maps of the declared heights, without their content.
     maps = [SimpleNamespace(shape=(1, 1, size / s, size / s)) for s in strides]
@@ -130,7 +133,7 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
     @wraps(load)
     def yaml_model_load(path: str | Path) -> dict:
         path = Path(path)
-        name = re.fullmatch(r"(VMamba-yolo(?:e-)?v?\d+)([a-z])((?:-.+)?)", path.stem)
+        name = re.fullmatch(r"(VMamba-yolo(?:e-)?v?\d+)([a-z])((?:[-_].+)?)", path.stem)
         if not name:
             return load(path)
         from ultralytics.utils import YAML
@@ -159,13 +162,25 @@ def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) ->
     Args:
         optimizer (torch.optim.Optimizer): As upstream's trainer built it, with a `param_group` name in each group.
         model (nn.Module): Model whose parameters it holds, wrapped or not.
+
+    Raises:
+        ValueError: If no group is without weight decay.
     """
     exempt = {id(p): p for m in model.modules() if isinstance(m, Mamba) for p in m.state_parameters().values()}
     if not exempt:
         return
     groups = optimizer.param_groups
-    target = min((g for g in groups if g.get("param_group") == "bn"), key=lambda g: g["lr"])  # not the boosted one
     moved = [p for g in groups for p in g["params"] if id(p) in exempt]
+    if not moved:
+        return  # all frozen
+    named = [g for g in groups if g.get("param_group") == "bn"]
+    undecayed = named or [g for g in groups if not g.get("weight_decay") and not g.get("use_muon")]  # older releases
+    if not undecayed:
+        raise ValueError(
+            f"none of the optimizer's {len(groups)} parameter groups is without weight decay: upstream's "
+            f"build_optimizer has changed, and A_log, D and dt bias would be decayed"
+        )
+    target = min(reversed(undecayed), key=lambda g: g["lr"])  # not the boosted one; older releases put biases first
     for g in groups:
         g["params"] = [p for p in g["params"] if id(p) not in exempt]
     target["params"] = [*target["params"], *moved]

@@ -5,13 +5,31 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ("check_scan_inputs",)
+__all__ = ("check_canonical", "check_inner_inputs", "check_scan_inputs")
 
 
 def _shape(name: str, x: Tensor, expected: tuple[int, ...], grammar: str) -> None:
     """Raise ValueError unless x has exactly the expected shape."""
     if tuple(x.shape) != expected:
         raise ValueError(f"{name} must have shape {grammar} = {expected}, got {tuple(x.shape)}")
+
+
+def _kinds(required: dict[str, Tensor], optional: dict[str, Tensor | None], may_be_complex: set[str]) -> None:
+    """Raise TypeError or ValueError unless all are floating point tensors on the device of the first."""
+    first, reference = next(iter(required.items()))
+    for name, x in {**required, **optional}.items():
+        if x is None and name in optional:
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        if x.device != reference.device:
+            raise ValueError(
+                f"all tensors must be on one device: {first} is on {reference.device}, {name} on {x.device}"
+            )
+        if x.is_complex() and name not in may_be_complex:
+            raise TypeError(f"{name} must be real, got {x.dtype}")
+        if not (x.is_floating_point() or x.is_complex()):
+            raise TypeError(f"{name} must be floating point, got {x.dtype}")
 
 
 def check_scan_inputs(
@@ -40,18 +58,8 @@ def check_scan_inputs(
         TypeError: If something is no tensor, u is not floating point, or a real tensor is expected and a complex given.
         ValueError: If a shape or a device does not fit, or there are no tokens.
     """
-    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    for name, x in tensors.items():
-        if x is None and name in {"D", "z", "delta_bias"}:
-            continue
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-        if x.device != u.device:
-            raise ValueError(f"all tensors must be on one device: u is on {u.device}, {name} on {x.device}")
-        if x.is_complex() and name not in {"A", "B", "C"}:
-            raise TypeError(f"{name} must be real, got {x.dtype}")
-        if not (x.is_floating_point() or x.is_complex()):
-            raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    optional = {"D": D, "z": z, "delta_bias": delta_bias}
+    _kinds({"u": u, "delta": delta, "A": A, "B": B, "C": C}, optional, {"A", "B", "C"})
     if u.dim() != 3:
         raise ValueError(f"u must have shape (B, D, L), got {tuple(u.shape)}")
     batch, dim, length = u.shape
@@ -89,3 +97,133 @@ def check_scan_inputs(
             _shape(name, x, (dim,), "(D)")
     if z is not None:
         _shape("z", z, (batch, dim, length), "(B, D, L)")
+
+
+def check_canonical(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    """Check the canonical arguments of `op.scan`: nothing is broadcast.
+
+    Args:
+        u (Tensor): (B, K, D, L).
+        delta (Tensor): (B, K, D, L).
+        A (Tensor): (K, D, N).
+        B (Tensor): (B, K, N, L).
+        C (Tensor): (B, K, N, L).
+        D (Tensor, optional): (K, D).
+        z (Tensor, optional): (B, K, D, L).
+        delta_bias (Tensor, optional): (K, D).
+
+    Raises:
+        TypeError: If something is no real floating point tensor.
+        ValueError: If a shape or a device does not fit, or there are no tokens.
+    """
+    _kinds({"u": u, "delta": delta, "A": A, "B": B, "C": C}, {"D": D, "z": z, "delta_bias": delta_bias}, set())
+    if u.dim() != 4 or u.shape[3] == 0:
+        raise ValueError(f"u must have shape (B, K, D, L) with L >= 1, got {tuple(u.shape)}")
+    batch, groups, dim, length = u.shape
+    if A.dim() != 3 or tuple(A.shape[:2]) != (groups, dim) or A.shape[2] < 1:
+        raise ValueError(f"A must have shape (K, D, N) with K = {groups}, D = {dim}, N >= 1, got {tuple(A.shape)}")
+    for name, x in (("delta", delta), ("z", z)):
+        if x is not None:
+            _shape(name, x, (batch, groups, dim, length), "(B, K, D, L)")
+    for name, x in (("B", B), ("C", C)):
+        _shape(name, x, (batch, groups, A.shape[2], length), "(B, K, N, L)")
+    for name, x in (("D", D), ("delta_bias", delta_bias)):
+        if x is not None:
+            _shape(name, x, (groups, dim), "(K, D)")
+
+
+def check_inner_inputs(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor | None,
+    out_proj_bias: Tensor | None,
+    As: tuple[Tensor, ...],
+    B: Tensor | None,
+    C: Tensor | None,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    B_proj_bias: Tensor | None,
+    C_proj_bias: Tensor | None,
+) -> None:
+    """Check that the arguments of an inner function fit together.
+
+    Args:
+        xz (Tensor): (B, 2D, L).
+        conv1d_weight (Tensor): (D, 1, W).
+        conv1d_bias (Tensor, optional): (D).
+        x_proj_weight (Tensor): (R + N for each of B and C that is not given, D); twice the N for a complex A.
+        delta_proj_weight (Tensor): (D, R).
+        out_proj_weight (Tensor, optional): (M, D).
+        out_proj_bias (Tensor, optional): (M).
+        As (tuple[Tensor, ...]): One or two (D, N).
+        B (Tensor, optional): Given B; the scan checks its form.
+        C (Tensor, optional): Given C.
+        D (Tensor, optional): (D).
+        delta_bias (Tensor, optional): (D).
+        B_proj_bias (Tensor, optional): (N), or (2N) for a complex A.
+        C_proj_bias (Tensor, optional): As B_proj_bias.
+
+    Raises:
+        TypeError: If something is no floating point tensor, or complex where it must be real.
+        ValueError: If a shape or a device does not fit, or there are no tokens.
+    """
+    required = {
+        "xz": xz,
+        "conv1d_weight": conv1d_weight,
+        "x_proj_weight": x_proj_weight,
+        "delta_proj_weight": delta_proj_weight,
+        **dict(zip(("A", "A_b"), As)),
+    }
+    optional = {
+        "conv1d_bias": conv1d_bias,
+        "out_proj_weight": out_proj_weight,
+        "out_proj_bias": out_proj_bias,
+        "B": B,
+        "C": C,
+        "D": D,
+        "delta_bias": delta_bias,
+        "B_proj_bias": B_proj_bias,
+        "C_proj_bias": C_proj_bias,
+    }
+    _kinds(required, optional, {"A", "A_b", "B", "C"})
+    if xz.dim() != 3 or xz.shape[1] % 2 or xz.shape[2] == 0:
+        raise ValueError(f"xz must have shape (B, 2D, L) with L >= 1, got {tuple(xz.shape)}")
+    dim = xz.shape[1] // 2
+    w = conv1d_weight
+    if w.dim() != 3 or tuple(w.shape[:2]) != (dim, 1) or w.shape[2] < 1:
+        raise ValueError(f"conv1d_weight must have shape (D, 1, W) with D = {dim} and W >= 1, got {tuple(w.shape)}")
+    w = delta_proj_weight
+    if w.dim() != 2 or w.shape[0] != dim or w.shape[1] < 1:
+        raise ValueError(f"delta_proj_weight must have shape (D, R) with D = {dim}, R >= 1, got {tuple(w.shape)}")
+    A, rank = As[0], w.shape[1]
+    if A.dim() != 2 or A.shape[0] != dim or A.shape[1] < 1:
+        raise ValueError(f"A must have shape (D, N) with D = {dim} and N >= 1, got {tuple(A.shape)}")
+    for other in As[1:]:
+        if other.shape != A.shape or other.dtype != A.dtype:
+            raise ValueError(f"A_b must match A: {tuple(A.shape)} {A.dtype}, got {tuple(other.shape)} {other.dtype}")
+    state = A.shape[1] * (2 if A.is_complex() else 1)
+    rows = rank + state * ((B is None) + (C is None))
+    _shape("x_proj_weight", x_proj_weight, (rows, dim), f"(R + N for each projected B and C, D), R = {rank}:")
+    vectors = [("conv1d_bias", conv1d_bias, dim, "(D)"), ("D", D, dim, "(D)"), ("delta_bias", delta_bias, dim, "(D)")]
+    vectors += [("B_proj_bias", B_proj_bias, state, "(N)"), ("C_proj_bias", C_proj_bias, state, "(N)")]
+    if out_proj_weight is not None:
+        if out_proj_weight.dim() != 2 or out_proj_weight.shape[1] != dim:
+            raise ValueError(
+                f"out_proj_weight must have shape (M, D) with D = {dim}, got {tuple(out_proj_weight.shape)}"
+            )
+        vectors.append(("out_proj_bias", out_proj_bias, out_proj_weight.shape[0], "(M)"))
+    for name, x, size, grammar in vectors:
+        if x is not None:
+            _shape(name, x, (size,), grammar)

@@ -230,7 +230,7 @@ def backward(
     dBs, dCs = torch.empty_like(Bs), torch.empty_like(Cs)
     dA = torch.zeros_like(At.squeeze(1))  # (K, N, D)
     n = start.shape[2]
-    per_group = max(1, BLOCK_ELEMENTS // (chunk * start[:, :, 0].numel()))
+    per_group = max(1, BLOCK_ELEMENTS // max(1, chunk * start[:, :, 0].numel()))
     for c in range(0, n, per_group):
         s = slice(c, min(c + per_group, n))
         h = start[:, :, s].contiguous()

@@ -170,11 +170,8 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus: bool, orders: l
 def backward(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus: bool, orders: list[int]):
     """Return the gradients (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias), None for absent inputs.
 
-    Args:
-        dout (torch.Tensor): Gradient of forward's output, (B, K, D, L).
-        states (torch.Tensor): Forward's checkpoints, (B, K, num_checkpoints(L), D, N).
-
-    The other arguments are forward's. Gradients of float32 parameters are float32, others in their input's dtype.
+    dout is the gradient of forward's output, (B, K, D, L), states are forward's checkpoints, (B, K, n, D, N), and the
+    other arguments are forward's. Gradients of float32 parameters are float32, others in their input's dtype.
     """
     lib = _loaded()
     bs, k, d, length, n = _check(u, delta, A, B, C, D, z, delta_bias, orders)

@@ -10,12 +10,12 @@ docs/design/selective-scan.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import op
 from .op import REVERSED
@@ -132,7 +132,13 @@ class _MambaInner(torch.autograd.Function):
         return _gate_and_project(y, xz, out_w, out_b)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
+        with op.no_autocast(dout.device.type):  # it may run inside an autocast block, where forward's casts are no use
+            return _MambaInner._backward(ctx, dout)
+
+    @staticmethod
+    def _backward(ctx, dout):
         xz, conv_w, conv_b, x_proj, dt_proj, out_w, A, D, dt_bias, x_dbl, states, y = ctx.saved_tensors
         orders, groups, rank = ctx.orders, len(ctx.orders), dt_proj.shape[2]
         x, z = xz.chunk(2, dim=-1)
@@ -241,9 +247,7 @@ def mamba_inner(
         None if p is None else p.to(xz.dtype) for p in (conv_w, conv_b, x_proj, dt_proj, out_w, out_b)
     )
     A, D, dt_bias = (None if p is None else p.to(state_dtype) for p in (A, D, dt_bias))
-    device = xz.device.type
-    available = torch.amp.is_autocast_available(device)  # not on meta, nor on MPS before PyTorch 2.5
-    with torch.autocast(device, enabled=False) if available else nullcontext():  # the casts above are the only ones
+    with op.no_autocast(xz.device.type):  # the casts above are the only ones
         if recompute and torch.is_grad_enabled() and not op.composed():
             return _MambaInner.apply(
                 xz, conv_w, conv_b, x_proj, dt_proj, out_w, out_b, A, D, dt_bias, delta_softplus, orders

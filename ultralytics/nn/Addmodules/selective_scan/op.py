@@ -9,14 +9,15 @@ and the directions of a bidirectional block are K too.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from . import chunked, registry
-from .checks import check_scan_inputs
+from .checks import check_canonical, check_scan_inputs
 from .reference import selective_scan_ref
 
 __all__ = ("FORWARD", "REVERSED", "choose", "composed", "scan", "scan_flops", "selective_scan_fn")
@@ -24,7 +25,19 @@ __all__ = ("FORWARD", "REVERSED", "choose", "composed", "scan", "scan_flops", "s
 FORWARD, REVERSED = 0, 1  # token orders; the column orders of a 2D map will be 2 and 3
 
 
-@torch.library.custom_op("vmamba::selective_scan", mutates_args=())
+def no_autocast(device_type: str) -> AbstractContextManager:
+    """Return a context without autocast, also for devices that have none (meta, and MPS before PyTorch 2.5)."""
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+
+
+_INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
+_SETTINGS = "bool delta_softplus, int[] orders, str backend"  # schemas in full: PyTorch 2.4 infers fewer annotations
+
+
+@torch.library.custom_op(
+    "vmamba::selective_scan", mutates_args=(), schema=f"({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor)"
+)
 def _scan(
     u: Tensor,
     delta: Tensor,
@@ -38,7 +51,8 @@ def _scan(
     orders: Sequence[int],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return registry.get(backend).forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, list(orders))
+    with no_autocast(u.device.type):
+        return registry.get(backend).forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, list(orders))
 
 
 @_scan.register_fake
@@ -49,7 +63,11 @@ def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend):
     return torch.empty_like(u), states.transpose(-1, -2)  # channels innermost, as the backends work
 
 
-@torch.library.custom_op("vmamba::selective_scan_backward", mutates_args=())
+@torch.library.custom_op(
+    "vmamba::selective_scan_backward",
+    mutates_args=(),
+    schema=f"(Tensor dout, {_INPUTS}, Tensor states, {_SETTINGS}) -> ({', '.join(['Tensor'] * 8)})",
+)
 def _scan_backward(
     dout: Tensor,
     u: Tensor,
@@ -66,7 +84,8 @@ def _scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     run = registry.get(backend).backward
-    grads = run(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, list(orders))
+    with no_autocast(u.device.type):
+        grads = run(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, list(orders))
     return tuple(u.new_empty(0) if g is None else g for g in grads)
 
 
@@ -99,28 +118,23 @@ def scan_flops(batch: int, dim: int, length: int, state: int) -> int:
     return 9 * batch * length * dim * state
 
 
+@register_flop_formula(torch.ops.vmamba.selective_scan)
 def _flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
     """Return the FLOPs of the operator from the shapes of its arguments."""
     batch, groups, dim, length = u_shape
     return scan_flops(batch, groups * dim, length, A_shape[-1])
 
 
+@register_flop_formula(torch.ops.vmamba.selective_scan_backward)
 def _flops_backward(dout_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
     """Return 3 times the forward FLOPs: one recomputation, and twice the forward as for a matmul's backward."""
     return 3 * _flops(u_shape, delta_shape, A_shape)
 
 
-def _register_flops() -> None:
-    """Register the FLOP formulas once somebody has imported the counter: its import costs 8 % of Ultralytics' own."""
-    counter = sys.modules.get("torch.utils.flop_counter")
-    if counter and torch.ops.vmamba.selective_scan not in counter.flop_registry:
-        counter.register_flop_formula(torch.ops.vmamba.selective_scan)(_flops)
-        counter.register_flop_formula(torch.ops.vmamba.selective_scan_backward)(_flops_backward)
-
-
 def _exporting() -> bool:
     """Return whether a graph is being recorded for export, where custom operators cannot go."""
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    exporting = getattr(torch.compiler, "is_exporting", bool)  # since PyTorch 2.7
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or exporting()
 
 
 def composed() -> bool:
@@ -180,17 +194,21 @@ def scan(
     Returns:
         out (Tensor): (B, K, D, L) in the dtype of u, each token in its own place.
         states (Tensor): Kept states in scan order, (B, K, n, D, N), the last of which is the final state. No gradient.
+
+    Raises:
+        TypeError: If something is no real floating point tensor.
+        ValueError: If a shape, a device, an order or the backend's name does not fit.
     """
+    check_canonical(u, delta, A, B, C, D, z, delta_bias)
     orders = [FORWARD] * u.shape[1] if orders is None else list(orders)
     if len(orders) != u.shape[1] or any(o not in (FORWARD, REVERSED) for o in orders):
         raise ValueError(f"orders must hold {FORWARD} or {REVERSED} for each of {u.shape[1]} groups, got {orders}")
     backend = backend or choose(u, delta, A, B, C, D, z, delta_bias)
-    if not torch.compiler.is_compiling():
-        _register_flops()
     if backend is None:
         run = chunked.traceable if _exporting() else _scan_reference
         return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders)
-    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend)
+    out, states = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend)
+    return out, states.detach()
 
 
 def selective_scan_fn(

@@ -28,6 +28,8 @@ BACKENDS: tuple[ModuleType, ...] = (cpu, chunked)  # by priority: the first that
 LOGGER = logging.getLogger("ultralytics")  # the library's own logger, by name: this package never imports ultralytics
 
 _by_name = {b.name: b for b in BACKENDS}
+for _backend in BACKENDS:
+    _backend.available()  # libraries are loaded now: while torch.compile traces a first call is too late
 _logged: set[str] = set()
 
 
@@ -75,7 +77,13 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def get(name: str) -> ModuleType:
-    """Return the backend module of that name."""
+    """Return the backend module of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in _by_name:
+        raise ValueError(f"backend '{name}' is no scan backend; choose one of {[*_by_name]}")
     return _by_name[name]
 
 
