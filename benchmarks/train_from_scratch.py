@@ -36,7 +36,7 @@ def train(model_name: str, args: argparse.Namespace, seed: int) -> dict:
         )
 
     def validated(trainer) -> None:
-        if len(epochs) > trainer.epoch:
+        if len(epochs) == trainer.epochs:
             return  # the validation of the best checkpoint after training
         epochs.append(
             {

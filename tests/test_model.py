@@ -38,10 +38,10 @@ def config(**changes) -> dict:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the YAML of a small set: bright squares and dark discs on noise, 16 pictures to train, 8 to validate."""
+    """Return the YAML of a small set: bright squares and dark discs on noise, 64 pictures to train, 8 to validate."""
     folder, g = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
     yy, xx = np.mgrid[:64, :64]
-    for split, count in (("train", 16), ("val", 8)):
+    for split, count in (("train", 64), ("val", 8)):
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
         for i in range(count):
@@ -252,15 +252,20 @@ def predict(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         return model(x)[0].float()
 
 
+def assert_same(out: torch.Tensor, expected: torch.Tensor, pixels: float, score: float) -> None:
+    """Hold boxes and class scores apart: boxes are hundreds of pixels, scores at most one."""
+    assert expected[:, 4:].max() > 0.05  # else the scores would show nothing
+    assert (out[:, :4] - expected[:, :4]).abs().max() < pixels
+    assert (out[:, 4:] - expected[:, 4:]).abs().max() < score
+
+
 def test_layouts_copies_and_fusing(model: DetectionModel) -> None:
     x = torch.rand(2, 3, 96, 64)
     expected = predict(model, x)
-    scale = expected.abs().max()
     torch.testing.assert_close(predict(copy.deepcopy(model), x), expected)
-    fused = predict(copy.deepcopy(model).fuse(verbose=False), x)
-    assert (fused - expected).abs().max() < 1e-3 * scale
+    assert_same(predict(copy.deepcopy(model).fuse(verbose=False), x), expected, 0.1, 1e-3)
     nhwc = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    assert (predict(nhwc, x.contiguous(memory_format=torch.channels_last)) - expected).abs().max() < 1e-3 * scale
+    assert_same(predict(nhwc, x.contiguous(memory_format=torch.channels_last)), expected, 0.1, 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 416), (416, 32), (160, 96)])
@@ -357,29 +362,48 @@ def test_train_val_predict_track_and_reload(data: Path, tmp_path: Path) -> None:
     model = YOLO("VMamba-yolov8n.yaml")
     seen = []
     model.add_callback("on_fit_epoch_end", lambda t: seen.append((t.epoch, dict(t.metrics), t.fitness)))
-    model.train(data=data, epochs=4, project=str(tmp_path), name="run", multi_scale=0.5, **SMALL)
+    quick = {**SMALL, "batch": 4, "nbs": 4, "lr0": 0.002, "warmup_epochs": 0, "mosaic": 0}
+    model.train(data=data, epochs=7, project=str(tmp_path), name="run", **quick)
     trainer = model.trainer
-    assert [e for e, *_ in seen][:4] == [0, 1, 2, 3]
+    assert [e for e, *_ in seen][:7] == [*range(7)]
     assert all(np.isfinite(list(m.values())).all() for _, m, _ in seen)
-    best = max(seen[:4], key=lambda s: s[2])[1]
+    best = max(seen[:7], key=lambda s: s[2])[1]
+    assert best["metrics/mAP50(B)"] > 0.8  # it has learned: equal metrics mean something
 
     reloaded = YOLO(trainer.best)
     metrics = reloaded.val(
         data=data, project=str(tmp_path), name="val", **{k: v for k, v in SMALL.items() if k != "optimizer"}
     )
     for k, v in metrics.results_dict.items():
-        if k in best:
-            assert v == pytest.approx(best[k], abs=2e-3), k
+        if k in best:  # all weights but the state parameters were rounded to float16 in between
+            assert v == pytest.approx(best[k], abs=5e-3), k
     image = str(data.parent / "images/val/0.png")
     assert len(reloaded.predict(image, imgsz=64, verbose=False, project=str(tmp_path))) == 1
     assert len(reloaded.track(image, imgsz=64, verbose=False, project=str(tmp_path))) == 1
     x = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)[None] / 255  # half() and AMP, trained weights
     expected = predict(reloaded.model.eval(), x)
-    assert (predict(copy.deepcopy(reloaded.model).half(), x.half()) - expected).abs().max() < 0.01 * 64
+    assert_same(predict(copy.deepcopy(reloaded.model).half(), x.half()), expected, 0.5, 0.02)
     with torch.autocast("cpu", torch.bfloat16):
-        assert (predict(reloaded.model, x) - expected).abs().max() < 0.05 * 64
+        assert_same(predict(reloaded.model, x), expected, 4, 0.1)
     ckpt, _ = torch_safe_load(trainer.best, safe_only=True)
     assert ckpt["train_args"]["imgsz"] == 64
+
+
+def test_a_stock_model_trains_in_the_same_groups_as_upstream() -> None:
+    """The optimizer hook leaves models without Mamba blocks as they were."""
+    from types import SimpleNamespace
+
+    from ultralytics.engine.trainer import BaseTrainer
+
+    model = DetectionModel("yolov8n.yaml", verbose=False)
+    trainer = SimpleNamespace(args=SimpleNamespace(lr0=0.01, optimizer="SGD", warmup_bias_lr=0.1), data={"nc": 2})
+    groups = BaseTrainer.build_optimizer(trainer, model, "SGD", 0.01, 0.9, 5e-4, 1).param_groups
+    sizes = {g["param_group"]: len(g["params"]) for g in groups}
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    biases = [n for n, _ in model.named_parameters() if "bias" in n]
+    assert sizes["bn"] == len(norms)
+    assert sizes["bias"] == len(biases)
+    assert sum(sizes.values()) == len(list(model.parameters()))
 
 
 def test_another_class_count_transfers_all_but_the_classes(data: Path, tmp_path: Path, model: DetectionModel) -> None:
