@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from patches import ROOT, WORK, PatchesError, tree
-from patches.check import check
+from patches import ROOT, WORK, PatchesError, rebase, tree
+from patches.check import check, refuse_unfinished
+from patches.export import to_branch, to_folder
+from patches.matrix import matrix
 from patches.series import FOLDER, SERIES, Repository, holds, load_series
-from patches.upstream import load_pin, replace, sha256
-
-MARKERS = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
+from patches.upstream import Pin, by_number, load_pin, replace, sha256, versions
 
 
 def status(online: bool) -> int:
@@ -45,8 +44,11 @@ def status(online: bool) -> int:
         print("  Next: python -m patches extract NAME -m WHY, or python -m patches setup --force to give them up")
     else:
         print("Edited    no upstream file is edited by hand")
+    if (state := rebase.read_state()) is not None:
+        cut = " was cut short while the pin moved" if state["moving"] else " is under way"
+        print(f"Rebase    to {state['label']}{cut}. Next: {rebase.GO_ON}, or {rebase.GIVE_UP}")
     if online:
-        print(f"Newest    {_newest()}")
+        print(f"Newest    {_newest(pin)}")
     print(
         "Note      `pip install -U ultralytics` would replace this fork by stock Ultralytics, of the same name.\n"
         "          Should that happen: pip install -e ."
@@ -67,12 +69,15 @@ def _imported() -> str:
     return f"another copy, {where}: edits made here do not reach it. Next: pip install -e ."
 
 
-def _newest() -> str:
-    """Ask the package registry for upstream's newest release."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions", "ultralytics"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    found = re.search(r"^ultralytics \(([^)]+)\)", done.stdout, re.MULTILINE)
-    return f"ultralytics {found[1]} is upstream's newest release" if found else f"unknown: {done.stderr.strip()[-300:]}"
+def _newest(pin: Pin) -> str:
+    """Ask for upstream's newest release, with little patience."""
+    try:
+        newest = versions(patience=10)[0]
+    except PatchesError as e:
+        return f"unknown: {e}"
+    if by_number(newest) <= by_number(pin.version):
+        return f"the pin is upstream's newest release, {newest}" if newest == pin.version else f"{newest}, an older one"
+    return f"ultralytics {newest} is out. Next: python -m patches rebase {newest}"
 
 
 def setup(force: bool) -> int:
@@ -107,7 +112,7 @@ def _extract(name: str | None, message: list[str] | None) -> None:
             + "  python -m patches extract NAME -m 'why it exists' -m 'when it can be dropped'"
         )
     for path, data in edited.items():
-        _refuse_unfinished(path, data)
+        refuse_unfinished(path, data)
     names = [patch.name for patch in patches]
     if name and not re.fullmatch(r"[a-z][a-z0-9.-]*", name):
         raise PatchesError(f"{name!r} is no patch name: use small letters, digits and hyphens, such as nn-tasks-what.")
@@ -134,22 +139,6 @@ def _extract(name: str | None, message: list[str] | None) -> None:
     tree.record(tree.fingerprint(pin, load_series()), True, requires, files)
     print("".join(f"Wrote patches/{n}.patch\n" for n in changed), end="")
     print(f"The {'other ' * bool(changed)}{len(names) - len(changed)} patches are to the byte what they were.")
-
-
-def _refuse_unfinished(path: str, data: bytes) -> None:
-    """Refuse an edit that cannot be meant as it stands."""
-    problem = ""
-    if not data.strip() or b"\0" in data:
-        problem = "is empty or binary, which a patch cannot carry"
-    elif MARKERS.search(data):
-        problem = "has conflict markers in it"
-    elif path.endswith(".py"):
-        try:
-            ast.parse(data)
-        except (SyntaxError, ValueError) as e:
-            problem = f"is not valid Python: {e}"
-    if problem:
-        raise PatchesError(f"{path} {problem}. Nothing was changed. Finish the edit and extract again.")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,7 +171,47 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("name", nargs="?", metavar="NAME", help="patch that takes the edits, without .patch")
     add.add_argument("-m", "--message", action="append", help="a paragraph: why it exists, when it can be dropped")
     commands.add_parser("check", help="apply from scratch, extract again, verify the hooks, look for upstream's code")
+    add = commands.add_parser(
+        "rebase",
+        help="move the series and the pin to another upstream release",
+        description="Moves the series to another upstream release with git rebase in a scratch repository, tries the "
+        "result, and only then writes the patches and the pin and lays the tree. A conflict stops it with what to do.",
+        epilog="examples: python -m patches rebase latest; python -m patches rebase 8.4.180; "
+        "python -m patches rebase main --from ../ultralytics",
+    )
+    add.add_argument("version", nargs="?", metavar="VERSION", help="the release, or latest; with --from any ref there")
+    add.add_argument("--from", dest="source", metavar="CLONE", help="take it from a clone of upstream: path or address")
+    add.add_argument("--continue", dest="resume", action="store_true", help="go on once a conflict is resolved")
+    add.add_argument("--abort", action="store_true", help="give up; nothing has changed")
+    add = commands.add_parser(
+        "matrix",
+        help="try the series on many upstream releases",
+        description="Rebases the series to many releases, straight from the pin and stepwise forward, and runs the "
+        "smoke test on each. Nothing in the tree or the pin changes. A run that is cut short goes on where it was.",
+    )
+    add.add_argument("versions", nargs="*", metavar="VERSION", help="releases; a sample of all of them by default")
+    add.add_argument("--no-smoke", action="store_true", help="leave the smoke test out: no torch needed")
+    add.add_argument("--write", action="store_true", help="write the results and docs/upkeep/matrix.md")
+    add = commands.add_parser(
+        "export",
+        help="write the whole fork as mails for a clone of upstream's repository",
+        description="Writes the whole fork, its own files included, for people who work in a clone of upstream's "
+        "repository: as mails for `git am -3`, or as a branch there that leaves what is checked out alone.",
+        epilog="examples: python -m patches export --to ../mails; "
+        "python -m patches export --branch vmamba --in ../ultralytics",
+    )
+    how = add.add_mutually_exclusive_group(required=True)
+    how.add_argument("--to", type=Path, metavar="DIR", help="new folder for the mails")
+    how.add_argument("--branch", metavar="NAME", help="branch to make in the clone that --in names")
+    add.add_argument("--in", dest="clone", type=Path, metavar="CLONE", help="clone of upstream's repository")
+    add.add_argument("--onto", metavar="REF", help="where the branch begins; the pinned release's tag by default")
     args = parser.parse_args(argv)
+    if args.command == "export" and (bool(args.branch) != bool(args.clone) or (args.to and args.onto)):
+        parser.error("export takes --to DIR, or --branch NAME --in CLONE, with --onto REF if need be")
+    if args.command == "rebase" and (
+        bool(args.version) + args.resume + args.abort != 1 or (args.source and not args.version)
+    ):
+        parser.error("rebase takes a VERSION (with --from, a ref), or --continue, or --abort")
     try:
         if args.command == "status":
             return status(args.online)
@@ -190,10 +219,26 @@ def main(argv: list[str] | None = None) -> int:
             return setup(args.force)
         if args.command == "extract":
             return extract(args.name, args.message)
-        print("".join(f"ok  {line}\n" for line in check()), end="")
+        if args.command == "check":
+            print("".join(f"ok  {line}\n" for line in check()), end="")
+        elif args.command == "export":
+            print(to_folder(args.to) if args.to else to_branch(args.branch, args.clone, args.onto))
+        elif args.command == "matrix":
+            return matrix(args.versions, not args.no_smoke, args.write)
+        elif args.resume:
+            rebase.resume()
+        elif args.abort:
+            rebase.abort()
+        else:
+            rebase.start(args.version, args.source)
         return 0
     except (PatchesError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
+        if (state := rebase.read_state()) and state["moving"]:
+            print(
+                f"A rebase was cut short while the pin moved. Next: {rebase.GO_ON}, or {rebase.GIVE_UP}",
+                file=sys.stderr,
+            )
         return 1
 
 

@@ -15,6 +15,7 @@ from patches.series import Repository, load_series
 from patches.tree import build, digest, lock
 from patches.upstream import load_pin, sha256
 
+MARKERS = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
 COPY = 30  # identical consecutive lines that are no chance any more
 
 
@@ -64,6 +65,30 @@ def _check() -> list[str]:
     if wrong:
         raise PatchesError("\n".join(wrong))
     return fine
+
+
+def refuse_unfinished(path: str, data: bytes) -> None:
+    """Refuse an edited file that cannot be meant as it stands.
+
+    Args:
+        path (str): Its path, for messages.
+        data (bytes): Its contents.
+
+    Raises:
+        PatchesError: If it is empty or binary, has conflict markers, or is no Python.
+    """
+    problem = ""
+    if not data.strip() or b"\0" in data:
+        problem = "is empty or binary, which a patch cannot carry"
+    elif MARKERS.search(data):
+        problem = "has conflict markers in it"
+    elif path.endswith(".py"):
+        try:
+            ast.parse(data)
+        except (SyntaxError, ValueError) as e:
+            problem = f"is not valid Python: {e}"
+    if problem:
+        raise PatchesError(f"{path} {problem}. Nothing was changed. Finish the edit and try again.")
 
 
 def check_hooks(files: dict[str, bytes], hooks: tuple = HOOKS) -> list[str]:

@@ -211,7 +211,7 @@ def holds(patch: Patch, read) -> str:
 class Repository:
     """A scratch git repository that holds upstream's files and the series as commits on top of them.
 
-    Used as a context manager. It sees no git setting of the user or the machine.
+    Used as a context manager, or made in a folder that stays. It sees no git setting of the user or the machine.
     """
 
     def __init__(self, base: dict[str, bytes], patches: list[Patch], also: set[str] = frozenset()):
@@ -228,15 +228,25 @@ class Repository:
         self.base, self.patches = {path: base[path] for path in paths}, patches
 
     def __enter__(self) -> Repository:
-        """Make the repository and commit the series, one commit a patch."""
+        """Make the repository in a folder that goes when it is done with."""
         self._scratch = scratch("git-")
-        self.root = Path(self._scratch.name)
+        return self.make(Path(self._scratch.name))
+
+    def at(self, root: Path) -> Repository:
+        """Take the folder that the repository is in."""
+        self.root = root
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
         self.env.update({f"GIT_{who}_{k}": v for who in ("AUTHOR", "COMMITTER") for k, v in IDENTITY.items()})
         self.env.update(HOME=str(self.root / ".git"), XDG_CONFIG_HOME=str(self.root / ".git"), LC_ALL="C", TZ="UTC")
         self.env.update(GIT_CONFIG_NOSYSTEM="1", GIT_ATTR_NOSYSTEM="1", GIT_EDITOR=":")
+        return self
+
+    def make(self, root: Path) -> Repository:
+        """Make the repository in a folder and commit the series, one commit a patch."""
+        self.at(root)
         self.git("-c", "init.defaultBranch=main", "init", "-q", "--template=")
-        self.git("config", "core.autocrlf", "false")
+        for setting in ("core.autocrlf false", "core.compression 0", "core.fsync none", "gc.auto 0"):
+            self.git("config", *setting.split())
         self.commit(self.base, "upstream")
         self.commits = [self.git("rev-parse", "HEAD")]
         for patch in self.patches:
@@ -311,4 +321,8 @@ class Repository:
 
     def mails(self) -> list[bytes]:
         """Return the commits above upstream's as patches."""
-        return [self.git(*FORMAT, commit, raw=True) for commit in self.commits[1:]]
+        return [self.mail(commit) for commit in self.commits[1:]]
+
+    def mail(self, commit: str) -> bytes:
+        """Return a commit as a patch."""
+        return self.git(*FORMAT, commit, raw=True)

@@ -31,23 +31,25 @@ def is_ours(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def lock(patience: float = 300) -> Iterator[None]:
+def lock(patience: float = 300, name: str = "lock") -> Iterator[None]:
     """Hold the tree for one process; the system lets go of it when the process ends, however it ends.
 
     Args:
         patience (float): Seconds to wait for another process.
+        name (str): File to lock; another than the tree's own serves what doesn't touch the tree.
 
     Raises:
         PatchesError: If another process still holds it after that.
     """
     WORK.mkdir(exist_ok=True)
-    with open(WORK / "lock", "a+b") as handle:
+    with open(WORK / name, "a+b") as handle:
         end = time.monotonic() + patience
         while not _try_lock(handle):
             if time.monotonic() > end:
-                raise PatchesError(f"Another set-up has held {WORK / 'lock'} for {patience:.0f} s. Wait for it to end.")
+                raise PatchesError(f"Another process has held {WORK / name} for {patience:.0f} s. Wait for it to end.")
             time.sleep(0.05)
-        shutil.rmtree(WORK / "tmp", ignore_errors=True)  # left by a run that was killed
+        if name == "lock":
+            shutil.rmtree(WORK / "tmp", ignore_errors=True)  # left by a run that was killed
         yield
 
 
@@ -114,13 +116,28 @@ def build(pin: Pin, patches: list[Patch]) -> tuple[dict[str, bytes], dict[str, b
     Raises:
         PatchesError: If upstream cannot be had, has a file of ours, or a patch does not apply.
     """
+    base, requires = pristine(pin)
+    return base, apply(base, patches), requires
+
+
+def pristine(pin: Pin) -> tuple[dict[str, bytes], list[str]]:
+    """Return the files of a release, and its wheel's requirements.
+
+    Raises:
+        PatchesError: If the release cannot be had, or has a file of ours.
+    """
     base, requires = read_wheel(fetch(pin))
+    refuse_clash(pin.version, base)
+    return base, requires
+
+
+def refuse_clash(label: str, base: dict[str, bytes]) -> None:
+    """Refuse a release that has files under our names."""
     if clash := [path for path in base if is_ours(path)]:
         raise PatchesError(
-            f"Upstream {pin.version} ships files under names that this fork keeps for its own: {', '.join(clash)}.\n"
+            f"Upstream {label} ships files under names that this fork keeps for its own: {', '.join(clash)}.\n"
             f"Nothing was changed. Rename ours before moving the pin to this release."
         )
-    return base, apply(base, patches), requires
 
 
 def setup(force: bool = False) -> tuple[dict, str]:
@@ -144,6 +161,30 @@ def setup(force: bool = False) -> tuple[dict, str]:
         ) from e
 
 
+def compare(
+    base: dict[str, bytes], target: dict[str, bytes], laid: dict[str, list[str]]
+) -> tuple[list[str], list[str]]:
+    """Compare the tree with what is to be laid.
+
+    Args:
+        base (dict[str, bytes]): The pristine files.
+        target (dict[str, bytes]): The patched files.
+        laid (dict[str, list[str]]): The hashes that each laid file may have.
+
+    Returns:
+        (tuple): The paths to be set or removed, and those among them that hold what set-up did not write.
+    """
+    changes, foreign = [], []
+    for path in sorted(target.keys() | laid.keys()):
+        now = digest(path)
+        if now != (sha256(target[path]) if path in target else None):
+            changes.append(path)
+            untouched = path in base and now == sha256(base[path])
+            if now is not None and now not in laid.get(path, []) and not untouched:
+                foreign.append(path)
+    return changes, foreign
+
+
 def _setup(force: bool) -> tuple[dict, str]:
     pin, patches, manifest = load_pin(), load_series(), read_manifest()
     inputs, laid = fingerprint(pin, patches), manifest["files"]
@@ -153,14 +194,7 @@ def _setup(force: bool) -> tuple[dict, str]:
 
     base, target, requires = build(pin, patches)
     wanted = {path: sha256(data) for path, data in target.items()}
-    changes, foreign = [], []
-    for path in sorted(wanted.keys() | laid.keys()):
-        now = digest(path)
-        if now != wanted.get(path):
-            changes.append(path)
-            pristine = path in base and now == sha256(base[path])
-            if now is not None and now not in laid.get(path, []) and not pristine:
-                foreign.append(path)
+    changes, foreign = compare(base, target, laid)
     saved = _save(foreign) if foreign and force else None
     if foreign and not force:
         raise PatchesError(_refusal(foreign, laid, same=manifest["inputs"] == inputs))

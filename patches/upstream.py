@@ -8,17 +8,21 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from patches import WORK, PatchesError
 
 PIN = Path(__file__).with_name("upstream.json")
+CACHE = WORK / "cache"
 FOLDER_VARIABLE = "VMAMBA_UPSTREAM_DIR"
+NUMBERED = re.compile(r"\d+(?:\.\d+)+")  # releases; not their candidates or development versions
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Pin:
     def wheel(self) -> str:
         """File name of upstream's wheel."""
         return f"ultralytics-{self.version}-py3-none-any.whl"
+
+    def dumps(self) -> bytes:
+        """Return the pin as its file holds it."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
 
     @property
     def fork_version(self) -> str:
@@ -81,6 +89,17 @@ def replace(path: Path, data: bytes) -> None:
     os.replace(aside, path)
 
 
+def remove(folder: Path) -> None:
+    """Delete a folder with a git repository in it: some systems keep git's objects until they are made writable."""
+
+    def writable(function, path, _) -> None:
+        os.chmod(path, 0o700)
+        function(path)
+
+    if folder.exists():
+        shutil.rmtree(folder, onerror=writable)
+
+
 def fetch(pin: Pin) -> bytes:
     """Return upstream's wheel from the cache, the folder in VMAMBA_UPSTREAM_DIR or the package registry.
 
@@ -95,7 +114,7 @@ def fetch(pin: Pin) -> bytes:
     Raises:
         PatchesError: If it cannot be had, or is not the pinned one.
     """
-    cached = WORK / "cache" / pin.wheel
+    cached = CACHE / pin.wheel
     damaged = ""
     if cached.is_file():
         data = cached.read_bytes()
@@ -113,7 +132,7 @@ def fetch(pin: Pin) -> bytes:
             )
         data, source = path.read_bytes(), str(path)
     else:
-        data, source = _download(pin, damaged), "the registry's wheel"
+        data, source = _download(pin.version, pin.sha256, damaged), "the registry's wheel"
     if sha256(data) != pin.sha256:
         raise PatchesError(
             f"{source} is not the pinned upstream release: its sha256 is\n  {sha256(data)}\n"
@@ -124,26 +143,100 @@ def fetch(pin: Pin) -> bytes:
     return data
 
 
-def _download(pin: Pin, damaged: str) -> bytes:
-    """Have pip download the pinned wheel, hash-checked, into a folder that nothing else reads."""
-    print(f"Fetching upstream ultralytics {pin.version} ...", flush=True)
+def release(version: str) -> Pin:
+    """Find a release that need not be the pinned one, and what its wheel's hash is.
+
+    The wheel comes from the folder in VMAMBA_UPSTREAM_DIR or the package registry, where pip holds it against the
+    registry's own hash. It is kept in the cache with the hash beside it, where `fetch` then finds it.
+
+    Args:
+        version (str): Upstream's version.
+
+    Returns:
+        (Pin): What would pin this release.
+
+    Raises:
+        PatchesError: If the wheel cannot be had.
+    """
+    if version == load_pin().version:
+        return load_pin()
+    pin = Pin(version, "vmamba.1", "")  # this fork's first release upon it
+    cached, noted = CACHE / pin.wheel, CACHE / f"{pin.wheel}.sha256"
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        path = Path(folder).expanduser() / pin.wheel
+        if not path.is_file():
+            raise PatchesError(f"{FOLDER_VARIABLE}={folder} holds no {pin.wheel}. Put that wheel there, or unset it.")
+        data = path.read_bytes()
+    elif cached.is_file() and noted.is_file() and sha256(cached.read_bytes()) == noted.read_text().strip():
+        data = cached.read_bytes()
+    else:
+        data = _download(version, None, "")
+    replace(cached, data)
+    replace(noted, sha256(data).encode())
+    return Pin(pin.version, pin.local, sha256(data))
+
+
+def by_number(version: str) -> tuple[int, ...]:
+    """Return the key that sorts versions such as 8.4.190."""
+    return tuple(map(int, version.split(".")))
+
+
+def versions(patience: float | None = None) -> list[str]:
+    """List upstream's releases, newest first.
+
+    Args:
+        patience (float | None): Seconds to wait for the package registry; None leaves it to pip.
+
+    Returns:
+        (list[str]): Versions in the folder in VMAMBA_UPSTREAM_DIR, or those that the registry offers this Python.
+
+    Raises:
+        PatchesError: If there are none to be found.
+    """
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        found = [path.name.split("-")[1] for path in Path(folder).expanduser().glob("ultralytics-*-py3-none-any.whl")]
+        said = f"{FOLDER_VARIABLE}={folder} holds no wheel of ultralytics"
+    else:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions", "ultralytics"]
+        if patience:
+            command += [f"--timeout={patience}", "--retries=0"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=patience and 3 * patience
+            )
+            listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
+            found, said = listed[1].split(", ") if listed else [], "pip said:\n" + done.stderr.strip()[-300:]
+        except subprocess.TimeoutExpired:
+            found, said = [], "no answer in time"
+    if not (found := sorted(filter(NUMBERED.fullmatch, found), key=by_number, reverse=True)):
+        raise PatchesError(f"Upstream's releases could not be listed: {said}")
+    return found
+
+
+def _download(version: str, digest: str | None, damaged: str) -> bytes:
+    """Have pip download a wheel, held against a hash if there is one, into a folder that nothing else reads."""
+    wheel = Pin(version, "", "").wheel
+    print(f"Fetching upstream ultralytics {version} ...", flush=True)
     with scratch("download-") as folder:
         wanted = Path(folder) / "requirements.txt"
-        wanted.write_text(f"ultralytics=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
+        wanted.write_text(
+            f"ultralytics=={version}" + (f" --hash=sha256:{digest}\n" if digest else "\n"), encoding="utf-8"
+        )
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-input"]
-        command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", folder]
+        command += ["--no-deps", "--only-binary=:all:", "-r", str(wanted), "-d", folder]
+        command += ["--require-hashes"] * bool(digest)
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         if done.returncode == 0:
-            return (Path(folder) / pin.wheel).read_bytes()
+            return (Path(folder) / wheel).read_bytes()
     lines = [line for line in done.stdout.strip().splitlines() if not re.search(r"Retry\(total=[1-9]", line)]
     said = "".join(f"  {line}\n" for line in lines[-8:])
     if "DO NOT MATCH THE HASHES" in done.stdout:
         raise PatchesError(
-            f"The download of {pin.wheel} does not have the pinned hash and was thrown away. pip said:\n{said}"
+            f"The download of {wheel} does not have the pinned hash and was thrown away. pip said:\n{said}"
             f"Nothing was changed. Check the index or proxy that pip uses here; do not edit the hash."
         )
     raise PatchesError(
-        f"{damaged}{pin.wheel} could not be downloaded. pip said:\n{said}Nothing was changed. Either try again with a "
+        f"{damaged}{wheel} could not be downloaded. pip said:\n{said}Nothing was changed. Either try again with a "
         f"network (pip's own settings hold, a mirror too),\nor get that wheel on another machine and name its folder: "
         f"{FOLDER_VARIABLE}=FOLDER"
     )
@@ -189,3 +282,14 @@ def split_requires(requires: list[str]) -> tuple[list[str], dict[str, list[str]]
         else:
             extras.setdefault(extra, []).append(f"{requirement}; {marker}" if marker else requirement)
     return plain, extras
+
+
+def missing(requires: list[str]) -> list[str]:
+    """Return the plain requirements of a wheel whose package is not installed here, whatever its version."""
+    out = []
+    for line in split_requires(requires)[0]:
+        try:
+            distribution(re.match(r"[\w.-]+", line)[0])
+        except PackageNotFoundError:
+            out.append(line)
+    return out
