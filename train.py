@@ -206,18 +206,17 @@ def check_data(settings: dict[str, Any]) -> None:
         check_det_dataset(data)
 
 
-def use_all_cores(settings: dict[str, Any]) -> None:
-    """Let PyTorch use every core when training on the CPU.
+def use_all_cores(trainer: Any) -> None:
+    """Let PyTorch use every core when training on the CPU; a callback for the start of training.
 
-    Ultralytics sets OMP_NUM_THREADS=1 on import, which suits a GPU fed by several loader processes. Here the CPU does
-    all the work.
+    When it selects the CPU, Ultralytics leaves one core out, and uses eight at most: of two cores, one.
 
     Args:
-        settings (dict[str, Any]): Settings to train with.
+        trainer (Any): The trainer, its device selected.
     """
     import torch
 
-    if settings.get("device") == "cpu" or (settings.get("device") is None and not torch.cuda.is_available()):
+    if trainer.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(cores)
 
@@ -260,13 +259,13 @@ def main(args: list[str]) -> None:
         check_data(settings)
     except (SyntaxError, TypeError, ValueError, OSError) as e:
         raise SystemExit(f"train.py: {e}\nRun 'python train.py --help' for examples.") from None
-    if not threads_chosen:
-        use_all_cores(settings)
 
     from ultralytics import YOLO
 
     start = time.time()
     model = YOLO(settings.pop("model"), task=settings.pop("task", None))
+    if not threads_chosen:
+        model.add_callback("on_train_start", use_all_cores)
     try:
         metrics = model.train(**settings)
     except FileNotFoundError as e:  # of images or weights; Ultralytics hides the better message behind a general one
