@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         "smoke test on each. Nothing in the tree or the pin changes. A run that is cut short goes on where it was.",
     )
     add.add_argument("versions", nargs="*", metavar="VERSION", help="releases; a sample of all of them by default")
-    add.add_argument("--no-smoke", action="store_true", help="leave the smoke test out: no torch needed")
+    add.add_argument("--no-smoke", action="store_true", help="run no smoke test; earlier ones count: no torch needed")
     add.add_argument("--write", action="store_true", help="write the results and docs/upkeep/matrix.md")
     add = commands.add_parser(
         "export",

@@ -30,6 +30,16 @@ def is_ours(path: str) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in OURS)
 
 
+def own_files() -> dict[str, bytes]:
+    """Return this fork's files below `ultralytics/`, compiled ones too, by path."""
+    found = {}
+    for file in sorted((ROOT / "ultralytics").rglob("*")):
+        path = file.relative_to(ROOT).as_posix()
+        if is_ours(path) and file.is_file() and file.suffix != ".pyc":
+            found[path] = file.read_bytes()
+    return found
+
+
 @contextlib.contextmanager
 def lock(patience: float = 300, name: str = "lock") -> Iterator[None]:
     """Hold the tree for one process; the system lets go of it when the process ends, however it ends.

@@ -136,7 +136,8 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
         name = re.fullmatch(r"(VMamba-yolo(?:e-)?v?\d+)([a-z])((?:[-_].+)?)", path.stem)
         if not name:
             return load(path)
-        from ultralytics.utils import YAML
+        import yaml
+
         from ultralytics.utils.checks import check_yaml
 
         family, scale, rest = name.groups()
@@ -144,7 +145,7 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
         file = check_yaml(str(path), hard=False) or check_yaml(str(base), hard=False)
         if not file:
             return load(path)  # upstream's own error
-        d = YAML.load(file)
+        d = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # upstream's reader has had several names
         scales = d.get("scales") or {}
         if scales and scale not in scales:
             raise ValueError(f"{path.name}: {Path(file).name} has no scale '{scale}', only {sorted(scales)}")
