@@ -246,10 +246,6 @@ VM_INLINE Rows token_rows(const Tensor& t, int64_t b, int64_t k, int64_t c0, con
   return get_rows(t, b * t.s[0] + k * t.s[1] + c0 * t.s[2] + s.first * t.s[3], s.step * t.s[3], t.s[2], s.T, cols, width,
                   scratch);
 }
-VM_INLINE void store_tokens(const Tensor& t, int64_t b, int64_t k, int64_t c0, const Span& s, const float* src, int64_t ld,
-                            int cols) {
-  store_rows(t, b * t.s[0] + k * t.s[1] + c0 * t.s[2] + s.first * t.s[3], s.step * t.s[3], t.s[2], src, ld, s.T, cols);
-}
 
 // Rows of the next tile, fetched while this one is computed: rows are a whole token apart, which hardware prefetchers
 // follow badly or, from half a page on, not at all. Unused entries point at scratch.
@@ -257,7 +253,7 @@ struct Ahead {
   const char* p[6];
   int64_t step[6];
 };
-constexpr int kBwdAhead = 9;
+constexpr int kBwdAhead = 11;
 struct BwdAhead {
   const char* p[kBwdAhead];
   int64_t step[kBwdAhead];
@@ -686,6 +682,24 @@ struct BwdTile {
   float *hist_h, *hist_a, *y, *sum_x, *sum_a, *part_b, *part_c, *adjoint, *dA, *dA_low;
 };
 
+// Where a tile's results go: straight to the tensor when its layout is the kernels' own, else to scratch and from there.
+struct TokenStore {
+  float* p;
+  int64_t ld, offset;
+  bool direct;
+  TokenStore(const Tensor& t, int64_t b, int64_t k, int64_t d0, const Span& s, int dn, float* scratch)
+      : p(scratch), ld(kBB), offset(b * t.s[0] + k * t.s[1] + d0 * t.s[2] + s.first * t.s[3]) {
+    direct = t.dtype == kF32 && t.s[2] == 1 && dn == kBB;
+    if (direct) {
+      p = (float*)(intptr_t)t.data + offset;
+      ld = s.step * t.s[3];
+    }
+  }
+  void finish(const Tensor& t, const Span& s, int dn) const {
+    if (!direct) store_rows(t, offset, s.step * t.s[3], t.s[2], p, kBB, s.T, dn);
+  }
+};
+
 template <int NB, int NV>
 static void backward_states(const BwdTile& t, int n, int v, bool first_states, bool first) {
   const int o = v * kW;
@@ -871,9 +885,14 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
       memset(h0, 0, sizeof(float) * state_size);
     }
     const Span next = tile > task.tile0 ? tile_span(tile - 1, p.L, reversed) : Span{0, 0, 1};
-    const Tensor* rows[kBwdAhead] = {&p.u, &p.delta, &p.dout, &p.z, &p.Bm, &p.Cm, &p.du, &p.ddelta, &p.dz};
-    for (int i = 0; i < kBwdAhead; ++i)
+    const Tensor* rows[9] = {&p.u, &p.delta, &p.dout, &p.z, &p.Bm, &p.Cm, &p.du, &p.ddelta, &p.dz};
+    for (int i = 0; i < 9; ++i)
       set_ahead(tile_args.ahead, i, *rows[i], b, k, i == 4 || i == 5 ? 0 : d0, next, item_size(*rows[i]), dt);
+    for (int i = 9; i < kBwdAhead; ++i) {
+      const float* partial = i == 9 ? task.partial_b : task.partial_c;
+      tile_args.ahead.p[i] = (const char*)(next.T ? partial + next.first * padded : dt);
+      tile_args.ahead.step[i] = next.T ? next.step * padded * (int64_t)sizeof(float) : 0;
+    }
     tile_args.ahead.per_group = (kBwdAhead * 4 + padded - 1) / padded;
     tile_args.T = s.T;
     tile_args.fast = fast;
@@ -895,6 +914,8 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
       }
     }
 
+    const TokenStore du(p.du, b, k, d0, s, dn, sum_x), ddelta(p.ddelta, b, k, d0, s, dn, sum_a);
+    const TokenStore dz(gate ? p.dz : p.du, b, k, d0, s, dn, gz);
     for (int v = 0; v < vecs; ++v) {
       const int c = v * kW;
       const V scale = vload(skip + c);
@@ -902,20 +923,20 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
       for (int t = 0; t < s.T; ++t) {
         const int o = t * kBB + c;
         V x = vload(u.p + t * u.ld + c), g = vload(dy + o), sx = vload(sum_x + o);
-        if (gate) vstore(gz + o, vmul(vload(gz + o), vfma(scale, x, vload(y + o))));
+        if (gate) vstore(dz.p + t * dz.ld + c, vmul(vload(gz + o), vfma(scale, x, vload(y + o))));
         skip_sum = vfma(g, x, skip_sum);
         V d = vfma(x, sx, vmul(vload(sum_a + o), vset(kLn2)));
         if (soft) d = vmul(d, vload(sig + o));
         bias_sum = vadd(bias_sum, d);
-        vstore(sum_a + o, d);
-        vstore(sum_x + o, vfma(vload(dt + o), sx, vmul(scale, g)));
+        vstore(ddelta.p + t * ddelta.ld + c, d);
+        vstore(du.p + t * du.ld + c, vfma(vload(dt + o), sx, vmul(scale, g)));
       }
       add_exactly(dbias + c, dbias_low + c, bias_sum);
       add_exactly(dD + c, dD_low + c, skip_sum);
     }
-    store_tokens(p.du, b, k, d0, s, sum_x, kBB, dn);
-    store_tokens(p.ddelta, b, k, d0, s, sum_a, kBB, dn);
-    if (gate) store_tokens(p.dz, b, k, d0, s, gz, kBB, dn);
+    du.finish(p.du, s, dn);
+    ddelta.finish(p.ddelta, s, dn);
+    if (gate) dz.finish(p.dz, s, dn);
   }
 
   if (task.adjoint_only) {
