@@ -9,10 +9,6 @@
 #include "pool.h"
 #include "scan.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #if defined(__x86_64__) || defined(_M_X64)
 #if defined(_MSC_VER)
 #include <intrin.h>
@@ -95,44 +91,27 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Asks for huge pages where a fresh allocation of several megabytes can have them: faulting it in four kilobytes at a time
-// takes a third of a large scan's time. Only whole huge pages inside the range are touched; where the system says
-// "never", or is not Linux, nothing happens.
-void advise_huge(void* data, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t page = (uintptr_t)1 << 21, first = ((uintptr_t)data + page - 1) & ~(page - 1);
-  const uintptr_t end = ((uintptr_t)data + bytes) & ~(page - 1);
-  if (end > first && end - first >= 2 * page) madvise((void*)first, end - first, MADV_HUGEPAGE);
-#else
-  (void)data;
-  (void)bytes;
-#endif
-}
-
-// Memory for one call, aligned to 64 bytes.
+// Memory for one call, aligned to 64 bytes, one at a time per calling thread. The thread keeps up to 16 MB from call to
+// call: faulting fresh pages in costs about as much as writing them eight times.
 class Buffer {
  public:
-  explicit Buffer(size_t floats) : raw_(floats ? malloc(floats * sizeof(float) + 64) : nullptr) {
-    if (raw_) advise_huge(raw_, floats * sizeof(float) + 64);
+  explicit Buffer(int64_t floats) {
+    constexpr int64_t kept = (int64_t)1 << 22;
+    if (floats <= kept) {
+      data_ = floats ? thread_scratch((size_t)floats, kCallSlot) : nullptr;
+    } else if ((raw_ = malloc((size_t)floats * sizeof(float) + 64))) {
+      data_ = (float*)(((uintptr_t)raw_ + 63) & ~(uintptr_t)63);
+    }
   }
   ~Buffer() { free(raw_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  float* get() const { return raw_ ? (float*)(((uintptr_t)raw_ + 63) & ~(uintptr_t)63) : nullptr; }
+  float* get() const { return data_; }
 
  private:
-  void* raw_;
+  void* raw_ = nullptr;
+  float* data_ = nullptr;
 };
-
-// The same for a tensor that the caller has just allocated, of `shape` with the tensor's strides.
-void advise_huge(const Tensor& t, std::initializer_list<int64_t> shape) {
-  int64_t last = 0, i = 0;
-  for (int64_t n : shape) {
-    if (t.s[i] < 0) return;
-    last += (n - 1) * t.s[i++];
-  }
-  if (t.data) advise_huge((void*)(intptr_t)t.data, (size_t)(last + 1) * (t.dtype == kF32 ? 4 : 2));
-}
 
 template <class F>
 void for_each_task(int64_t tasks, int64_t threads, F&& body) {
@@ -203,8 +182,6 @@ int run_forward(const ForwardArgs& p) {
   if (int status = check(p)) return status;
   if (p.checkpoints != 1 && p.checkpoints != num_tiles(p.L)) return kBadStates;
   if (p.B * p.K * p.D * p.L == 0) return kOk;
-  advise_huge(p.out, {p.B, p.K, p.D, p.L});
-  advise_huge(p.states, {p.B, p.K, p.checkpoints, p.D, p.N});
   const Kernels* kernels = current();
   const int64_t per_group = ceil_div(p.D, kFwdBlock), blocks = p.B * p.K * per_group, tiles = num_tiles(p.L);
   const size_t scratch = kernels->forward_scratch(p.N);
@@ -223,7 +200,7 @@ int run_forward(const ForwardArgs& p) {
     return t;
   };
   auto run = [&](const FwdTask& t) {
-    float* s = thread_scratch(scratch);
+    float* s = thread_scratch(scratch, kTaskSlot);
     if (s) kernels->forward(p, t, s);
     else failed.store(true, std::memory_order_relaxed);
   };
@@ -231,7 +208,7 @@ int run_forward(const ForwardArgs& p) {
   if (split.segs > 1) {
     const int64_t segs = split.segs, per_state = p.N * kFwdBlock;
     const int64_t per_block = segs * (per_state + kFwdBlock);
-    Buffer states((size_t)(blocks * per_block));
+    Buffer states(blocks * per_block);
     if (!states.get()) return kNoMemory;
     auto seg_task = [&](int64_t i) {
       FwdTask t = block_task(i / segs);
@@ -250,7 +227,7 @@ int run_forward(const ForwardArgs& p) {
     for_each_task(blocks * segs, p.threads, [&](int64_t i) { run(seg_task(i)); });
   } else if (split.parts > 1) {
     const int64_t parts = split.parts, rows = tiles * kTile * kFwdBlock, width = ceil_div(p.N, parts);
-    Buffer sums((size_t)(blocks * parts * rows));
+    Buffer sums(blocks * parts * rows);
     if (!sums.get()) return kNoMemory;
     for_each_task(blocks * parts, p.threads, [&](int64_t i) {
       FwdTask t = block_task(i / parts);
@@ -266,7 +243,7 @@ int run_forward(const ForwardArgs& p) {
       t.tile1 = tiles * (i % chunks + 1) / chunks;
       float* y[kMaxStates / 16];
       for (int64_t j = 0; j < parts; ++j) y[j] = sums.get() + (i / chunks * parts + j) * rows;
-      float* s = thread_scratch(scratch);
+      float* s = thread_scratch(scratch, kTaskSlot);
       if (s) kernels->forward_finish(p, t, y, parts, s);
       else failed.store(true, std::memory_order_relaxed);
     });
@@ -284,8 +261,6 @@ int run_backward(const BackwardArgs& p) {
   for (const Tensor* t : {&p.dout, &p.du, &p.ddelta, &p.dB, &p.dC})
     if (t->dtype < kF32 || t->dtype > kF16) return kBadDtype;
   if (p.B * p.K * p.D * p.L == 0) return kOk;  // the caller zeroes what it allocates for an empty scan
-  for (const Tensor* t : {&p.du, &p.ddelta, &p.dz}) advise_huge(*t, {p.B, p.K, p.D, p.L});
-  for (const Tensor* t : {&p.dB, &p.dC}) advise_huge(*t, {p.B, p.K, p.N, p.L});
   const Kernels* kernels = current();
   const int64_t per_group = ceil_div(p.D, kBwdBlock), pairs = p.B * p.K, blocks = pairs * per_group;
   const int64_t tiles = num_tiles(p.L), padded = padded_states(p.N), row_size = p.L * padded;
@@ -295,15 +270,17 @@ int run_backward(const BackwardArgs& p) {
 
   // dA, dD and dbias of every task, added up in one fixed order at the end.
   const int64_t small = (p.N + 2) * kBwdBlock;
-  Buffer sums((size_t)(blocks * segs * small));
   // dB and dC need a row per token and channel block: hold those of as many (batch, group) pairs as keep the threads
-  // busy, at most about 32 MB otherwise, and reduce them before the next ones. The order of additions never changes.
+  // busy, at most 12 MB otherwise, and reduce them before the next ones. The order of additions never changes.
   const int64_t pair_size = 2 * per_group * row_size;
-  const int64_t wave = min64(pairs, max64(ceil_div(4 * p.threads, per_group * segs), (int64_t)8388608 / pair_size));
-  Buffer rows((size_t)(wave * pair_size));
+  const int64_t wave = min64(pairs, max64(ceil_div(4 * p.threads, per_group * segs), (int64_t)3145728 / pair_size));
   const int64_t carry_state = padded * kBwdBlock, carry_size = segs * (carry_state + kBwdBlock);
-  Buffer carries(segs > 1 ? (size_t)(blocks * carry_size) : 0);
-  if (!sums.get() || !rows.get() || (segs > 1 && !carries.get())) return kNoMemory;
+  const int64_t sums_size = round_up(blocks * segs * small, 16), rows_size = round_up(wave * pair_size, 16);
+  Buffer memory(sums_size + rows_size + (segs > 1 ? blocks * carry_size : 0));
+  if (!memory.get()) return kNoMemory;
+  float* const sums = memory.get();
+  float* const rows = sums + sums_size;
+  float* const carries = rows + rows_size;
 
   auto make_task = [&](int64_t pair0, int64_t i) {
     const int64_t block = pair0 * per_group + i / segs, pair = block / per_group;
@@ -316,16 +293,16 @@ int run_backward(const BackwardArgs& p) {
     t.segs = segs;
     t.tile0 = tiles * t.seg / segs;
     t.tile1 = tiles * (t.seg + 1) / segs;
-    t.seg_adjoint = segs > 1 ? carries.get() + block * carry_size : nullptr;
-    t.partial_b = rows.get() + ((pair - pair0) * 2 * per_group + block % per_group) * row_size;
+    t.seg_adjoint = segs > 1 ? carries + block * carry_size : nullptr;
+    t.partial_b = rows + ((pair - pair0) * 2 * per_group + block % per_group) * row_size;
     t.partial_c = t.partial_b + per_group * row_size;
-    t.dA = sums.get() + (block * segs + t.seg) * small;
+    t.dA = sums + (block * segs + t.seg) * small;
     t.dD = t.dA + p.N * kBwdBlock;
     t.dbias = t.dD + kBwdBlock;
     return t;
   };
   auto run = [&](const BwdTask& t) {
-    float* s = thread_scratch(scratch);
+    float* s = thread_scratch(scratch, kTaskSlot);
     if (s) kernels->backward(p, t, s);
     else failed.store(true, std::memory_order_relaxed);
   };
@@ -343,9 +320,9 @@ int run_backward(const BackwardArgs& p) {
     for_each_task(here * chunks, p.threads, [&](int64_t i) {
       const int64_t pair = pair0 + i / chunks, chunk = i % chunks;
       const int64_t l0 = tiles * chunk / chunks * kTile, l1 = min64(p.L, tiles * (chunk + 1) / chunks * kTile);
-      float* s = thread_scratch((size_t)(kTile * padded));
+      float* s = thread_scratch((size_t)(kTile * padded), kTaskSlot);
       if (!s) return failed.store(true, std::memory_order_relaxed);
-      const float* part = rows.get() + i / chunks * pair_size;
+      const float* part = rows + i / chunks * pair_size;
       kernels->reduce_rows(p.dB, pair / p.K, pair % p.K, p.N, l0, l1, part, per_group, row_size, s);
       kernels->reduce_rows(p.dC, pair / p.K, pair % p.K, p.N, l0, l1, part + per_group * row_size, per_group, row_size, s);
     });
@@ -353,9 +330,9 @@ int run_backward(const BackwardArgs& p) {
 
   for_each_task(p.K * per_group, p.threads, [&](int64_t i) {
     const int64_t k = i / per_group, d0 = i % per_group * kBwdBlock, dn = min64(kBwdBlock, p.D - d0);
-    float* total = thread_scratch((size_t)small);
+    float* total = thread_scratch((size_t)small, kTaskSlot);
     if (!total) return failed.store(true, std::memory_order_relaxed);
-    const float* first = sums.get() + (k * per_group + i % per_group) * segs * small;
+    const float* first = sums + (k * per_group + i % per_group) * segs * small;
     for (int64_t j = 0; j < small; ++j) {
       double sum = 0.0;
       for (int64_t b = 0; b < p.B; ++b)

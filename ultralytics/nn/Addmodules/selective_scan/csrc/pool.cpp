@@ -183,8 +183,9 @@ void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context) {
   else work(job);
 }
 
-float* thread_scratch(size_t floats) {
-  static thread_local Scratch scratch;
+float* thread_scratch(size_t floats, Slot slot) {
+  static thread_local Scratch slots[2];
+  Scratch& scratch = slots[slot];
   if (scratch.size < floats) {
     scratch.release();
     void* p = nullptr;

@@ -13,7 +13,9 @@ using TaskFn = void (*)(void* context, int64_t task);
 // fixed order. Returns when all are done. fn must not throw. With fewer workers than asked for the work is done anyway.
 void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context);
 
-// Scratch memory of the calling thread, at least `floats` long and aligned to 64 bytes; null when memory is out.
-float* thread_scratch(size_t floats);
+// Scratch memory of the calling thread, at least `floats` long and aligned to 64 bytes, not initialised; null when memory
+// is out. A thread has one for the call that it made and another for the task that it runs.
+enum Slot : int { kTaskSlot = 0, kCallSlot = 1 };
+float* thread_scratch(size_t floats, Slot slot);
 
 }  // namespace vmamba
