@@ -65,9 +65,7 @@ def train() -> str:
         s = r["settings"]
         rows = []
         for run in r["runs"]:
-            seconds = [
-                e["train_cpu_seconds"] for e in run["epochs"]
-            ]  # of the process: others on the machine matter less
+            seconds = [e["train_cpu_seconds"] for e in run["epochs"]]  # others on the machine matter less
             rows.append(
                 [
                     Path(run["model"]).stem,
