@@ -616,8 +616,8 @@ static void backward_recompute(int T, const float* dt, const float* dtu, const f
 template <int NB, int NV>
 static void backward_adjoint(int T, const float* dt, const float* dtu, const float* dy, Rows B, Rows C, const float* a2,
                              const float* hist_h, const float* hist_a, float* adjoint, float* dA, float* dA_low,
-                             float* sum_x, float* sum_a, float* sum_b, bool first_states, bool first, const BwdAhead& ahead, int i0,
-                             int i1) {
+                             float* sum_x, float* sum_a, float* sum_b, bool first_states, bool first,
+                             const BwdAhead& ahead, int i0, int i1) {
   constexpr int kRow = NB * NV * kW;
   V w[NB * NV], da[NB * NV];
   VM_UNROLL for (int n = 0; n < NB; ++n) VM_UNROLL for (int v = 0; v < NV; ++v) {
@@ -720,7 +720,8 @@ static void backward_states(const BwdTile& t, int n, int v, bool first_states, b
   if (i0 > kBwdAhead || v > 0) i0 = kBwdAhead;
   if (i1 > kBwdAhead) i1 = kBwdAhead;
   backward_adjoint<NB, NV>(t.T, t.dt + o, t.dtu + o, t.dy + o, B, C, a2, t.hist_h, t.hist_a, t.adjoint + n * kBB + o,
-                           t.dA + n * kBB + o, t.dA_low + n * kBB + o, t.sum_x + o, t.sum_a + o, t.part_b, first_states, first, t.ahead, i0, i1);
+                           t.dA + n * kBB + o, t.dA_low + n * kBB + o, t.sum_x + o, t.sum_a + o, t.part_b, first_states,
+                           first, t.ahead, i0, i1);
 }
 
 template <int NB>

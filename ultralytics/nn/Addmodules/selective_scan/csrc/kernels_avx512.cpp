@@ -4,7 +4,8 @@
 
 #if defined(VM_X86)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#define VM_TARGET __attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
+#pragma clang attribute push(VM_TARGET, apply_to = function)
 #elif defined(__GNUC__)
 // GCC 12 warns of the undefined vectors in its own header.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
