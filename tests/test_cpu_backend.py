@@ -603,6 +603,8 @@ using namespace vmamba;
 extern "C" int vmamba_set_isa(int);
 extern "C" int vmamba_forward(const int64_t*, int64_t);
 extern "C" int vmamba_backward(const int64_t*, int64_t);
+extern "C" int vmamba_block_forward(const int64_t*, int64_t);
+extern "C" int vmamba_block_backward(const int64_t*, int64_t);
 
 static unsigned long long seed = 1;
 static float next_value() {
@@ -658,6 +660,42 @@ static int once(int64_t B, int64_t K, int64_t D, int64_t L, int64_t N, int64_t d
   b.dD = channels(options & 2); b.dz = options & 4 ? wide(false) : Tensor{}; b.dbias = channels(options & 8);
   return status | vmamba_backward((const int64_t*)&b, sizeof(b) / 8);
 }
+static int block(int64_t B, int64_t K, int64_t Q, int64_t D, int64_t L, int64_t N, int64_t R, int64_t W, int64_t dtype,
+                 bool keep, bool optional, int threads) {
+  Store s;
+  auto make = [&](std::vector<int64_t> shape, bool fill) {
+    std::vector<int> order;
+    for (int i = 0; i < (int)shape.size(); ++i) order.push_back(i);
+    return s.make(dtype, shape, order, fill);
+  };
+  auto channels = [&](bool fill) { return optional ? s.make(kF32, {K, D}, {0, 1}, fill) : Tensor{}; };
+  std::vector<int64_t> orders;
+  for (int64_t k = 0; k < K; ++k) orders.push_back(k & 1);
+  BlockGradArgs g = {};
+  g.abi = kAbiVersion; g.threads = threads; g.flags = 1; g.B = B; g.K = K; g.Q = Q; g.D = D; g.L = L; g.N = N; g.R = R;
+  g.W = W; g.checkpoints = num_tiles(L); g.orders = (int64_t)(intptr_t)orders.data();
+  g.xz = make({B, L, 2 * D}, true); g.conv_w = make({Q, D, W}, true);
+  g.conv_b = optional ? make({Q, D}, true) : Tensor{};
+  g.x_proj = make({Q, R + 2 * N, D}, true); g.dt_proj = make({Q, D, R}, true);
+  g.A = s.make(kF32, {K, D, N}, {0, 1, 2}, true);
+  g.D_skip = channels(true); g.bias = channels(true);
+  g.y = make({B, L, D}, false); g.projected = make({B, Q, L, R + 2 * N}, false);
+  g.states = s.make(kF32, {B, K, num_tiles(L), D, N}, {0, 1, 2, 4, 3}, false);
+  BlockArgs f = {};
+  memcpy(&f, &g, 13 * sizeof(int64_t) + 8 * sizeof(Tensor));
+  f.out = make({B, L, D}, false);
+  if (keep) { f.y = g.y; f.projected = g.projected; f.states = g.states; }
+  else f.checkpoints = 0;
+  const int status = vmamba_block_forward((const int64_t*)&f, sizeof(f) / 8);
+  if (!keep) return status;
+  g.dout = f.out;
+  g.dxz = make({B, L, 2 * D}, false); g.dconv_w = make({Q, D, W}, false);
+  g.dconv_b = optional ? make({Q, D}, false) : Tensor{};
+  g.dx_proj = make({Q, R + 2 * N, D}, false); g.ddt_proj = make({Q, D, R}, false);
+  g.dA = s.make(kF32, {K, D, N}, {0, 1, 2}, false); g.dD = channels(false); g.dbias = channels(false);
+  g.gated = optional ? make({B, L, D}, false) : Tensor{};
+  return status | vmamba_block_backward((const int64_t*)&g, sizeof(g) / 8);
+}
 int main() {
   int bad = 0, runs = 0;
   const int64_t shapes[][5] = {{1, 1, 1, 1, 1}, {2, 2, 17, 33, 5}, {1, 2, 35, 70, 16}, {1, 1, 64, 31, 64},
@@ -671,13 +709,26 @@ int main() {
           bad |= once(s[0], s[1], s[2], s[3], s[4], dtype, last, (runs * 7) & 15, 1 + runs % 5);
           ++runs;
         }
+    // B, K, Q, D, L, N, R, W
+    const int64_t blocks[][8] = {{1, 1, 1, 1, 1, 1, 1, 1}, {2, 2, 2, 17, 33, 5, 3, 4},
+                                 {1, 2, 1, 70, 70, 16, 4, 3}, {1, 3, 3, 33, 131, 17, 9, 16},
+                                 {1, 2, 2, 16, 300, 16, 1, 4}, {2, 2, 2, 40, 2, 8, 2, 5}};
+    for (auto& s : blocks)
+      for (int64_t dtype = 0; dtype < 3; ++dtype)
+        for (int keep = 0; keep < 2; ++keep) {
+          bad |= block(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], dtype, keep, runs % 3 > 0, 1 + runs % 5);
+          ++runs;
+        }
   }
   std::vector<std::thread> callers;
   std::vector<int> codes(4);
   seed = 1;
   for (int i = 0; i < 4; ++i)
     callers.emplace_back([i, &codes] {
-      for (int j = 0; j < 8; ++j) codes[(size_t)i] |= once(1, 2, 16 * (i + 1), 90, 16, 0, true, 15, 2 + i % 2);
+      for (int j = 0; j < 8; ++j) {
+        codes[(size_t)i] |= once(1, 2, 16 * (i + 1), 90, 16, 0, true, 15, 2 + i % 2);
+        codes[(size_t)i] |= block(1, 2, 2, 16 * (i + 1), 90, 16, 2, 4, 0, true, true, 2 + i % 2);
+      }
     });
   for (auto& t : callers) t.join();
   for (int c : codes) bad |= c;

@@ -366,7 +366,7 @@ def test_second_derivatives_are_refused() -> None:
     """The backward pass of the block is not differentiable: an error, never a wrong number."""
     block, x = Mamba(8, bimamba_type="v2"), torch.randn(1, 5, 8, requires_grad=True)
     (g,) = torch.autograd.grad(block(x).square().sum(), block.out_proj.weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no autograd formula"):
         g.square().sum().backward()
 
 

@@ -9,18 +9,33 @@ from pathlib import Path
 
 import torch
 
-__all__ = ("accepts", "available", "backward", "forward", "load", "name", "num_checkpoints", "set_isa")
+__all__ = (
+    "accepts",
+    "available",
+    "backward",
+    "block_accepts",
+    "block_backward",
+    "block_forward",
+    "forward",
+    "load",
+    "name",
+    "num_checkpoints",
+    "set_isa",
+)
 
 name = "cpp"
 
-ABI_VERSION = 1  # of csrc/scan.h
+ABI_VERSION = 2  # of csrc/scan.h
 TILE = 32  # tokens per checkpoint; the library reports its own, and another number is refused
 MAX_STATES = 256
+MAX_TAPS, MAX_RANK, MAX_DIRECTIONS = 16, 256, 16  # of the block
 ISA_LEVELS = {"auto": 0, "plain": 1, "avx2": 2, "avx512": 3}
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NO_TENSOR = (0, 0, 0, 0, 0, 0, 0)
 _FORWARD_ARGS = ctypes.c_int64 * (10 + 10 * 7)
 _BACKWARD_ARGS = ctypes.c_int64 * (10 + 18 * 7)
+_BLOCK_ARGS = ctypes.c_int64 * (13 + 12 * 7)
+_BLOCK_GRAD_ARGS = ctypes.c_int64 * (13 + 21 * 7)
 
 _library: ctypes.CDLL | None = None
 _state: tuple[bool, str] | None = None
@@ -54,23 +69,22 @@ def load(path: str | Path | None = None) -> tuple[bool, str]:
         _state = False, f"{path.name} cannot be loaded: {e}"
         return _state
     try:
-        lib.vmamba_abi_version.restype = ctypes.c_int64
-        lib.vmamba_tile.restype = ctypes.c_int64
+        lib.vmamba_abi_version.restype = lib.vmamba_tile.restype = ctypes.c_int64
+        abi, tile = lib.vmamba_abi_version(), lib.vmamba_tile()
+        if (abi, tile) != (ABI_VERSION, TILE):
+            need = f"need {ABI_VERSION}, {TILE}"
+            _state = False, f"{path.name} is of another version (ABI {abi}, tile {tile}; {need}): reinstall"
+            return _state
         for text in (lib.vmamba_isa_name, lib.vmamba_compiler, lib.vmamba_status):
             text.restype = ctypes.c_char_p
         lib.vmamba_status.argtypes = (ctypes.c_int,)
         lib.vmamba_set_isa.argtypes = (ctypes.c_int,)
         lib.vmamba_forward.argtypes = (_FORWARD_ARGS, ctypes.c_int64)
         lib.vmamba_backward.argtypes = (_BACKWARD_ARGS, ctypes.c_int64)
-        abi, tile = lib.vmamba_abi_version(), lib.vmamba_tile()
+        lib.vmamba_block_forward.argtypes = (_BLOCK_ARGS, ctypes.c_int64)
+        lib.vmamba_block_backward.argtypes = (_BLOCK_GRAD_ARGS, ctypes.c_int64)
     except AttributeError as e:
         _state = False, f"{path.name} is not this package's library: {e}"
-        return _state
-    if (abi, tile) != (ABI_VERSION, TILE):
-        _state = (
-            False,
-            f"{path.name} is of another version (ABI {abi}, tile {tile}; need {ABI_VERSION}, {TILE}): reinstall",
-        )
         return _state
     _library = lib
     _state = True, f"{lib.vmamba_isa_name().decode()}, built with {lib.vmamba_compiler().decode()}"
@@ -206,6 +220,133 @@ def backward(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus: 
         args += _tensor(t)
     _raise(lib, lib.vmamba_backward(_BACKWARD_ARGS(*args), len(args)))
     return du, ddelta, dA, dB, dC, dD, dz, dbias
+
+
+def block_accepts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias) -> tuple[bool, str]:
+    """Return whether the block's kernels take these tensors (see `block_forward`), and if not the reason."""
+    named = {"xz": xz, "conv_w": conv_w, "conv_b": conv_b, "x_proj": x_proj, "dt_proj": dt_proj}
+    for label, t in named.items():
+        if t is not None and (t.device.type != "cpu" or t.layout != torch.strided or t.dtype not in _DTYPES):
+            return False, f"{label} is no dense CPU tensor of float32, bfloat16 or float16"
+    for label, t in (("A", A), ("D", D), ("dt_bias", dt_bias)):
+        if t is not None and (t.device.type != "cpu" or t.layout != torch.strided or t.dtype != torch.float32):
+            return False, f"{label} is no dense CPU tensor of float32"
+    sizes = ("taps", conv_w.shape[2], MAX_TAPS), ("rank", dt_proj.shape[2], MAX_RANK)
+    for label, size, most in (*sizes, ("directions", A.shape[0], MAX_DIRECTIONS), ("states", A.shape[2], MAX_STATES)):
+        if not 1 <= size <= most:
+            return False, f"{label}: {size}, only 1 to {most}"
+    return True, ""
+
+
+def block_forward(
+    xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus: bool, orders: list[int], keep: bool
+):
+    """Run conv, SiLU, projections, the scans of all directions, their sum and the gate.
+
+    Nothing of size (B, K, L, D) is stored. With Kc = 1 row, conv and projections are shared by all directions.
+
+    Args:
+        xz (torch.Tensor): Input projection, x beside the gate z (B, L, 2D).
+        conv_w (torch.Tensor): (Kc, D, W).
+        conv_b (torch.Tensor | None): (Kc, D).
+        x_proj (torch.Tensor): (Kc, R + 2N, D).
+        dt_proj (torch.Tensor): (Kc, D, R).
+        A (torch.Tensor): (K, D, N), float32.
+        D (torch.Tensor | None): (K, D), float32.
+        dt_bias (torch.Tensor | None): (K, D), float32.
+        delta_softplus (bool): Pass delta through softplus.
+        orders (list[int]): Token order of each direction: 0 forward, 1 reversed.
+        keep (bool): Return what backward needs; the last three are None otherwise.
+
+    Returns:
+        (torch.Tensor): Gated output (B, L, D).
+        (torch.Tensor | None): The same before the gate (B, L, D).
+        (torch.Tensor | None): Projections (B, Kc, L, R + 2N).
+        (torch.Tensor | None): States (B, K, num_checkpoints(L), D, N) float32, in scan order.
+    """
+    lib = _loaded()
+    head, order = _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders)
+    _, _, _, bs, k, kc, d, length, n, r, _ = head
+    out = xz.new_empty(bs, length, d)
+    y = projected = states = None
+    if keep:
+        y, projected = torch.empty_like(out), xz.new_empty(bs, kc, length, r + 2 * n)
+        states = xz.new_empty((bs, k, num_checkpoints(length), n, d), dtype=torch.float32).transpose(-1, -2)
+    args = [*head, states.shape[2] if keep else 0, ctypes.addressof(order)]
+    for t in (xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out, y, projected, states):
+        args += _tensor(t)
+    _raise(lib, lib.vmamba_block_forward(_BLOCK_ARGS(*args), len(args)))
+    return out, y, projected, states
+
+
+def block_backward(
+    dout,
+    xz,
+    conv_w,
+    conv_b,
+    x_proj,
+    dt_proj,
+    A,
+    D,
+    dt_bias,
+    y,
+    projected,
+    states,
+    delta_softplus: bool,
+    orders: list[int],
+    gated: bool,
+):
+    """Return the gradients of `block_forward` by its tensors, None for absent ones, and its output if `gated`.
+
+    dout is the gradient of the gated output (B, L, D), and y, projected and states are what forward kept. Each gradient
+    has its input's dtype.
+    """
+    lib = _loaded()
+    head, order = _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders)
+    _, _, _, bs, k, kc, d, length, n, r, _ = head
+    count = num_checkpoints(length)
+    for label, t, shape in (
+        ("dout", dout, (bs, length, d)),
+        ("y", y, (bs, length, d)),
+        ("projected", projected, (bs, kc, length, r + 2 * n)),
+        ("states", states, (bs, k, count, d, n)),
+    ):
+        if t.shape != shape or t.dtype not in ((torch.float32,) if label == "states" else _DTYPES):
+            raise ValueError(f"{label} {tuple(t.shape)} {t.dtype} does not belong to this block, expected {shape}")
+    inputs = (xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias)
+    make = torch.zeros_like if xz.numel() == 0 else torch.empty_like
+    grads = [None if t is None else make(t, memory_format=torch.contiguous_format) for t in inputs]
+    out = torch.empty_like(y, memory_format=torch.contiguous_format) if gated else None
+    args = [*head, count, ctypes.addressof(order)]
+    for t in (*inputs, y, projected, states, dout, *grads, out):
+        args += _tensor(t)
+    _raise(lib, lib.vmamba_block_backward(_BLOCK_GRAD_ARGS(*args), len(args)))
+    return (*grads, out)
+
+
+def _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders) -> tuple[list[int], object]:
+    """Check what the block's kernels take on trust; return the start of their arguments and the orders behind it."""
+    ok, reason = block_accepts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias)
+    if not ok:
+        raise ValueError(reason)
+    (bs, length, d), (k, _, n), (kc, _, w), r = xz.shape, A.shape, conv_w.shape, dt_proj.shape[2]
+    d //= 2
+    for label, t, shape in (
+        ("xz", xz, (bs, length, 2 * d)),
+        ("conv_w", conv_w, (kc, d, w)),
+        ("conv_b", conv_b, (kc, d)),
+        ("x_proj", x_proj, (kc, r + 2 * n, d)),
+        ("dt_proj", dt_proj, (kc, d, r)),
+        ("A", A, (k, d, n)),
+        ("D", D, (k, d)),
+        ("dt_bias", dt_bias, (k, d)),
+    ):
+        if t is not None and t.shape != shape:
+            raise ValueError(f"{label} has shape {tuple(t.shape)}, expected {shape}")
+    if kc not in (1, k) or len(orders) != k:
+        raise ValueError(f"{kc} rows of conv and projections and {len(orders)} orders for {k} directions")
+    head = [ABI_VERSION, torch.get_num_threads(), int(delta_softplus), bs, k, kc, d, length, n, r, w]
+    return head, (ctypes.c_int64 * k)(*orders)
 
 
 def _loaded() -> ctypes.CDLL:

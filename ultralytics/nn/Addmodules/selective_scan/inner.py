@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
 
-from . import op
+from . import op, registry
 from .op import REVERSED
 
 __all__ = ("causal_conv", "mamba_inner")
@@ -93,7 +94,7 @@ def _scan_inputs(u: Tensor, delta: Tensor, x_dbl: Tensor, rank: int, groups: int
     return tuple(t.expand(-1, groups, -1, -1) for t in (u, delta, B, C))  # shared projections: one, seen K times
 
 
-def _forward(
+def _compose(
     xz: Tensor,
     conv_w: Tensor,
     conv_b: Tensor | None,
@@ -104,100 +105,247 @@ def _forward(
     dt_bias: Tensor | None,
     delta_softplus: bool,
     orders: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, str | None]:
-    """Return the ungated sum over directions (B, L, D), the projections, the kept states and the backend that ran."""
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ungated sum over directions (B, L, D), the projections and the kept states, in PyTorch."""
     u = F.silu(_conv_all(xz.chunk(2, dim=-1)[0], conv_w, conv_b, orders))
     x_dbl, delta = _project(u, x_proj, dt_proj)
     u, delta, B, C = _scan_inputs(u, delta, x_dbl, dt_proj.shape[2], len(orders))
-    backend = op.choose(u, delta, A, B, C, D, None, dt_bias)
     y, states = op.scan(u, delta, A, B, C, D, None, dt_bias, delta_softplus, orders, backend)
     y = reduce(torch.add, y.unbind(1)).transpose(1, 2)  # sum(1) is several times slower on a CPU
-    return y, x_dbl, states, backend
+    return y, x_dbl, states
 
 
-def _gate_and_project(y: Tensor, xz: Tensor, out_w: Tensor | None, out_b: Tensor | None) -> Tensor:
-    """Gate y (B, L, D) by SiLU(z), and project it to (B, L, M) if there is a projection."""
-    out = y * F.silu(xz.chunk(2, dim=-1)[1])
-    return out if out_w is None else F.linear(out, out_w, out_b)
+def _gate(y: Tensor, xz: Tensor) -> Tensor:
+    """Gate y (B, L, D) by SiLU(z)."""
+    return y * F.silu(xz.chunk(2, dim=-1)[1])
 
 
-class _MambaInner(torch.autograd.Function):
-    """The recomputing form of `mamba_inner`."""
+def _compose_backward(
+    dout: Tensor,
+    xz: Tensor,
+    conv_w: Tensor,
+    conv_b: Tensor | None,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    y: Tensor,
+    x_dbl: Tensor,
+    states: Tensor,
+    delta_softplus: bool,
+    orders: list[int],
+    backend: str,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by xz, conv_w, conv_b, x_proj, dt_proj, A, D and dt_bias, and the gated output."""
+    groups, rank = len(orders), dt_proj.shape[2]
+    x, z = xz.chunk(2, dim=-1)
+    gate = torch.sigmoid(z)
+    silu_z = z * gate
+    dy = dout * silu_z
+    dz = dout * y * (gate + silu_z * (1 - gate))
 
-    @staticmethod
-    def forward(ctx, xz, conv_w, conv_b, x_proj, dt_proj, out_w, out_b, A, D, dt_bias, delta_softplus, orders):
-        y, x_dbl, states, backend = _forward(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders)
-        ctx.save_for_backward(xz, conv_w, conv_b, x_proj, dt_proj, out_w, A, D, dt_bias, x_dbl, states, y)
-        ctx.delta_softplus, ctx.orders, ctx.backend, ctx.has_out_b = delta_softplus, orders, backend, out_b is not None
-        return _gate_and_project(y, xz, out_w, out_b)
+    v = _conv_all(x, conv_w, conv_b, orders)
+    gate = torch.sigmoid(v)
+    u = v * gate
+    delta = torch.matmul(x_dbl[..., :rank], dt_proj.transpose(1, 2))
+    scan_in = _scan_inputs(u, delta, x_dbl, rank, groups)
+    du, ddelta, dA, dB, dC, dD, _, ddt_bias = torch.ops.vmamba.selective_scan_backward(
+        dy.transpose(1, 2).unsqueeze(1).expand(-1, groups, -1, -1),
+        *scan_in[:2],
+        A,
+        *scan_in[2:],
+        D,
+        None,
+        dt_bias,
+        states,
+        delta_softplus,
+        orders,
+        backend,
+    )
+    du, ddelta, dB, dC = (t.transpose(2, 3) for t in (du, ddelta, dB, dC))  # (B, K, L, D) and (B, K, L, N)
+    if conv_w.shape[0] == 1 and groups > 1:  # shared conv and projections: their directions add up
+        du, ddelta, dB, dC = (t.sum(1, keepdim=True) for t in (du, ddelta, dB, dC))
+    ddt_proj = torch.einsum("bkld,bklr->kdr", ddelta, x_dbl[..., :rank])
+    dx_dbl = torch.cat([torch.matmul(ddelta, dt_proj), dB, dC], -1)
+    dx_proj = torch.einsum("bklr,bkld->krd", dx_dbl, u)
+    dv = (du + torch.matmul(dx_dbl, x_proj)) * (gate + u * (1 - gate))
+    grads = [
+        _causal_conv_backward(dv[:, k], x, conv_w[k], orders[k], conv_b is not None) for k in range(conv_w.shape[0])
+    ]
+    dx = reduce(torch.add, (g[0] for g in grads))
+    dconv_w = torch.stack([g[1] for g in grads])
+    dconv_b = torch.stack([g[2] for g in grads]) if conv_b is not None else None
+    dD, ddt_bias = dD if D is not None else None, ddt_bias if dt_bias is not None else None
+    return torch.cat([dx, dz], -1), dconv_w, dconv_b, dx_proj, ddt_proj, dA, dD, ddt_bias, y * silu_z
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout):
-        with op.no_autocast(dout.device.type):  # it may run inside an autocast block, where forward's casts are no use
-            return _MambaInner._backward(ctx, dout)
 
-    @staticmethod
-    def _backward(ctx, dout):
-        xz, conv_w, conv_b, x_proj, dt_proj, out_w, A, D, dt_bias, x_dbl, states, y = ctx.saved_tensors
-        orders, groups, rank = ctx.orders, len(ctx.orders), dt_proj.shape[2]
-        x, z = xz.chunk(2, dim=-1)
-        gate = torch.sigmoid(z)
-        silu_z = z * gate
-        dout_w = dout_b = None
+# The operator ---------------------------------------------------------------------------------------------------------
+
+_INPUTS = (
+    "Tensor xz, Tensor conv_w, Tensor? conv_b, Tensor x_proj, Tensor dt_proj, Tensor A, Tensor? D, Tensor? dt_bias, "
+    "Tensor? out_w, Tensor? out_b"
+)
+_SETTINGS = "bool delta_softplus, int[] orders, str backend"
+
+
+def _fused(backend: str, *block: Tensor | None) -> ModuleType | None:
+    """Return the backend if it has kernels for the whole block that take these tensors."""
+    module = registry.get(backend)
+    return module if hasattr(module, "block_accepts") and module.block_accepts(*block)[0] else None
+
+
+@torch.library.custom_op(
+    "vmamba::mamba_inner",
+    mutates_args=(),
+    schema=f"({_INPUTS}, {_SETTINGS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _mamba_inner(
+    xz: Tensor,
+    conv_w: Tensor,
+    conv_b: Tensor | None,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    out_w: Tensor | None,
+    out_b: Tensor | None,
+    delta_softplus: bool,
+    orders: Sequence[int],
+    backend: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    block = xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias
+    with op.no_autocast(xz.device.type):
+        if module := _fused(backend, *block):
+            out, *kept = module.block_forward(*block, delta_softplus, list(orders), keep)
+        else:
+            y, *kept = _compose(*block, delta_softplus, list(orders), backend)
+            kept = [t.contiguous() for t in (y, kept[0])] + kept[1:]
+            out = _gate(kept[0], xz)
+        if out_w is not None:
+            out = F.linear(out, out_w, out_b)
+    return (out, *kept) if keep else (out, *(xz.new_empty(0) for _ in range(3)))
+
+
+@_mamba_inner.register_fake
+def _(
+    xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out_w, out_b, delta_softplus, orders, backend, keep
+) -> tuple[Tensor, ...]:
+    (batch, length, _), (groups, dim, state) = xz.shape, A.shape
+    out = xz.new_empty(batch, length, dim if out_w is None else out_w.shape[0])
+    if not keep:
+        return out, *(xz.new_empty(0) for _ in range(3))
+    y, x_dbl = xz.new_empty(batch, length, dim), xz.new_empty(batch, conv_w.shape[0], length, x_proj.shape[1])
+    count = registry.get(backend).num_checkpoints(length)
+    return out, y, x_dbl, A.new_empty(batch, groups, count, state, dim).transpose(-1, -2)
+
+
+@torch.library.custom_op(
+    "vmamba::mamba_inner_backward",
+    mutates_args=(),
+    schema=(
+        f"(Tensor dout, {_INPUTS}, Tensor y, Tensor projected, Tensor states, {_SETTINGS})"
+        f" -> ({', '.join(['Tensor'] * 10)})"
+    ),
+)
+def _mamba_inner_backward(
+    dout: Tensor,
+    xz: Tensor,
+    conv_w: Tensor,
+    conv_b: Tensor | None,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    out_w: Tensor | None,
+    out_b: Tensor | None,
+    y: Tensor,
+    projected: Tensor,
+    states: Tensor,
+    delta_softplus: bool,
+    orders: Sequence[int],
+    backend: str,
+) -> tuple[Tensor, ...]:
+    block = xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias
+    with op.no_autocast(dout.device.type):  # it may run inside an autocast block, where forward's casts are no use
+        dgated = dout if out_w is None else torch.matmul(dout, out_w)
+        kept = y, projected, states
+        if module := _fused(backend, *block):
+            *grads, gated = module.block_backward(
+                dgated, *block, *kept, delta_softplus, list(orders), out_w is not None
+            )
+        else:
+            *grads, gated = _compose_backward(dgated, *block, *kept, delta_softplus, list(orders), backend)
         if out_w is not None:
             flat = dout.flatten(0, 1)
-            dout_w = flat.t() @ (y * silu_z).flatten(0, 1)
-            dout_b = flat.sum(0) if ctx.has_out_b else None
-            dout = dout @ out_w
-        dy = dout * silu_z
-        dz = dout * y * (gate + silu_z * (1 - gate))
+            grads += [flat.t() @ gated.flatten(0, 1), flat.sum(0) if out_b is not None else None]
+        else:
+            grads += [None, None]
+    return tuple(xz.new_empty(0) if g is None else g.contiguous() for g in grads)
 
-        v = _conv_all(x, conv_w, conv_b, orders)
-        gate = torch.sigmoid(v)
-        u = v * gate
-        delta = torch.matmul(x_dbl[..., :rank], dt_proj.transpose(1, 2))
-        scan_in = _scan_inputs(u, delta, x_dbl, rank, groups)
-        du, ddelta, dA, dB, dC, dD, _, ddt_bias = torch.ops.vmamba.selective_scan_backward(
-            dy.transpose(1, 2).unsqueeze(1).expand(-1, groups, -1, -1),
-            *scan_in[:2],
-            A,
-            *scan_in[2:],
-            D,
-            None,
-            dt_bias,
-            states,
-            ctx.delta_softplus,
-            orders,
-            ctx.backend,
-        )
-        du, ddelta, dB, dC = (t.transpose(2, 3) for t in (du, ddelta, dB, dC))  # (B, K, L, D) and (B, K, L, N)
-        if conv_w.shape[0] == 1 and groups > 1:  # shared conv and projections: their directions add up
-            du, ddelta, dB, dC = (t.sum(1, keepdim=True) for t in (du, ddelta, dB, dC))
-        ddt_proj = torch.einsum("bkld,bklr->kdr", ddelta, x_dbl[..., :rank])
-        dx_dbl = torch.cat([torch.matmul(ddelta, dt_proj), dB, dC], -1)
-        dx_proj = torch.einsum("bklr,bkld->krd", dx_dbl, u)
-        dv = (du + torch.matmul(dx_dbl, x_proj)) * (gate + u * (1 - gate))
-        grads = [
-            _causal_conv_backward(dv[:, k], x, conv_w[k], orders[k], conv_b is not None) for k in range(conv_w.shape[0])
-        ]
-        dx = reduce(torch.add, (g[0] for g in grads))
-        dconv_w = torch.stack([g[1] for g in grads])
-        dconv_b = torch.stack([g[2] for g in grads]) if conv_b is not None else None
-        return (
-            torch.cat([dx, dz], -1),
-            dconv_w,
-            dconv_b,
-            dx_proj,
-            ddt_proj,
-            dout_w,
-            dout_b,
-            dA,
-            dD if D is not None else None,
-            ddt_bias if dt_bias is not None else None,
-            None,
-            None,
-        )
+
+@_mamba_inner_backward.register_fake
+def _(dout, *inputs) -> tuple[Tensor, ...]:
+    tensors = inputs[:10]
+    return tuple(dout.new_empty(0) if t is None else t.new_empty(t.shape) for t in tensors)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.delta_softplus, ctx.orders, ctx.backend, _ = inputs
+    ctx.set_materialize_grads(False)  # nobody differentiates what is kept: no zeros in its place
+    ctx.save_for_backward(*tensors, *output[1:])
+
+
+def _backward(ctx, dout, *_):
+    saved = ctx.saved_tensors
+    if dout is None:
+        return (None,) * 14
+    grads = _mamba_inner_backward(dout, *saved, ctx.delta_softplus, ctx.orders, ctx.backend)
+    return *(None if t is None else g for t, g in zip(saved, grads)), None, None, None, None
+
+
+_mamba_inner.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _parts(xz_shape, conv_w_shape, x_proj_shape, dt_proj_shape, A_shape, out_w_shape) -> tuple[int, int, int, int, int]:
+    """Return the FLOPs of the convolutions, x_proj, dt_proj, the scans and out_proj, 2 for a multiply-add."""
+    (batch, length, _), (groups, dim, state), rows = xz_shape, A_shape, conv_w_shape[0]
+    tokens = 2 * batch * length * dim
+    scans = op.scan_flops(batch, groups * dim, length, state)
+    out = 0 if out_w_shape is None else tokens * out_w_shape[0]
+    return (
+        tokens * rows * conv_w_shape[2],
+        tokens * rows * x_proj_shape[1],
+        tokens * rows * dt_proj_shape[2],
+        scans,
+        out,
+    )
+
+
+@register_flop_formula(torch.ops.vmamba.mamba_inner)
+def _flops(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out_w, *args, out_shape=None, **kwargs) -> int:
+    """Return the FLOPs of the operator from the shapes of its arguments."""
+    return sum(_parts(xz, conv_w, x_proj, dt_proj, A, out_w))
+
+
+@register_flop_formula(torch.ops.vmamba.mamba_inner_backward)
+def _flops_backward(
+    dout, xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out_w, *args, out_shape=None, **kw
+) -> int:
+    """Return twice the forward FLOPs, and once more what is recomputed: convolutions, dt_proj and scans."""
+    conv, project, rank, scans, out = _parts(xz, conv_w, x_proj, dt_proj, A, out_w)
+    return 3 * (conv + rank + scans) + 2 * (project + out)
+
+
+def _like_scan(xz: Tensor, A: Tensor, D: Tensor | None, dt_bias: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return tensors with the shapes, dtypes and device of the scan inside, for the choice of a backend."""
+    u = xz.chunk(2, dim=-1)[0].transpose(1, 2).unsqueeze(1).expand(-1, A.shape[0], -1, -1)
+    B = u[:, :, :1].expand(-1, -1, A.shape[2], -1)
+    return u, u, A, B, B, D, None, dt_bias
 
 
 def mamba_inner(
@@ -248,9 +396,11 @@ def mamba_inner(
     )
     A, D, dt_bias = (None if p is None else p.to(state_dtype) for p in (A, D, dt_bias))
     with op.no_autocast(xz.device.type):  # the casts above are the only ones
-        if recompute and torch.is_grad_enabled() and not op.composed():
-            return _MambaInner.apply(
-                xz, conv_w, conv_b, x_proj, dt_proj, out_w, out_b, A, D, dt_bias, delta_softplus, orders
-            )
-        y, *_ = _forward(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders)
-        return _gate_and_project(y, xz, out_w, out_b)
+        block = xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias
+        backend = op.choose(*_like_scan(xz, A, D, dt_bias))
+        given = *block, out_w, out_b
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+        if backend is not None and (recompute or not keep):
+            return _mamba_inner(*given, delta_softplus, orders, backend, keep)[0]
+        out = _gate(_compose(*block, delta_softplus, orders, backend)[0], xz)
+        return out if out_w is None else F.linear(out, out_w, out_b)

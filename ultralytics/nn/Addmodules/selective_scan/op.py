@@ -97,11 +97,14 @@ def _(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, orders,
 
 def _setup_context(ctx, inputs, output) -> None:
     *tensors, ctx.delta_softplus, ctx.orders, ctx.backend = inputs
+    ctx.set_materialize_grads(False)  # nobody differentiates the states: no zeros in their place
     ctx.save_for_backward(*tensors, output[1])
 
 
 def _backward(ctx, dout, dstates):
     *tensors, states = ctx.saved_tensors
+    if dout is None:
+        return (None,) * 11
     grads = _scan_backward(dout, *tensors, states, ctx.delta_softplus, ctx.orders, ctx.backend)
     return *(None if x is None else g for x, g in zip(tensors, grads)), None, None, None
 

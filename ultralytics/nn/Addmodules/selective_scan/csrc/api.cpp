@@ -1,13 +1,10 @@
 // Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
 // The C ABI that cpu.py calls through ctypes: which kernels, which tasks, in what order their results are added.
-#include <stdlib.h>
 #include <string.h>
 
-#include <atomic>
 #include <initializer_list>
 
-#include "pool.h"
-#include "scan.h"
+#include "tasks.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #if defined(_MSC_VER)
@@ -30,7 +27,6 @@ namespace vmamba {
 namespace {
 
 enum Level : int { kAuto = 0, kPlain = 1, kAvx2 = 2, kAvx512 = 3 };
-enum Status : int { kOk = 0, kBadAbi = 1, kBadShape = 2, kBadDtype = 3, kBadOrder = 4, kNoMemory = 5, kBadStates = 6 };
 
 #if defined(__x86_64__) || defined(_M_X64)
 void cpuid(unsigned leaf, unsigned sub, unsigned r[4]) {
@@ -82,41 +78,14 @@ const Kernels* table(int level) {
   return k ? k : kernels_plain();
 }
 
-const Kernels* current() {
+}  // namespace
+
+const Kernels* current_kernels() {
   const int forced = g_forced.load(std::memory_order_relaxed);
   return table(forced == kAuto ? best_level() : forced);
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Memory for one call, aligned to 64 bytes, one at a time per calling thread. The thread keeps up to 16 MB from call to
-// call: faulting fresh pages in costs about as much as writing them eight times.
-class Buffer {
- public:
-  explicit Buffer(int64_t floats) {
-    constexpr int64_t kept = (int64_t)1 << 22;
-    if (floats <= kept) {
-      data_ = floats ? thread_scratch((size_t)floats, kCallSlot) : nullptr;
-    } else if ((raw_ = malloc((size_t)floats * sizeof(float) + 64))) {
-      data_ = (float*)(((uintptr_t)raw_ + 63) & ~(uintptr_t)63);
-    }
-  }
-  ~Buffer() { free(raw_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  float* get() const { return data_; }
-
- private:
-  void* raw_ = nullptr;
-  float* data_ = nullptr;
-};
-
-template <class F>
-void for_each_task(int64_t tasks, int64_t threads, F&& body) {
-  parallel_for(tasks, threads, [](void* c, int64_t i) { (*static_cast<F*>(c))(i); }, &body);
-}
+namespace {
 
 template <class Args>
 int check(const Args& p) {
@@ -130,11 +99,7 @@ int check(const Args& p) {
   return kOk;
 }
 
-// How a scan with too few channel blocks for the threads is shared further.
-struct Split {
-  int64_t parts = 1;  // tasks among which the states of one block are divided
-  int64_t segs = 1;   // parts of the token axis
-};
+}  // namespace
 
 // Relative times: what a task does once a token whatever its states, and a split scan's first pass.
 Split plan_forward(int64_t blocks, int64_t tiles, int64_t N, int64_t threads) {
@@ -178,13 +143,15 @@ int64_t plan_backward(int64_t blocks, int64_t tiles, int64_t threads) {
   return best;
 }
 
+namespace {
+
 int run_forward(const ForwardArgs& p) {
   if (int status = check(p)) return status;
   if (p.checkpoints != 1 && p.checkpoints != num_tiles(p.L)) return kBadStates;
   if (p.B * p.K * p.D * p.L == 0) return kOk;
-  const Kernels* kernels = current();
+  const Kernels* kernels = current_kernels();
   const int64_t per_group = ceil_div(p.D, kFwdBlock), blocks = p.B * p.K * per_group, tiles = num_tiles(p.L);
-  const size_t scratch = kernels->forward_scratch(p.N);
+  const size_t scratch = kernels->forward_scratch(p.N, 0, 0);
   const Split split = plan_forward(blocks, tiles, p.N, p.threads);
   std::atomic<bool> failed{false};
 
@@ -255,21 +222,58 @@ int run_forward(const ForwardArgs& p) {
 
 float* float_at(const Tensor& t, int64_t offset) { return (float*)(intptr_t)t.data + offset; }
 
+}  // namespace
+
+bool reduce_task_sums(const Kernels& kernels, const float* sums, int64_t B, int64_t K, int64_t Q, int64_t D, int64_t N, int64_t R,
+                      int64_t segs, int64_t threads, const Tensor& dA, const Tensor& dD, const Tensor& dbias,
+                      const Tensor& ddt_proj) {
+  const int64_t per_group = ceil_div(D, kBwdBlock), small = task_sums(N, R), states = (N + 2) * kBwdBlock;
+  std::atomic<bool> failed{false};
+  auto add_up = [&](int64_t k0, int64_t k1, int64_t block, int64_t from, int64_t to, float* total) {
+    for (int64_t j = from; j < to; ++j) {
+      double sum = 0.0;
+      for (int64_t k = k0; k < k1; ++k)
+        for (int64_t b = 0; b < B; ++b)
+          for (int64_t s = 0; s < segs; ++s) sum += sums[(((b * K + k) * per_group + block) * segs + s) * small + j];
+      total[j] = (float)sum;
+    }
+  };
+  for_each_task(K * per_group, threads, [&](int64_t i) {
+    const int64_t k = i / per_group, d0 = i % per_group * kBwdBlock, dn = min64(kBwdBlock, D - d0);
+    float* total = thread_scratch((size_t)small, kTaskSlot);
+    if (!total) return failed.store(true, std::memory_order_relaxed);
+    add_up(k, k + 1, i % per_group, 0, states, total);
+    for (int64_t d = 0; d < dn; ++d) {
+      for (int64_t n = 0; n < N; ++n)
+        *float_at(dA, k * dA.s[0] + (d0 + d) * dA.s[1] + n * dA.s[2]) = total[n * kBwdBlock + d];
+      if (dD.data) *float_at(dD, k * dD.s[0] + (d0 + d) * dD.s[1]) = total[N * kBwdBlock + d];
+      if (dbias.data) *float_at(dbias, k * dbias.s[0] + (d0 + d) * dbias.s[1]) = total[(N + 1) * kBwdBlock + d];
+    }
+    if (!ddt_proj.data || k >= Q) return;
+    add_up(k, Q == 1 ? K : k + 1, i % per_group, states, small, total);
+    kernels.store_rows(ddt_proj, k * ddt_proj.s[0] + d0 * ddt_proj.s[1], ddt_proj.s[2], ddt_proj.s[1], total + states, kBwdBlock,
+                       (int)R, (int)dn);
+  });
+  return !failed.load();
+}
+
+namespace {
+
 int run_backward(const BackwardArgs& p) {
   if (int status = check(p)) return status;
   if (p.checkpoints != num_tiles(p.L)) return kBadStates;
   for (const Tensor* t : {&p.dout, &p.du, &p.ddelta, &p.dB, &p.dC})
     if (t->dtype < kF32 || t->dtype > kF16) return kBadDtype;
   if (p.B * p.K * p.D * p.L == 0) return kOk;  // the caller zeroes what it allocates for an empty scan
-  const Kernels* kernels = current();
+  const Kernels* kernels = current_kernels();
   const int64_t per_group = ceil_div(p.D, kBwdBlock), pairs = p.B * p.K, blocks = pairs * per_group;
   const int64_t tiles = num_tiles(p.L), padded = padded_states(p.N), row_size = p.L * padded;
   const int64_t segs = plan_backward(blocks, tiles, p.threads);
-  const size_t scratch = kernels->backward_scratch(p.N);
+  const size_t scratch = kernels->backward_scratch(p.N, 0, 0);
   std::atomic<bool> failed{false};
 
   // dA, dD and dbias of every task, added up in one fixed order at the end.
-  const int64_t small = (p.N + 2) * kBwdBlock;
+  const int64_t small = task_sums(p.N, 0);
   // dB and dC need a row per token and channel block: hold those of as many (batch, group) pairs as keep the threads
   // busy, at most 12 MB otherwise, and reduce them before the next ones. The order of additions never changes.
   const int64_t pair_size = 2 * per_group * row_size;
@@ -328,24 +332,8 @@ int run_backward(const BackwardArgs& p) {
     });
   }
 
-  for_each_task(p.K * per_group, p.threads, [&](int64_t i) {
-    const int64_t k = i / per_group, d0 = i % per_group * kBwdBlock, dn = min64(kBwdBlock, p.D - d0);
-    float* total = thread_scratch((size_t)small, kTaskSlot);
-    if (!total) return failed.store(true, std::memory_order_relaxed);
-    const float* first = sums + (k * per_group + i % per_group) * segs * small;
-    for (int64_t j = 0; j < small; ++j) {
-      double sum = 0.0;
-      for (int64_t b = 0; b < p.B; ++b)
-        for (int64_t s = 0; s < segs; ++s) sum += first[(b * p.K * per_group * segs + s) * small + j];
-      total[j] = (float)sum;
-    }
-    for (int64_t d = 0; d < dn; ++d) {
-      for (int64_t n = 0; n < p.N; ++n)
-        *float_at(p.dA, k * p.dA.s[0] + (d0 + d) * p.dA.s[1] + n * p.dA.s[2]) = total[n * kBwdBlock + d];
-      if (p.dD.data) *float_at(p.dD, k * p.dD.s[0] + (d0 + d) * p.dD.s[1]) = total[p.N * kBwdBlock + d];
-      if (p.dbias.data) *float_at(p.dbias, k * p.dbias.s[0] + (d0 + d) * p.dbias.s[1]) = total[(p.N + 1) * kBwdBlock + d];
-    }
-  });
+  if (!reduce_task_sums(*kernels, sums, p.B, p.K, p.K, p.D, p.N, 0, segs, p.threads, p.dA, p.dD, p.dbias, Tensor{}))
+    return kNoMemory;
   return failed.load() ? kNoMemory : kOk;
 }
 
@@ -368,7 +356,7 @@ VM_EXPORT int vmamba_set_isa(int level) {
   g_forced.store(level);
   return vmamba_get_isa();
 }
-VM_EXPORT const char* vmamba_isa_name() { return current()->name; }
+VM_EXPORT const char* vmamba_isa_name() { return current_kernels()->name; }
 
 VM_EXPORT const char* vmamba_compiler() {
 #if defined(__clang__)
@@ -407,6 +395,20 @@ VM_EXPORT int vmamba_backward(const int64_t* args, int64_t count) {
   BackwardArgs p;
   memcpy(&p, args, sizeof(p));
   return run_backward(p);
+}
+
+VM_EXPORT int vmamba_block_forward(const int64_t* args, int64_t count) {
+  if (!args || count != (int64_t)(sizeof(BlockArgs) / sizeof(int64_t))) return kBadAbi;
+  BlockArgs p;
+  memcpy(&p, args, sizeof(p));
+  return run_block_forward(p);
+}
+
+VM_EXPORT int vmamba_block_backward(const int64_t* args, int64_t count) {
+  if (!args || count != (int64_t)(sizeof(BlockGradArgs) / sizeof(int64_t))) return kBadAbi;
+  BlockGradArgs p;
+  memcpy(&p, args, sizeof(p));
+  return run_block_backward(p);
 }
 
 #if defined(_WIN32)

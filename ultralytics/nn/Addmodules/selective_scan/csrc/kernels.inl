@@ -247,6 +247,94 @@ VM_INLINE Rows token_rows(const Tensor& t, int64_t b, int64_t k, int64_t c0, con
                   scratch);
 }
 
+// ------------------------------------------------------------------------------------ u and delta made inside the block
+
+// Rows of the convolution's input that T tokens of it need: `taps` - 1 rows more, zero outside the sequence. Row j is the
+// token at start + j * step.
+static Rows window_rows(const Tensor& t, int64_t b, int64_t k, int64_t c0, int64_t start, int64_t step, int count, int64_t L,
+                        int cols, int width, float* scratch) {
+  const int64_t end = start + (count - 1) * step;
+  const bool inside = start >= 0 && start < L && end >= 0 && end < L;
+  const int64_t offset = b * t.s[0] + k * t.s[1] + c0 * t.s[2];
+  if (inside)
+    return get_rows(t, offset + start * t.s[3], step * t.s[3], t.s[2], count, cols, width, scratch);
+  // Steps before the first and after the last row that exist.
+  int64_t j0 = step > 0 ? -start : start - (L - 1), j1 = step > 0 ? L - start : start + 1;
+  j0 = j0 < 0 ? 0 : j0 > count ? count : j0;
+  j1 = j1 < j0 ? j0 : j1 > count ? count : j1;
+  memset(scratch, 0, sizeof(float) * (size_t)(j0 * width));
+  memset(scratch + j1 * width, 0, sizeof(float) * (size_t)((count - j1) * width));
+  if (j1 > j0)
+    load_rows(scratch + j0 * width, width, t, offset + (start + j0 * step) * t.s[3], step * t.s[3], t.s[2], (int)(j1 - j0),
+              cols, width);
+  return {scratch, width};
+}
+
+// v = bias + sum of taps * x for M tokens of one channel vector; x row t is the first of the window of token t.
+template <int M>
+VM_INLINE void conv_steps(const float* x, int64_t ld, const float* taps, int64_t tap_step, int64_t W, V bias, V* v) {
+  VM_EACH(v[i] = bias);
+  for (int64_t w = 0; w < W; ++w) {
+    const V tap = vload(taps + w * tap_step);
+    VM_EACH(v[i] = vfma(tap, vload(x + (i + w) * ld), v[i]));
+  }
+}
+template <int M>
+VM_INLINE void silu_steps(const V* v, V* u) {
+  V e[M], s[M];
+  exp_neg_abs<M>(v, e);
+  sigmoid<M>(v, e, s);
+  VM_EACH(u[i] = vmul(v[i], s[i]));
+}
+template <int M>
+VM_INLINE void conv_silu_store(const float* x, int64_t ld, const float* taps, int64_t tap_step, int64_t W, V bias, float* u,
+                               int64_t u_ld) {
+  V v[M], r[M];
+  conv_steps<M>(x, ld, taps, tap_step, W, bias, v);
+  silu_steps<M>(v, r);
+  VM_EACH(vstore(u + i * u_ld, r[i]));
+}
+
+// u = silu(conv(x)) of the T tokens at first + t * step, channels [c0, c0 + cols) of `width`, to u[t * u_ld + c]. With
+// `mirrored` the convolution looks ahead in that order. `window` holds (T + W - 1) * width floats.
+static void conv_tile(const Tensor& x, int64_t b, int64_t k, int64_t c0, const Span& s, int64_t L, int cols, int width,
+                      const Weights& weights, int64_t Dp, int64_t W, bool mirrored, float* window, float* u, int64_t u_ld) {
+  const int64_t start = mirrored ? s.first : s.first - s.step * (W - 1);
+  const Rows in = window_rows(x, b, k, c0, start, s.step, s.T + (int)W - 1, L, cols, width, window);
+  const float* taps = weights.conv + c0 + (mirrored ? (W - 1) * Dp : 0);
+  const int64_t tap_step = mirrored ? -Dp : Dp;
+  for (int c = 0; c < cols; c += kW) {
+    const V bias = vload(weights.conv_bias + c0 + c);
+    int t = 0;
+    for (; t + kBatch <= s.T; t += kBatch)
+      conv_silu_store<kBatch>(in.p + t * in.ld + c, in.ld, taps + c, tap_step, W, bias, u + t * u_ld + c, u_ld);
+    for (; t < s.T; ++t)
+      conv_silu_store<1>(in.p + t * in.ld + c, in.ld, taps + c, tap_step, W, bias, u + t * u_ld + c, u_ld);
+  }
+}
+
+template <int M>
+VM_INLINE void low_rank_steps(const float* low, int64_t ld, const float* w, int64_t Dp, int64_t R, float* out, int64_t out_ld) {
+  V d[M];
+  VM_EACH(d[i] = vzero());
+  for (int64_t r = 0; r < R; ++r) {
+    const V weight = vload(w + r * Dp);
+    VM_EACH(d[i] = vfma(weight, vset(low[i * ld + r]), d[i]));
+  }
+  VM_EACH(vstore(out + i * out_ld, d[i]));
+}
+
+// delta = the first R projections times dt_proj, a tile's rows to out[t * out_ld + c].
+static void low_rank_tile(const Rows& low, int T, int cols, const float* dt_proj, int64_t Dp, int64_t R, float* out,
+                          int64_t out_ld) {
+  for (int c = 0; c < cols; c += kW) {
+    int t = 0;
+    for (; t + kBatch <= T; t += kBatch)
+      low_rank_steps<kBatch>(low.p + t * low.ld, low.ld, dt_proj + c, Dp, R, out + t * out_ld + c, out_ld);
+    for (; t < T; ++t) low_rank_steps<1>(low.p + t * low.ld, low.ld, dt_proj + c, Dp, R, out + t * out_ld + c, out_ld);
+  }
+}
+
 // Rows of the next tile, fetched while this one is computed: rows are a whole token apart, which hardware prefetchers
 // follow badly or, from half a page on, not at all. Unused entries point at scratch.
 struct Ahead {
@@ -329,7 +417,7 @@ constexpr int kFB = (int)kFwdBlock;
 // the states among tasks (halves of 8 or 16, or sixteens) does not change a bit of the result.
 template <int NB, bool FAST, bool OUT>
 static void forward_states(int T, const float* dt, const float* dtu, Rows B, Rows C, const float* a2, float* h_state,
-                           float* y, bool add, const Ahead* ahead) {
+                           float* y, int64_t y_ld, bool add, const Ahead* ahead) {
   const ExpTable table = exp_table();
   const float* b = B.p;
   const float* c = C.p;
@@ -350,8 +438,8 @@ static void forward_states(int T, const float* dt, const float* dtu, Rows B, Row
       V s = sum[0];
       if (NB == 8) s = vadd(sum[0], sum[(NB + 3) / 4 - 1]);
       if (NB == 16) s = vadd(vadd(sum[0], sum[NB / 16]), vadd(sum[NB / 8], sum[(NB + 3) / 4 - 1]));
-      if (add) s = vadd(vload(y + t * kFB), s);
-      vstore(y + t * kFB, s);
+      if (add) s = vadd(vload(y + t * y_ld), s);
+      vstore(y + t * y_ld, s);
       c += C.ld;
     }
     b += B.ld;
@@ -361,7 +449,7 @@ static void forward_states(int T, const float* dt, const float* dtu, Rows B, Row
 
 template <bool FAST, bool OUT>
 static void forward_groups(int T, int vecs, int count, const float* dt, const float* dtu, Rows B, Rows C, const float* a2,
-                           float* h, float* y, const Ahead& ahead) {
+                           float* h, float* y, int64_t y_ld, bool accumulate, const Ahead& ahead) {
   for (int n = 0; n < count;) {
     const int left = count - n;
     const int group = left >= kFwdGroup ? kFwdGroup : left >= 8 ? 8 : left >= 2 ? 4 : 1;
@@ -370,8 +458,9 @@ static void forward_groups(int T, int vecs, int count, const float* dt, const fl
       const Rows b = {B.p + n, B.ld}, c = {C.p + n, C.ld};
       const float* a = a2 + n * kFB + o;
       float* s = h + n * kFB + o;
-      const bool add = n > 0;
-#define VM_GO(NB) forward_states<NB, FAST, OUT>(T, dt + o, dtu + o, b, c, a, s, y + o, add, add || v ? nullptr : &ahead)
+      const bool add = n > 0 || accumulate;
+#define VM_GO(NB) \
+  forward_states<NB, FAST, OUT>(T, dt + o, dtu + o, b, c, a, s, y + o, y_ld, add, n > 0 || v ? nullptr : &ahead)
       if (group == 16) VM_GO((kFwdGroup < 16 ? 4 : 16));
       else if (group == 8) VM_GO(8);
       else if (group == 4) VM_GO(4);
@@ -382,9 +471,9 @@ static void forward_groups(int T, int vecs, int count, const float* dt, const fl
   }
 }
 
-static size_t forward_scratch(int64_t N) {
+static size_t forward_scratch(int64_t N, int64_t R, int64_t W) {
   const size_t np = (size_t)padded_states(N);
-  return 2 * np * kFB + 2 * kTile * np + 7 * kTile * kFB + 4 * kFB + 16 * 64 + 1024;
+  return 2 * np * kFB + 2 * kTile * np + (9 * kTile + W) * kFB + kTile * padded_rank(R) + 4 * kFB + 19 * 64 + 1024;
 }
 
 // dt and dt * u of M tokens of one channel vector.
@@ -441,6 +530,9 @@ VM_INLINE void finish_tile(const ForwardArgs& p, int64_t b, int64_t k, int64_t d
   if (!direct) store_rows(o, offset, s.step * o.s[3], o.s[2], os, kFB, s.T, dn);
 }
 
+static void block_finish(const BlockArgs& p, const RowsTask& task, int64_t d0, float* const* partial_y, int64_t parts,
+                         float* scratch);
+
 static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scratch) {
   const int count = (int)(task.n1 - task.n0), padded = (int)padded_states(count), dn = (int)task.dn;
   const int vecs = (dn + kW - 1) / kW;
@@ -452,10 +544,13 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
   float* h = carve.take((size_t)padded * kFB);
   float* bs = carve.take((size_t)kTile * padded);
   float* cs = carve.take((size_t)kTile * padded);
+  const Source* const source = task.source;
   float* us = carve.take(kTile * kFB);
   float* ds = carve.take(kTile * kFB);
-  float* zs = carve.take(kTile * kFB);
+  float* zs = carve.take((size_t)(kTile + (source ? source->W : 0)) * kFB);  // or the convolution's window
   float* os = carve.take(kTile * kFB);
+  float* fs = carve.take(task.finish ? 2 * kTile * kFB : 0);
+  float* rs = carve.take(source ? (size_t)kTile * padded_rank(source->R) : 0);
   float* dt = carve.take(kTile * kFB);
   float* dtu = carve.take(kTile * kFB);
   float* ys = carve.take(kTile * kFB);
@@ -475,8 +570,16 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
 
   for (int64_t tile = task.tile0; tile < task.tile1; ++tile) {
     const Span s = tile_span(tile, p.L, reversed);
-    const Rows u = token_rows(p.u, b, k, d0, s, dn, kFB, us);
-    const Rows delta = token_rows(p.delta, b, k, d0, s, dn, kFB, ds);
+    Rows u = {us, kFB}, delta = {ds, kFB};
+    if (source) {
+      const Weights& weights = source->weights[k];
+      const Rows low = token_rows(p.delta, b, k, 0, s, (int)source->R, (int)padded_rank(source->R), rs);
+      conv_tile(p.u, b, k, d0, s, p.L, dn, kFB, weights, source->Dp, source->W, source->mirrored[k], zs, us, kFB);
+      low_rank_tile(low, s.T, dn, weights.dt_proj + d0, source->Dp, source->R, ds, kFB);
+    } else {
+      u = token_rows(p.u, b, k, d0, s, dn, kFB, us);
+      delta = token_rows(p.delta, b, k, d0, s, dn, kFB, ds);
+    }
     const Rows B = token_rows(p.Bm, b, k, task.n0, s, count, padded, bs);
     const Rows C = task.states_only ? B : token_rows(p.Cm, b, k, task.n0, s, count, padded, cs);
     V largest = vzero(), sum = vzero();
@@ -496,24 +599,36 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
     Span next = tile_span(tile + 1, p.L, reversed);
     if (tile + 1 >= task.tile1) next.T = 0;
     set_ahead(ahead, 0, p.u, b, k, d0, next, item_size(p.u), dt);
-    set_ahead(ahead, 1, p.delta, b, k, d0, next, item_size(p.delta), dt);
+    set_ahead(ahead, 1, p.delta, b, k, source ? 0 : d0, next, item_size(p.delta), dt);
     set_ahead(ahead, 2, p.Bm, b, k, task.n0, next, item_size(p.Bm), dt);
     set_ahead(ahead, 3, p.Cm, b, k, task.n0, next, item_size(p.Cm), dt);
     set_ahead(ahead, 4, p.z, b, k, d0, next, item_size(p.z), dt);
     set_ahead(ahead, 5, p.out, b, k, d0, next, item_size(p.out), dt);
     if (task.states_only) {
-      if (fast) forward_groups<true, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, ahead);
-      else forward_groups<false, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, ahead);
+      if (fast) forward_groups<true, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, kFB, false, ahead);
+      else forward_groups<false, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, kFB, false, ahead);
       continue;
     }
-    float* y = task.partial_y ? task.partial_y + tile * kTile * kFB : ys;
-    if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, ahead);
-    else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, ahead);
+    float* y = task.partial_y ? task.partial_y + (source ? s.first : tile * kTile) * kFB : ys;
+    const int64_t y_ld = source ? s.step * kFB : kFB;
+    if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, y_ld, task.accumulate, ahead);
+    else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, y_ld, task.accumulate, ahead);
     const int64_t slot = tile - (num_tiles(p.L) - p.checkpoints);
     if (slot >= 0) {
       const Tensor& t = p.states;
       store_rows(t, b * t.s[0] + k * t.s[1] + slot * t.s[2] + d0 * t.s[3] + task.n0 * t.s[4], t.s[4], t.s[3], h, kFB, count,
                  dn);
+    }
+    if (source && task.n0 == 0) {
+      for (int c = 0; c < vecs * kW; c += kW) {
+        const V scale = vload(skip + c);
+        for (int t = 0; t < s.T; ++t) vstore(y + t * y_ld + c, vfma(scale, vload(us + t * kFB + c), vload(y + t * y_ld + c)));
+      }
+    }
+    if (task.finish) {
+      const int64_t l0 = s.step > 0 ? s.first : s.first - (s.T - 1);
+      float* sum = task.partial_y;
+      block_finish(*task.finish, RowsTask{b, l0, l0 + s.T}, d0, &sum, 1, fs);
     }
     if (!task.partial_y) finish_tile(p, b, k, d0, dn, s, skip, u, y, zs, os);
   }
@@ -732,9 +847,9 @@ static void backward_group(const BwdTile& t, int n) {
   for (; v < t.vecs; ++v) backward_states<NB, 1>(t, n, v, first_states, v == 0);
 }
 
-static size_t backward_scratch(int64_t N) {
-  const size_t np = (size_t)padded_states(N);
-  return 5 * np * kBB + 2 * kTile * np + 12 * kTile * kBB + (2 * kTile + 1) * 4 * kBwdVecs * kW + 2 * kTile * kW +
+static size_t backward_scratch(int64_t N, int64_t R, int64_t W) {
+  const size_t np = (size_t)padded_states(N), rp = (size_t)padded_rank(R);
+  return 5 * np * kBB + 2 * kTile * np + 2 * rp * kBB + kTile * rp + W * kBB + 3 * 64 + 12 * kTile * kBB + (2 * kTile + 1) * 4 * kBwdVecs * kW + 2 * kTile * kW +
          7 * kBB + 32 * 64 + 1024;
 }
 
@@ -771,6 +886,29 @@ VM_INLINE void backward_steps(int t, int c, bool soft, V shift, Rows delta, Rows
   VM_EACH(vstore(dy + (t + i) * kBB + c, d[i]));
 }
 
+// Gradients by the first R projections, summed over the block's channels, and by dt_proj, from a tile of ddelta.
+static void backward_low_rank(const Span& s, int vecs, const float* ddelta, Rows low, const float* dt_proj, int64_t Dp, int rank,
+                              float* partial, float* ddt, float* ddt_low) {
+  for (int r = 0; r < rank; r += 4) {
+    for (int t = 0; t < s.T; ++t) {
+      V sum[4] = {vzero(), vzero(), vzero(), vzero()};
+      for (int v = 0; v < vecs; ++v) {
+        const V d = vload(ddelta + t * kBB + v * kW);
+        VM_UNROLL for (int j = 0; j < 4; ++j) sum[j] = vfma(d, vload(dt_proj + (r + j) * Dp + v * kW), sum[j]);
+      }
+      vfold4(partial + (s.first + t * s.step) * rank + r, vreduce4(sum[0], sum[1], sum[2], sum[3]));
+    }
+    for (int v = 0; v < vecs; ++v) {
+      V sum[4] = {vzero(), vzero(), vzero(), vzero()};
+      for (int t = 0; t < s.T; ++t) {
+        const V d = vload(ddelta + t * kBB + v * kW);
+        VM_UNROLL for (int j = 0; j < 4; ++j) sum[j] = vfma(d, vset(low.p[t * low.ld + r + j]), sum[j]);
+      }
+      for (int j = 0; j < 4; ++j) add_exactly(ddt + (r + j) * kBB + v * kW, ddt_low + (r + j) * kBB + v * kW, sum[j]);
+    }
+  }
+}
+
 static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scratch) {
   const int count = (int)p.N, padded = (int)padded_states(count), dn = (int)task.dn;
   const int vecs = (dn + kW - 1) / kW;
@@ -788,7 +926,12 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
   float* us = carve.take(kTile * kBB);
   float* ds = carve.take(kTile * kBB);
   float* gs = carve.take(kTile * kBB);
-  float* zs = carve.take(kTile * kBB);
+  const Source* const source = task.source;
+  const int rank = source ? (int)padded_rank(source->R) : 0;
+  float* zs = carve.take((size_t)(kTile + (source ? source->W : 0)) * kBB);  // or the convolution's window
+  float* rs = carve.take((size_t)kTile * rank);
+  float* ddt = carve.take((size_t)rank * kBB);
+  float* ddt_low = carve.take((size_t)rank * kBB);
   float* sig = carve.take(kTile * kBB);
   float* gz = carve.take(kTile * kBB);
   float* dt = carve.take(kTile * kBB);
@@ -821,6 +964,8 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
   memset(dbias, 0, sizeof(float) * kBB);
   memset(dD_low, 0, sizeof(float) * kBB);
   memset(dbias_low, 0, sizeof(float) * kBB);
+  memset(ddt, 0, sizeof(float) * (size_t)rank * kBB);
+  memset(ddt_low, 0, sizeof(float) * (size_t)rank * kBB);
   if (task.seg_adjoint && !task.adjoint_only)
     for (int64_t s = task.segs - 1; s > task.seg; --s)
       carry_over(adjoint, task.seg_adjoint + s * state_size, a2, task.seg_adjoint + task.segs * state_size + s * kBB,
@@ -847,8 +992,16 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
 
   for (int64_t tile = task.tile1 - 1; tile >= task.tile0; --tile) {
     const Span s = tile_span(tile, p.L, reversed);
-    const Rows u = token_rows(p.u, b, k, d0, s, dn, kBB, us);
-    const Rows delta = token_rows(p.delta, b, k, d0, s, dn, kBB, ds);
+    Rows u = {us, kBB}, delta = {ds, kBB}, low = {nullptr, 0};
+    if (source) {
+      const Weights& weights = source->weights[k];
+      low = token_rows(p.delta, b, k, 0, s, (int)source->R, rank, rs);
+      conv_tile(p.u, b, k, d0, s, p.L, dn, kBB, weights, source->Dp, source->W, source->mirrored[k], zs, us, kBB);
+      low_rank_tile(low, s.T, dn, weights.dt_proj + d0, source->Dp, source->R, ds, kBB);
+    } else {
+      u = token_rows(p.u, b, k, d0, s, dn, kBB, us);
+      delta = token_rows(p.delta, b, k, d0, s, dn, kBB, ds);
+    }
     const Rows dout = token_rows(p.dout, b, k, d0, s, dn, kBB, gs);
     const Rows C = token_rows(p.Cm, b, k, 0, s, count, padded, cs);
     Rows z = {nullptr, 0};
@@ -888,7 +1041,7 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
     const Span next = tile > task.tile0 ? tile_span(tile - 1, p.L, reversed) : Span{0, 0, 1};
     const Tensor* rows[9] = {&p.u, &p.delta, &p.dout, &p.z, &p.Bm, &p.Cm, &p.du, &p.ddelta, &p.dz};
     for (int i = 0; i < 9; ++i)
-      set_ahead(tile_args.ahead, i, *rows[i], b, k, i == 4 || i == 5 ? 0 : d0, next, item_size(*rows[i]), dt);
+      set_ahead(tile_args.ahead, i, *rows[i], b, k, i == 4 || i == 5 || (source && i == 1) ? 0 : d0, next, item_size(*rows[i]), dt);
     for (int i = 9; i < kBwdAhead; ++i) {
       const float* partial = i == 9 ? task.partial_b : task.partial_c;
       tile_args.ahead.p[i] = (const char*)(next.T ? partial + next.first * padded : dt);
@@ -936,7 +1089,8 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
       add_exactly(dD + c, dD_low + c, skip_sum);
     }
     du.finish(p.du, s, dn);
-    ddelta.finish(p.ddelta, s, dn);
+    if (source) backward_low_rank(s, vecs, sum_a, low, source->weights[k].dt_proj + d0, source->Dp, rank, task.partial_r, ddt, ddt_low);
+    else ddelta.finish(p.ddelta, s, dn);
     if (gate) dz.finish(p.dz, s, dn);
   }
 
@@ -948,6 +1102,7 @@ static void backward_task(const BackwardArgs& p, const BwdTask& task, float* scr
   memcpy(task.dA, dA, sizeof(float) * (size_t)count * kBB);
   memcpy(task.dD, dD, sizeof(float) * kBB);
   memcpy(task.dbias, dbias, sizeof(float) * kBB);
+  if (source) memcpy(task.ddt, ddt, sizeof(float) * (size_t)rank * kBB);
 }
 
 static void reduce_rows(const Tensor& out, int64_t b, int64_t k, int64_t N, int64_t l0, int64_t l1, const float* partial,
@@ -965,6 +1120,3 @@ static void reduce_rows(const Tensor& out, int64_t b, int64_t k, int64_t N, int6
     store_rows(out, b * out.s[0] + k * out.s[1] + l * out.s[3], out.s[3], out.s[2], scratch, padded, rows, (int)N);
   }
 }
-
-static const Kernels kTable = {VM_NAME,      forward_scratch, backward_scratch, forward_task,
-                               forward_finish, backward_task,   reduce_rows};

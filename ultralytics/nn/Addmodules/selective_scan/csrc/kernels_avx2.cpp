@@ -15,6 +15,7 @@ namespace avx2 {
 #define VM_NAME "AVX2"
 #include "vec_avx2.h"
 #include "kernels.inl"
+#include "block.inl"
 }  // namespace avx2
 }  // namespace vmamba
 

@@ -19,6 +19,7 @@ namespace avx512 {
 #define VM_NAME "AVX-512"
 #include "vec_avx512.h"
 #include "kernels.inl"
+#include "block.inl"
 }  // namespace avx512
 }  // namespace vmamba
 

@@ -13,6 +13,7 @@ namespace plain {
 #endif
 #include "vec_plain.h"
 #include "kernels.inl"
+#include "block.inl"
 }  // namespace plain
 
 const Kernels* kernels_plain() { return &plain::kTable; }

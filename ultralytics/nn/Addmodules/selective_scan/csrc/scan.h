@@ -8,7 +8,7 @@
 namespace vmamba {
 
 // Raised whenever the argument layout below changes: cpu.py refuses any other number.
-constexpr int64_t kAbiVersion = 1;
+constexpr int64_t kAbiVersion = 2;
 
 // Tokens per tile and per checkpoint. The backward pass keeps decay and state of one tile for four states at a time
 // in scratch; 32 tokens keep that near the first-level cache and the checkpoints at N / 32 floats a token and channel.
@@ -16,6 +16,9 @@ constexpr int64_t kTile = 32;
 constexpr int64_t kFwdBlock = 16;  // channels of one forward task
 constexpr int64_t kBwdBlock = 32;  // channels of one backward task, summed before dB and dC leave the task
 constexpr int64_t kMaxStates = 256;
+constexpr int64_t kMaxTaps = 16;   // of the block's convolution
+constexpr int64_t kMaxRank = 256;  // of its step sizes
+constexpr int64_t kMaxDirections = 16;
 
 enum DType : int64_t { kF32 = 0, kBF16 = 1, kF16 = 2 };
 
@@ -39,10 +42,46 @@ struct BackwardArgs {
   Tensor du, ddelta, dA, dB, dC, dD, dz, dbias;
 };
 
+// The block around the scan. xz, dxz: (b, l, c), x before z; conv_w: (q, d, w), conv_b: (q, d), x_proj: (q, p, d),
+// dt_proj: (q, d, r), where q is one row a direction k or one for all, and p counts r, then B's n, then C's n;
+// projected: (b, q, l, p); out, y, dout, gated: (b, l, d), y before the gate. y, projected and gated may be absent.
+struct BlockArgs {
+  int64_t abi, threads, flags, B, K, Q, D, L, N, R, W, checkpoints, orders;
+  Tensor xz, conv_w, conv_b, x_proj, dt_proj, A, D_skip, bias, out, y, projected, states;
+};
+
+struct BlockGradArgs {
+  int64_t abi, threads, flags, B, K, Q, D, L, N, R, W, checkpoints, orders;
+  Tensor xz, conv_w, conv_b, x_proj, dt_proj, A, D_skip, bias, y, projected, states, dout;
+  Tensor dxz, dconv_w, dconv_b, dx_proj, ddt_proj, dA, dD, dbias, gated;
+};
+
 constexpr int64_t kFlagSoftplus = 1;
 
 inline int64_t round_up(int64_t x, int64_t m) { return (x + m - 1) / m * m; }
 inline int64_t num_tiles(int64_t L) { return (L + kTile - 1) / kTile; }
+
+// Row widths of the packed weights below and of rows of projections: whole vectors of every instruction set.
+inline int64_t padded_channels(int64_t D) { return round_up(D, kBwdBlock); }
+inline int64_t padded_projections(int64_t R, int64_t N) { return round_up(R + 2 * N, 16); }
+inline int64_t padded_rank(int64_t R) { return round_up(R, 4); }
+
+// One direction's weights as the kernels walk them, float32, zero in the padding, Dp = padded_channels(D).
+struct Weights {
+  const float* conv;       // [W][Dp], the last tap on the token itself
+  const float* conv_bias;  // [Dp]
+  const float* dt_proj;    // [padded_rank(R)][Dp]
+  const float* to_rows;    // [D][padded_projections]: x_proj transposed
+  const float* from_rows;  // [P][Dp]: x_proj
+};
+
+// Where u and delta come from inside the block: p.u is the convolution's input and p.delta holds the first R projections,
+// (b, k, r, l).
+struct Source {
+  const Weights* weights;  // of each direction k
+  int64_t Dp, R, W;
+  const bool* mirrored;    // of each direction k: the convolution looks ahead in scan order, not back
+};
 
 // A contiguous run of tiles of one (batch, group, channel block), and where its partial results go.
 struct FwdTask {
@@ -54,6 +93,9 @@ struct FwdTask {
   float* seg_state;          // [seg][N][16] local final states, then [seg][16] summed dt; null when L is not split
   int64_t segs;
   float* partial_y;          // [L][16] sums over the task's own states; null when one task holds all states
+  const Source* source;      // inside the block: partial_y is then set and has a row at each token's position
+  bool accumulate;           // add to partial_y what the direction before left there
+  const BlockArgs* finish;   // gate and store each tile of partial_y, being complete
 };
 
 struct BwdTask {
@@ -67,12 +109,30 @@ struct BwdTask {
   float* dA;                 // [N][32] of this task
   float* dD;                 // [32]
   float* dbias;              // [32]
+  const Source* source;      // inside the block: ddelta is then not stored but projected
+  float* partial_r;          // [L][padded_rank] sums of the gradient of the first R projections
+  float* ddt;                // [padded_rank][32] of dt_proj
+};
+
+// Positions [l0, l1) of one sequence, in the phases of the block that have no recurrence.
+struct RowsTask {
+  int64_t b, l0, l1;
+};
+
+// What the scan's backward pass leaves for the block's: sums over channels and directions are still to be done.
+struct BlockGrads {
+  const float* du;         // [K][L][Dp]
+  const float* partial_r;  // [K][blocks][L][padded_rank]
+  const float* partial_b;  // [K][blocks][L][padded_states]
+  const float* partial_c;
+  int64_t blocks;
+  float* sums;             // [Q][P + W + 1][Dp] of this task: dx_proj, dconv_w, dconv_b
 };
 
 struct Kernels {
   const char* name;
-  size_t (*forward_scratch)(int64_t N);   // floats
-  size_t (*backward_scratch)(int64_t N);  // floats
+  size_t (*forward_scratch)(int64_t N, int64_t R, int64_t W);   // floats
+  size_t (*backward_scratch)(int64_t N, int64_t R, int64_t W);  // floats
   void (*forward)(const ForwardArgs&, const FwdTask&, float* scratch);
   // Adds the partial sums of the tasks that shared the states of one channel block, then applies D and the gate.
   void (*forward_finish)(const ForwardArgs&, const FwdTask&, float* const* partial_y, int64_t parts, float* scratch);
@@ -80,6 +140,23 @@ struct Kernels {
   // Sums `blocks` partial tensors [L][Np], `block_stride` floats apart, and stores tokens [l0, l1) to dB or dC.
   void (*reduce_rows)(const Tensor& out, int64_t b, int64_t k, int64_t N, int64_t l0, int64_t l1, const float* partial,
                       int64_t blocks, int64_t block_stride, float* scratch);
+
+  size_t (*block_scratch)(int64_t N, int64_t R, int64_t W, int64_t Q);  // floats, of the four below
+  // Convolution, SiLU and the projections of direction q: (b, q, l, p).
+  void (*block_project)(const BlockArgs&, const RowsTask&, int64_t q, const Weights&, bool reversed, const Tensor& projected,
+                        float* scratch);
+  // Sums `parts` rows of partial_y of channels [d0, d0 + 16), applies the gate and stores.
+  void (*block_finish)(const BlockArgs&, const RowsTask&, int64_t d0, float* const* partial_y, int64_t parts, float* scratch);
+  // Gradients behind and of the gate; dy is [L][Dp].
+  void (*block_gate)(const BlockGradArgs&, const RowsTask&, float* dy, float* scratch);
+  // Gradients of x, conv and x_proj.
+  void (*block_inputs)(const BlockGradArgs&, const RowsTask&, const Weights*, const bool* reversed, const BlockGrads&,
+                       float* scratch);
+  // Between any tensor and rows of float32: dst[r * ld + c] = t[offset + r * s_row + c * s_col], zero from cols to width.
+  void (*load_rows)(float* dst, int64_t ld, const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, int rows, int cols,
+                    int width);
+  void (*store_rows)(const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, const float* src, int64_t ld, int rows,
+                     int cols);
 };
 
 // Row width of the partial dB and dC: whole groups of four states.

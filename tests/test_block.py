@@ -1,0 +1,297 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The block around the scan in one operator: the C++ kernels and the composition against float64, layouts, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ultralytics.nn.Addmodules.selective_scan import cpu, inner, mamba_inner, op, registry
+from ultralytics.nn.Addmodules.selective_scan.registry import use_backend
+
+NAMES = ("xz", "conv_w", "conv_b", "x_proj", "dt_proj", "A", "D", "dt_bias", "out_w", "out_b")
+# Error against float64 relative to its norm: float32 absolutely, low precision as a multiple of that of PyTorch's own
+# composition under autograd, which the recomputing composition follows in another order of roundings; never loosened.
+FLOAT32, LOW = 4e-6, {"cpp": 1.1, "chunked": 1.5}
+
+# B, L, D, N, R, W, rows of conv and projections, orders; odd sizes, one token, shared projections, several directions.
+CASES = [
+    (1, 1, 1, 1, 1, 1, 1, [0]),
+    (2, 37, 24, 5, 2, 4, 2, [0, 1]),
+    (1, 131, 48, 16, 3, 4, 2, [0, 1]),
+    (3, 70, 40, 16, 7, 3, 1, [0, 1]),
+    (2, 66, 33, 8, 4, 5, 1, [1, 0, 1]),
+    (1, 300, 70, 17, 9, 2, 3, [1, 1, 0]),
+    (1, 515, 16, 16, 1, 16, 2, [1, 0]),
+    (1, 2, 130, 33, 17, 4, 2, [0, 1]),
+]
+
+
+@pytest.fixture(autouse=True)
+def _restore():
+    """Put threads and instruction set back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    if cpu.available()[0]:
+        cpu.set_isa("auto")
+
+
+@pytest.fixture(params=["avx512", "avx2", "plain", "chunked"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Return a backend's name, for each instruction set of the C++ one."""
+    if request.param == "chunked":
+        return "chunked"
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    try:
+        cpu.set_isa(request.param)
+    except ValueError as e:
+        pytest.skip(str(e))
+    return "cpp"
+
+
+def make(batch, length, dim, state, rank, taps, rows, orders, seed=0, optional=True) -> dict[str, torch.Tensor | None]:
+    """Return a block's arguments in float64."""
+    g = torch.Generator().manual_seed(seed)
+    rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)  # noqa: E731
+    k = len(orders)
+    args = {
+        "xz": rand(batch, length, 2 * dim),
+        "conv_w": rand(rows, dim, taps) / taps**0.5,
+        "conv_b": rand(rows, dim),
+        "x_proj": rand(rows, rank + 2 * state, dim) / dim**0.5,
+        "dt_proj": rand(rows, dim, rank) / rank**0.5,
+        "A": -torch.exp(rand(k, dim, state) / 2),
+        "D": rand(k, dim),
+        "dt_bias": rand(k, dim) - 1,
+        "out_w": rand(dim + 3, dim) / dim**0.5,
+        "out_b": rand(dim + 3),
+    }
+    return (
+        args
+        if optional
+        else {n: None if n in {"conv_b", "D", "dt_bias", "out_w", "out_b"} else t for n, t in args.items()}
+    )
+
+
+def cast(args: dict, dtype: torch.dtype) -> dict:
+    """Return the arguments as the block gets them in that dtype: A, D and dt_bias are float32 at least."""
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    return {n: None if t is None else t.to(state if n in {"A", "D", "dt_bias"} else dtype) for n, t in args.items()}
+
+
+def run(args: dict, orders: list[int], backend: str, softplus: bool = True, dout: torch.Tensor | None = None) -> dict:
+    """Return the output and every gradient."""
+    leaves = {n: None if t is None else t.detach().requires_grad_() for n, t in args.items()}
+    with use_backend(backend):
+        out = mamba_inner(**leaves, delta_softplus=softplus, orders=orders)
+        if dout is None:
+            dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        out.backward(dout.to(out.dtype))
+    return {"out": out.detach()} | {f"d{n}": t.grad for n, t in leaves.items() if t is not None}
+
+
+def error(x: torch.Tensor, truth: torch.Tensor) -> float:
+    """Return the error's norm relative to the truth's."""
+    return ((x.double() - truth).norm() / truth.norm().clamp_min(1e-12)).item()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c[:7])))
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_forward_and_gradients_against_float64(backend: str, case: tuple, threads: int) -> None:
+    torch.set_num_threads(threads)
+    *sizes, orders = case
+    args = make(*sizes, orders)
+    truth = run(args, orders, "reference")
+    for name, x in run(cast(args, torch.float32), orders, backend).items():
+        assert x.shape == truth[name].shape
+        assert error(x, truth[name]) < FLOAT32, name
+
+
+@pytest.mark.parametrize("softplus", [True, False])
+def test_optional_arguments_left_out(backend: str, softplus: bool) -> None:
+    orders = [0, 1]
+    args = make(2, 45, 20, 4, 2, 4, 2, orders, optional=False)
+    args["dt_proj"] = args["dt_proj"].abs() * 0.1
+    args["x_proj"][:, :2] = args["x_proj"][:, :2].abs()
+    args["xz"][..., :20] = args["xz"][..., :20].abs() + 0.5  # step sizes stay positive without softplus
+    args["conv_w"] = args["conv_w"].abs()
+    truth = run(args, orders, "reference", softplus)
+    got = run(cast(args, torch.float32), orders, backend, softplus)
+    assert got.keys() == truth.keys() == {"out", "dxz", "dconv_w", "dx_proj", "ddt_proj", "dA"}
+    for name, x in got.items():
+        assert error(x, truth[name]) < FLOAT32, name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision_against_plain_pytorch(backend: str, dtype: torch.dtype) -> None:
+    """No further from float64 than PyTorch's own composition in that dtype, and gradients in their inputs' dtypes."""
+    orders = [0, 1]
+    args = cast(make(2, 90, 40, 8, 3, 4, 2, orders), dtype)
+    truth = run({n: t.double() for n, t in args.items()}, orders, "reference")
+    plain = run(args, orders, "reference")
+    for name, x in run(args, orders, backend).items():
+        assert x.dtype == (dtype if name == "out" else args[name[1:]].dtype)
+        assert error(x, truth[name]) <= LOW[backend] * error(plain[name], truth[name]) + FLOAT32, name
+
+
+def test_without_gradients_nothing_is_kept_and_the_output_is_the_same(backend: str) -> None:
+    orders = [0, 1]
+    args = cast(make(2, 70, 24, 4, 2, 4, 2, orders), torch.float32)
+    with_grad = run(args, orders, backend)["out"]
+    with use_backend(backend), torch.no_grad():
+        assert torch.equal(mamba_inner(**args, orders=orders), with_grad)
+    out, *kept = torch.ops.vmamba.mamba_inner(*args.values(), True, orders, "chunked", False)
+    assert [t.numel() for t in kept] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("case", CASES[1:6], ids=lambda c: "-".join(map(str, c[:7])))
+def test_threads_change_only_rounding(backend: str, case: tuple) -> None:
+    *sizes, orders = case
+    args = cast(make(*sizes, orders), torch.float32)
+    torch.set_num_threads(1)
+    expected = run(args, orders, backend)
+    for threads in (2, 5, 16):
+        torch.set_num_threads(threads)
+        for name, x in run(args, orders, backend).items():
+            assert error(x, expected[name].double()) < 1e-6, (threads, name)
+
+
+def test_same_call_same_bits(backend: str) -> None:
+    torch.set_num_threads(3)
+    orders = [0, 1]
+    args = cast(make(2, 200, 48, 16, 3, 4, 2, orders), torch.float32)
+    first = run(args, orders, backend)
+    for name, x in run(args, orders, backend).items():
+        assert torch.equal(x, first[name]), name
+
+
+def test_any_layout(backend: str) -> None:
+    """Tokens innermost, sliced and expanded tensors give what contiguous ones give."""
+    orders = [0, 1]
+    args = cast(make(2, 67, 40, 5, 3, 4, 2, orders), torch.float32)
+    args["conv_b"], args["D"] = args["conv_b"][:, :1].expand(-1, 40), args["D"][:1].expand(2, -1)
+    expected = run({n: t.contiguous() for n, t in args.items()}, orders, backend)
+    strange = {n: t.transpose(-1, -2).contiguous().transpose(-1, -2) for n, t in args.items() if t.dim() > 1}
+    strange = {n: torch.stack((t, t), -1)[..., 0] for n, t in strange.items()}
+    for name, x in run(args | strange | {"conv_b": args["conv_b"], "D": args["D"]}, orders, backend).items():
+        assert error(x, expected[name].double()) < 1e-6, name
+
+
+def test_gradient_of_an_expanded_output(backend: str) -> None:
+    """What `sum().backward()` passes has stride 0 everywhere."""
+    orders = [0, 1]
+    args = make(1, 40, 24, 4, 2, 4, 2, orders)
+    ones = torch.ones((), dtype=torch.float64).expand(1, 40, 27)
+    truth = run(args, orders, "reference", dout=ones)
+    for name, x in run(cast(args, torch.float32), orders, backend, dout=ones).items():
+        assert error(x, truth[name]) < FLOAT32, name
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)], ids=["no batch", "no tokens"])
+def test_empty(backend: str, shape: tuple) -> None:
+    args = cast(make(1, 5, 8, 4, 2, 4, 2, [0, 1]), torch.float32)
+    args["xz"] = torch.zeros(shape[0], shape[1], 16)
+    if shape[1] == 0 and backend == "chunked":
+        pytest.skip("a convolution of no tokens is an error in PyTorch")
+    got = run(args, [0, 1], backend)
+    assert got["out"].shape == (*shape[:2], 11)
+    assert all(not g.any() for n, g in got.items() if n not in {"out", "dxz"})
+
+
+def test_not_a_number_stays_in_its_sequence(backend: str) -> None:
+    args = cast(make(2, 50, 24, 4, 2, 4, 2, [0, 1]), torch.float32)
+    clean = run(args, [0, 1], backend)["out"]
+    args["xz"][1, 20, 3] = float("nan")
+    out = run(args, [0, 1], backend)["out"]
+    assert torch.equal(out[0], clean[0])
+    assert out[1].isnan().all()
+
+
+def test_wrong_arguments_are_refused_by_name() -> None:
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    args = cast(make(2, 9, 8, 4, 2, 4, 2, [0, 1]), torch.float32)
+    block = [args[n] for n in NAMES[:8]]
+    for i, wrong in (
+        (1, torch.zeros(2, 7, 4)),
+        (3, torch.zeros(2, 9, 8)),
+        (5, torch.zeros(2, 8, 5)),
+        (7, torch.zeros(2, 9)),
+    ):
+        with pytest.raises(ValueError, match="has shape"):
+            cpu.block_forward(*[wrong if j == i else t for j, t in enumerate(block)], True, [0, 1], True)
+    with pytest.raises(ValueError, match="orders"):
+        cpu.block_forward(*block, True, [0], True)
+    with pytest.raises(ValueError, match="order"):
+        cpu.block_forward(*block, True, [0, 2], True)
+    kept = cpu.block_forward(*block, True, [0, 1], True)
+    with pytest.raises(ValueError, match="does not belong"):
+        cpu.block_backward(kept[0][:, 1:], *block, *kept[1:], True, [0, 1], True)
+
+
+def test_what_the_kernels_do_not_take_is_composed() -> None:
+    """More taps than the kernels hold: the scan still runs in C++, the rest in PyTorch."""
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    orders = [0, 1]
+    args = make(1, 40, 8, 4, 2, cpu.MAX_TAPS + 1, 2, orders)
+    ok, why = cpu.block_accepts(*[cast(args, torch.float32)[n] for n in NAMES[:8]])
+    assert not ok
+    assert "taps" in why
+    truth = run(args, orders, "reference")
+    for name, x in run(cast(args, torch.float32), orders, "cpp").items():
+        assert error(x, truth[name]) < FLOAT32, name
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("project", [True, False])
+@pytest.mark.parametrize("name", ["cpp", "chunked"])
+def test_opcheck(name: str, project: bool, keep: bool) -> None:
+    if not registry.get(name).available()[0]:
+        pytest.skip(registry.get(name).available()[1])
+    args = cast(make(2, 11, 6, 4, 2, 4, 2, [0, 1]), torch.float32)
+    if not project:
+        args["out_w"] = args["out_b"] = None
+    settings = (True, [0, 1], name)
+    leaves = [None if t is None else t.requires_grad_(keep) for t in args.values()]
+    torch.library.opcheck(torch.ops.vmamba.mamba_inner.default, (*leaves, *settings, keep))
+    if keep:
+        plain = [None if t is None else t.detach() for t in leaves]
+        out, *kept = torch.ops.vmamba.mamba_inner(*plain, *settings, True)
+        torch.library.opcheck(torch.ops.vmamba.mamba_inner_backward.default, (out, *plain, *kept, *settings))
+
+
+def test_compile_fullgraph_forward_and_backward() -> None:
+    args = cast(make(2, 20, 8, 4, 2, 4, 2, [0, 1]), torch.float32)
+    leaves = [t.requires_grad_() for t in args.values()]
+    fn = lambda *a: mamba_inner(*a, orders=[0, 1]).square().sum()  # noqa: E731
+    expected = torch.autograd.grad(fn(*leaves), leaves)
+    compiled = torch.compile(fn, fullgraph=True, backend="aot_eager")
+    for a, b in zip(expected, torch.autograd.grad(compiled(*leaves), leaves)):
+        torch.testing.assert_close(a, b)
+
+
+def test_flops_are_those_of_the_composition() -> None:
+    """One operator counts what its parts count one by one."""
+    args = cast(make(2, 30, 8, 4, 2, 4, 2, [0, 1]), torch.float32)
+    block = [args[n] for n in NAMES[:8]]
+    with FlopCounterMode(display=False) as fused:
+        mamba_inner(**args, orders=[0, 1])
+    with FlopCounterMode(display=False) as parts:
+        y, *_ = inner._compose(*block, True, [0, 1], "chunked")
+        torch.nn.functional.linear(inner._gate(y, args["xz"]), args["out_w"], args["out_b"])
+    # PyTorch counts the W - 1 tokens of padding that a convolution leaves behind; the operator counts outputs used.
+    padding = 2 * 2 * 2 * 3 * 8 * 4
+    assert fused.get_total_flops() == parts.get_total_flops() - padding
+
+
+def test_scan_is_chosen_by_what_the_block_holds() -> None:
+    """The tensors shown to the registry have the shapes and dtypes of the scan inside."""
+    args = cast(make(2, 9, 8, 4, 2, 4, 2, [0, 1]), torch.bfloat16)
+    u, delta, A, B, C, D, z, bias = inner._like_scan(args["xz"], args["A"], args["D"], args["dt_bias"])
+    assert (u.shape, delta.shape, B.shape, C.shape) == ((2, 2, 8, 9), (2, 2, 8, 9), (2, 2, 4, 9), (2, 2, 4, 9))
+    assert (u.dtype, A.dtype, z) == (torch.bfloat16, torch.float32, None)
+    assert op.choose(u, delta, A, B, C, D, z, bias) == registry.select(u, delta, A, B, C, D, z, bias)

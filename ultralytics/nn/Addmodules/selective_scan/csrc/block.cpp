@@ -1,0 +1,355 @@
+// Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+// The block around the scan: convolution, projections, scan of every direction, their sum and the gate, in tasks.
+#include <string.h>
+
+#include <initializer_list>
+
+#include "tasks.h"
+
+namespace vmamba {
+namespace {
+
+// Tokens of a task without recurrence, and floats of working memory that a wave of sequences should stay below.
+constexpr int64_t kChunk = 256;
+constexpr int64_t kForwardWave = (int64_t)1 << 21, kBackwardWave = (int64_t)3 << 20;
+
+template <class Args>
+int check(const Args& p, std::initializer_list<const Tensor*> given) {
+  if (p.abi != kAbiVersion) return kBadAbi;
+  if (p.B < 0 || p.D < 0 || p.L < 0 || p.N < 1 || p.N > kMaxStates || p.threads < 1) return kBadShape;
+  if (p.K < 1 || p.K > kMaxDirections || (p.Q != 1 && p.Q != p.K)) return kBadShape;
+  if (p.R < 1 || p.R > kMaxRank || p.W < 1 || p.W > kMaxTaps) return kBadShape;
+  for (const Tensor* t : given)
+    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
+  const int64_t* orders = (const int64_t*)(intptr_t)p.orders;
+  for (int64_t k = 0; k < p.K; ++k)
+    if (orders[k] != 0 && orders[k] != 1) return kBadOrder;
+  return kOk;
+}
+
+// The weights of every direction, packed once a call.
+struct Packed {
+  Weights weights[kMaxDirections];  // of direction k
+  bool reversed[kMaxDirections];    // convolution q looks at later tokens
+  bool mirrored[kMaxDirections];    // and thus ahead in the scan order of direction k
+  Source source;
+
+  template <class Args>
+  static int64_t size(const Args& p, bool backward) {
+    const int64_t P = p.R + 2 * p.N, Dp = padded_channels(p.D);
+    return p.Q * ((p.W + 1 + padded_rank(p.R) + (backward ? P : 0)) * Dp + (backward ? 0 : p.D * padded_projections(p.R, p.N)));
+  }
+
+  template <class Args>
+  void fill(const Args& p, const Kernels& kernels, bool backward, float* memory) {
+    const int64_t P = p.R + 2 * p.N, Dp = padded_channels(p.D), width = padded_projections(p.R, p.N), Rp = padded_rank(p.R);
+    const int64_t* orders = (const int64_t*)(intptr_t)p.orders;
+    for (int64_t q = 0; q < p.Q; ++q) {
+      float* conv = memory;
+      float* bias = conv + p.W * Dp;
+      float* dt = bias + Dp;
+      float* rows = dt + Rp * Dp;
+      kernels.load_rows(conv, Dp, p.conv_w, q * p.conv_w.s[0], p.conv_w.s[2], p.conv_w.s[1], (int)p.W, (int)p.D, (int)Dp);
+      if (p.conv_b.data) kernels.load_rows(bias, Dp, p.conv_b, q * p.conv_b.s[0], 0, p.conv_b.s[1], 1, (int)p.D, (int)Dp);
+      else memset(bias, 0, sizeof(float) * (size_t)Dp);
+      kernels.load_rows(dt, Dp, p.dt_proj, q * p.dt_proj.s[0], p.dt_proj.s[2], p.dt_proj.s[1], (int)p.R, (int)p.D, (int)Dp);
+      memset(dt + p.R * Dp, 0, sizeof(float) * (size_t)((Rp - p.R) * Dp));
+      const Tensor& x = p.x_proj;
+      if (backward) kernels.load_rows(rows, Dp, x, q * x.s[0], x.s[1], x.s[2], (int)P, (int)p.D, (int)Dp);
+      else kernels.load_rows(rows, width, x, q * x.s[0], x.s[2], x.s[1], (int)p.D, (int)P, (int)width);
+      memory = rows + (backward ? P * Dp : p.D * width);
+      weights[q] = {conv, bias, dt, backward ? nullptr : rows, backward ? rows : nullptr};
+      reversed[q] = orders[q] == 1;
+    }
+    for (int64_t k = 0; k < p.K; ++k) {
+      if (p.Q == 1) weights[k] = weights[0];
+      mirrored[k] = p.Q == 1 && orders[k] != orders[0];
+    }
+    source = {weights, Dp, p.R, p.W, mirrored};
+  }
+};
+
+template <class To, class From>
+void copy_sizes(To& to, const From& p) {
+  to.abi = p.abi;
+  to.threads = p.threads;
+  to.flags = p.flags;
+  to.B = p.B;
+  to.K = p.K;
+  to.D = p.D;
+  to.L = p.L;
+  to.N = p.N;
+  to.checkpoints = p.checkpoints;
+  to.orders = p.orders;
+}
+
+// The first half of xz as the canonical (b, k, d, l), and parts of the projections as (b, k, n, l).
+Tensor input_of(const Tensor& xz) { return {xz.data, xz.dtype, {xz.s[0], 0, xz.s[2], xz.s[1], 0}}; }
+Tensor projection_of(const Tensor& t, int64_t Q, int64_t first) {
+  const int64_t size = t.dtype == kF32 ? 4 : 2;
+  return {t.data + first * t.s[3] * size, t.dtype, {t.s[0], Q == 1 ? 0 : t.s[1], t.s[3], t.s[2], 0}};
+}
+// Float rows of `width` a token, of sequences from b0 on, as (b, k, d, l).
+Tensor rows_of(const float* data, int64_t b0, int64_t groups, int64_t L, int64_t width) {
+  const int64_t per_b = groups * L * width;
+  return {(int64_t)(intptr_t)data - b0 * per_b * (int64_t)sizeof(float), kF32, {per_b, groups == 1 ? 0 : L * width, 1, width, 0}};
+}
+
+}  // namespace
+
+int run_block_forward(const BlockArgs& p) {
+  const int status = check(p, {&p.xz, &p.conv_w, &p.conv_b, &p.x_proj, &p.dt_proj, &p.out, &p.y, &p.projected});
+  if (status) return status;
+  const int64_t tiles = num_tiles(p.L);
+  if (p.B * p.D * p.L == 0) return kOk;
+  if (p.checkpoints != 0 && p.checkpoints != tiles) return kBadStates;
+  const Kernels& kernels = *current_kernels();
+  const int64_t P = p.R + 2 * p.N, per_group = ceil_div(p.D, kFwdBlock), chunks = ceil_div(p.L, kChunk);
+  const int64_t threads = p.threads, part_rows = p.L * kFwdBlock;
+  const size_t scratch = kernels.forward_scratch(p.N, p.R, p.W), rows_scratch = kernels.block_scratch(p.N, p.R, p.W, p.Q);
+  std::atomic<bool> failed{false};
+  auto scratch_or_fail = [&](size_t floats) {
+    float* s = thread_scratch(floats, kTaskSlot);
+    if (!s) failed.store(true, std::memory_order_relaxed);
+    return s;
+  };
+
+  // Sequences go through in waves, so that their projections are still near when the scan reads them.
+  const int64_t kept = p.Q * p.L * P;
+  const int64_t wave = min64(p.B, max64(max64(1, kForwardWave / kept), ceil_div(threads, per_group)));
+  // One task takes all directions of a channel block where that fills the threads; otherwise each direction is a task,
+  // and states or tokens are divided as in the plain scan.
+  const int64_t together = ceil_div(wave * per_group, threads) * p.K, apart = ceil_div(wave * per_group * p.K, threads);
+  const bool sequential = together * 8 <= apart * 9;
+  const Split split = sequential ? Split{} : plan_forward(wave * per_group * p.K, tiles, p.N, threads);
+  const int64_t tasks_of_block = p.K * split.parts, per_state = p.N * kFwdBlock, carry = split.segs * (per_state + kFwdBlock);
+  const int64_t packed_size = round_up(Packed::size(p, false), 16);
+  const int64_t projected_size = p.projected.data ? 0 : round_up(wave * kept, 16);
+  const int64_t sums_size = sequential ? 0 : wave * per_group * tasks_of_block * part_rows;
+  const int64_t carry_size = split.segs > 1 ? wave * per_group * p.K * carry : 0;
+  Buffer memory(packed_size + projected_size + sums_size + carry_size);
+  if (!memory.get()) return kNoMemory;
+  float* const sums = memory.get() + packed_size + projected_size;
+  float* const carries = sums + sums_size;
+  Packed packed;
+  packed.fill(p, kernels, false, memory.get());
+
+  for (int64_t b0 = 0; b0 < p.B; b0 += wave) {
+    const int64_t nb = min64(wave, p.B - b0);
+    Tensor projected = p.projected;
+    if (!projected.data) {
+      const int64_t first = (int64_t)(intptr_t)(memory.get() + packed_size) - b0 * kept * (int64_t)sizeof(float);
+      projected = {first, kF32, {kept, p.L * P, P, 1, 0}};
+    }
+    for_each_task(nb * p.Q * chunks, threads, [&](int64_t i) {
+      const int64_t q = i / chunks % p.Q, l0 = i % chunks * kChunk;
+      const RowsTask t = {b0 + i / (chunks * p.Q), l0, min64(p.L, l0 + kChunk)};
+      if (float* s = scratch_or_fail(rows_scratch))
+        kernels.block_project(p, t, q, packed.weights[q], packed.reversed[q], projected, s);
+    });
+
+    ForwardArgs f = {};
+    copy_sizes(f, p);
+    f.u = input_of(p.xz);
+    f.delta = projection_of(projected, p.Q, 0);
+    f.A = p.A;
+    f.Bm = projection_of(projected, p.Q, p.R);
+    f.Cm = projection_of(projected, p.Q, p.R + p.N);
+    f.D_skip = p.D_skip;
+    f.bias = p.bias;
+    f.states = p.states;
+    auto block_task = [&](int64_t b, int64_t k, int64_t block) {
+      FwdTask t = {};
+      t.b = b;
+      t.k = k;
+      t.d0 = block * kFwdBlock;
+      t.dn = min64(kFwdBlock, p.D - t.d0);
+      t.tile1 = tiles;
+      t.n1 = p.N;
+      t.segs = 1;
+      t.source = &packed.source;
+      return t;
+    };
+
+    if (sequential) {
+      for_each_task(nb * per_group, threads, [&](int64_t i) {
+        float* s = scratch_or_fail(scratch + (size_t)part_rows);
+        if (!s) return;
+        for (int64_t k = 0; k < p.K; ++k) {
+          FwdTask t = block_task(b0 + i / per_group, k, i % per_group);
+          t.partial_y = s + scratch;
+          t.accumulate = k > 0;
+          t.finish = k + 1 == p.K ? &p : nullptr;
+          kernels.forward(f, t, s);
+        }
+      });
+      continue;
+    }
+
+    // Task i is (b, block, k, part), which puts what is added up side by side.
+    const int64_t parts = split.parts, segs = split.segs, width = ceil_div(p.N, parts);
+    auto part_task = [&](int64_t i) {
+      const int64_t block = i / tasks_of_block;
+      FwdTask t = block_task(b0 + block / per_group, i / parts % p.K, block % per_group);
+      t.n0 = i % parts * width;
+      t.n1 = min64(p.N, t.n0 + width);
+      t.partial_y = sums + i * part_rows;
+      return t;
+    };
+    auto seg_task = [&](int64_t i) {
+      FwdTask t = part_task(i / segs);
+      t.seg = i % segs;
+      t.segs = segs;
+      t.tile0 = tiles * t.seg / segs;
+      t.tile1 = tiles * (t.seg + 1) / segs;
+      t.seg_state = segs > 1 ? carries + i / segs * carry : nullptr;
+      return t;
+    };
+    auto run = [&](const FwdTask& t) {
+      if (float* s = scratch_or_fail(scratch)) kernels.forward(f, t, s);
+    };
+    const int64_t tasks = nb * per_group * tasks_of_block;
+    if (segs > 1)
+      for_each_task(tasks * (segs - 1), threads, [&](int64_t i) {
+        FwdTask t = seg_task(i / (segs - 1) * segs + i % (segs - 1));
+        t.states_only = true;
+        run(t);
+      });
+    for_each_task(tasks * segs, threads, [&](int64_t i) { run(seg_task(i)); });
+    for_each_task(nb * per_group * chunks, threads, [&](int64_t i) {
+      const int64_t block = i / chunks, l0 = i % chunks * kChunk;
+      float* y[kMaxDirections * kMaxStates / 16];
+      for (int64_t j = 0; j < tasks_of_block; ++j) y[j] = sums + (block * tasks_of_block + j) * part_rows;
+      const RowsTask t = {b0 + block / per_group, l0, min64(p.L, l0 + kChunk)};
+      if (float* s = scratch_or_fail(scratch)) kernels.block_finish(p, t, block % per_group * kFwdBlock, y, tasks_of_block, s);
+    });
+  }
+  return failed.load() ? kNoMemory : kOk;
+}
+
+int run_block_backward(const BlockGradArgs& p) {
+  const int status = check(p, {&p.xz, &p.conv_w, &p.conv_b, &p.x_proj, &p.dt_proj, &p.y, &p.projected, &p.dout, &p.dxz,
+                               &p.dconv_w, &p.dconv_b, &p.dx_proj, &p.ddt_proj, &p.gated});
+  if (status) return status;
+  const int64_t tiles = num_tiles(p.L);
+  if (p.B * p.D * p.L == 0) return kOk;  // the caller zeroes what it allocates for an empty block
+  if (p.checkpoints != tiles) return kBadStates;
+  const Kernels& kernels = *current_kernels();
+  const int64_t P = p.R + 2 * p.N, Dp = padded_channels(p.D), Np = padded_states(p.N), Rp = padded_rank(p.R);
+  const int64_t per_group = ceil_div(p.D, kBwdBlock), blocks = p.K * per_group, threads = p.threads;
+  const size_t scratch = kernels.backward_scratch(p.N, p.R, p.W), rows_scratch = kernels.block_scratch(p.N, p.R, p.W, p.Q);
+  std::atomic<bool> failed{false};
+  auto scratch_or_fail = [&](size_t floats) {
+    float* s = thread_scratch(floats, kTaskSlot);
+    if (!s) failed.store(true, std::memory_order_relaxed);
+    return s;
+  };
+
+  // Parameters' sums go by pieces of tokens that do not depend on the threads, so neither do their roundings.
+  const int64_t piece = min64(1024, max64(64, round_up(ceil_div(p.B * p.L, 16), 64))), pieces = ceil_div(p.L, piece);
+  const int64_t per_piece = p.Q * (P + p.W + 1) * Dp;
+  const int64_t dy_size = p.L * Dp, du_size = p.K * p.L * Dp, r_size = blocks * p.L * Rp, n_size = blocks * p.L * Np;
+  const int64_t per_b = dy_size + du_size + r_size + 2 * n_size;
+  const int64_t wave = min64(p.B, max64(max64(1, kBackwardWave / per_b), ceil_div(2 * threads, blocks)));
+  const int64_t segs = plan_backward(wave * blocks, tiles, threads);
+  const int64_t small = task_sums(p.N, p.R), carry_state = Np * kBwdBlock, carry_size = segs * (carry_state + kBwdBlock);
+  const int64_t packed_size = round_up(Packed::size(p, true), 16), sums_size = p.B * blocks * segs * small;
+  const int64_t pieces_size = p.B * pieces * per_piece, carries_size = segs > 1 ? wave * blocks * carry_size : 0;
+  Buffer memory(packed_size + round_up(sums_size, 16) + pieces_size + wave * per_b + carries_size);
+  if (!memory.get()) return kNoMemory;
+  float* const sums = memory.get() + packed_size;
+  float* const piece_sums = sums + round_up(sums_size, 16);
+  float* const dy = piece_sums + pieces_size;
+  float* const du = dy + wave * dy_size;
+  float* const partial_r = du + wave * du_size;
+  float* const partial_b = partial_r + wave * r_size;
+  float* const partial_c = partial_b + wave * n_size;
+  float* const carries = partial_c + wave * n_size;
+  Packed packed;
+  packed.fill(p, kernels, true, memory.get());
+
+  for (int64_t b0 = 0; b0 < p.B; b0 += wave) {
+    const int64_t nb = min64(wave, p.B - b0), chunks = ceil_div(p.L, kChunk);
+    for_each_task(nb * chunks, threads, [&](int64_t i) {
+      const int64_t b = i / chunks, l0 = i % chunks * kChunk;
+      if (float* s = scratch_or_fail(rows_scratch))
+        kernels.block_gate(p, {b0 + b, l0, min64(p.L, l0 + kChunk)}, dy + b * dy_size, s);
+    });
+
+    BackwardArgs g = {};
+    copy_sizes(g, p);
+    g.u = input_of(p.xz);
+    g.delta = projection_of(p.projected, p.Q, 0);
+    g.A = p.A;
+    g.Bm = projection_of(p.projected, p.Q, p.R);
+    g.Cm = projection_of(p.projected, p.Q, p.R + p.N);
+    g.D_skip = p.D_skip;
+    g.bias = p.bias;
+    g.dout = rows_of(dy, b0, 1, p.L, Dp);
+    g.states = p.states;
+    g.du = rows_of(du, b0, p.K, p.L, Dp);
+    auto make_task = [&](int64_t i) {
+      const int64_t local = i / segs, b = b0 + local / blocks, k = local % blocks / per_group, block = local % per_group;
+      BwdTask t = {};
+      t.b = b;
+      t.k = k;
+      t.d0 = block * kBwdBlock;
+      t.dn = min64(kBwdBlock, p.D - t.d0);
+      t.seg = i % segs;
+      t.segs = segs;
+      t.tile0 = tiles * t.seg / segs;
+      t.tile1 = tiles * (t.seg + 1) / segs;
+      t.seg_adjoint = segs > 1 ? carries + local * carry_size : nullptr;
+      t.partial_r = partial_r + local * p.L * Rp;
+      t.partial_b = partial_b + local * p.L * Np;
+      t.partial_c = partial_c + local * p.L * Np;
+      t.dA = sums + ((b * blocks + local % blocks) * segs + t.seg) * small;
+      t.dD = t.dA + p.N * kBwdBlock;
+      t.dbias = t.dD + kBwdBlock;
+      t.ddt = t.dbias + kBwdBlock;
+      t.source = &packed.source;
+      return t;
+    };
+    auto run = [&](const BwdTask& t) {
+      if (float* s = scratch_or_fail(scratch)) kernels.backward(g, t, s);
+    };
+    if (segs > 1)
+      for_each_task(nb * blocks * (segs - 1), threads, [&](int64_t i) {
+        BwdTask t = make_task(i / (segs - 1) * segs + i % (segs - 1) + 1);
+        t.adjoint_only = true;
+        run(t);
+      });
+    for_each_task(nb * blocks * segs, threads, [&](int64_t i) { run(make_task(i)); });
+
+    for_each_task(nb * pieces, threads, [&](int64_t i) {
+      const int64_t b = i / pieces, l0 = i % pieces * piece;
+      const BlockGrads grads = {du + b * du_size,        partial_r + b * r_size,
+                                partial_b + b * n_size,  partial_c + b * n_size,
+                                per_group,               piece_sums + ((b0 + b) * pieces + i % pieces) * per_piece};
+      if (float* s = scratch_or_fail(rows_scratch))
+        kernels.block_inputs(p, {b0 + b, l0, min64(p.L, l0 + piece)}, packed.weights, packed.reversed, grads, s);
+    });
+  }
+
+  if (!reduce_task_sums(kernels, sums, p.B, p.K, p.Q, p.D, p.N, p.R, segs, threads, p.dA, p.dD, p.dbias, p.ddt_proj))
+    return kNoMemory;
+  const int64_t lines = P + p.W + 1;
+  for_each_task(p.Q * lines, threads, [&](int64_t i) {
+    float* total = scratch_or_fail((size_t)Dp);
+    if (!total) return;
+    for (int64_t d = 0; d < p.D; ++d) {
+      double sum = 0.0;
+      for (int64_t j = 0; j < p.B * pieces; ++j) sum += piece_sums[j * per_piece + i * Dp + d];
+      total[d] = (float)sum;
+    }
+    const int64_t q = i / lines, line = i % lines, D = p.D;
+    if (line < P) kernels.store_rows(p.dx_proj, q * p.dx_proj.s[0] + line * p.dx_proj.s[1], 0, p.dx_proj.s[2], total, Dp, 1, (int)D);
+    else if (line < P + p.W)
+      kernels.store_rows(p.dconv_w, q * p.dconv_w.s[0] + (line - P) * p.dconv_w.s[2], 0, p.dconv_w.s[1], total, Dp, 1, (int)D);
+    else if (p.dconv_b.data)
+      kernels.store_rows(p.dconv_b, q * p.dconv_b.s[0], 0, p.dconv_b.s[1], total, Dp, 1, (int)D);
+  });
+  return failed.load() ? kNoMemory : kOk;
+}
+
+}  // namespace vmamba
