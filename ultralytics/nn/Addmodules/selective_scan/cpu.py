@@ -78,7 +78,7 @@ def load(path: str | Path | None = None) -> tuple[bool, str]:
         for text in (lib.vmamba_isa_name, lib.vmamba_compiler, lib.vmamba_status):
             text.restype = ctypes.c_char_p
         lib.vmamba_status.argtypes = (ctypes.c_int,)
-        lib.vmamba_set_isa.argtypes = (ctypes.c_int,)
+        lib.vmamba_set_isa.argtypes = lib.vmamba_use_openmp.argtypes = (ctypes.c_int,)
         lib.vmamba_forward.argtypes = (_FORWARD_ARGS, ctypes.c_int64)
         lib.vmamba_backward.argtypes = (_BACKWARD_ARGS, ctypes.c_int64)
         lib.vmamba_block_forward.argtypes = (_BLOCK_ARGS, ctypes.c_int64)

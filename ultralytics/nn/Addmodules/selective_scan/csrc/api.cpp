@@ -356,6 +356,9 @@ VM_EXPORT int vmamba_set_isa(int level) {
   g_forced.store(level);
   return vmamba_get_isa();
 }
+// Whether to take the threads of the process' OpenMP runtime (the default) or the library's own; returns what is in use.
+VM_EXPORT int vmamba_use_openmp(int on) { return use_openmp(on != 0); }
+
 VM_EXPORT const char* vmamba_isa_name() { return current_kernels()->name; }
 
 VM_EXPORT const char* vmamba_compiler() {

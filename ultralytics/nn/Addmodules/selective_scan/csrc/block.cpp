@@ -27,6 +27,15 @@ int check(const Args& p, std::initializer_list<const Tensor*> given) {
   return kOk;
 }
 
+// x_proj (q, p, d) as [D][padded_projections], R, B's and C's rows each followed by zeros.
+void pack_projections(const Kernels& kernels, const Tensor& x, int64_t q, int64_t D, int64_t R, int64_t N, float* rows) {
+  const int64_t Rp = padded_rank(R), Np = padded_states(N), width = padded_projections(R, N), last = width - Rp - Np;
+  const int64_t at = q * x.s[0];
+  kernels.load_rows(rows, width, x, at, x.s[2], x.s[1], (int)D, (int)R, (int)Rp);
+  kernels.load_rows(rows + Rp, width, x, at + R * x.s[1], x.s[2], x.s[1], (int)D, (int)N, (int)Np);
+  kernels.load_rows(rows + Rp + Np, width, x, at + (R + N) * x.s[1], x.s[2], x.s[1], (int)D, (int)N, (int)last);
+}
+
 // The weights of every direction, packed once a call.
 struct Packed {
   Weights weights[kMaxDirections];  // of direction k
@@ -56,7 +65,7 @@ struct Packed {
       memset(dt + p.R * Dp, 0, sizeof(float) * (size_t)((Rp - p.R) * Dp));
       const Tensor& x = p.x_proj;
       if (backward) kernels.load_rows(rows, Dp, x, q * x.s[0], x.s[1], x.s[2], (int)P, (int)p.D, (int)Dp);
-      else kernels.load_rows(rows, width, x, q * x.s[0], x.s[2], x.s[1], (int)p.D, (int)P, (int)width);
+      else pack_projections(kernels, x, q, p.D, p.R, p.N, rows);
       memory = rows + (backward ? P * Dp : p.D * width);
       weights[q] = {conv, bias, dt, backward ? nullptr : rows, backward ? rows : nullptr};
       reversed[q] = orders[q] == 1;
@@ -83,7 +92,7 @@ void copy_sizes(To& to, const From& p) {
   to.orders = p.orders;
 }
 
-// The first half of xz as the canonical (b, k, d, l), and parts of the projections as (b, k, n, l).
+// The first half of xz as the canonical (b, k, d, l), alike for every direction, and parts of the projections.
 Tensor input_of(const Tensor& xz) { return {xz.data, xz.dtype, {xz.s[0], 0, xz.s[2], xz.s[1], 0}}; }
 Tensor projection_of(const Tensor& t, int64_t Q, int64_t first) {
   const int64_t size = t.dtype == kF32 ? 4 : 2;
@@ -114,18 +123,20 @@ int run_block_forward(const BlockArgs& p) {
     return s;
   };
 
-  // Sequences go through in waves, so that their projections are still near when the scan reads them.
-  const int64_t kept = p.Q * p.L * P;
-  const int64_t wave = min64(p.B, max64(max64(1, kForwardWave / kept), ceil_div(threads, per_group)));
-  // One task takes all directions of a channel block where that fills the threads; otherwise each direction is a task,
-  // and states or tokens are divided as in the plain scan.
-  const int64_t together = ceil_div(wave * per_group, threads) * p.K, apart = ceil_div(wave * per_group * p.K, threads);
-  const bool sequential = together * 8 <= apart * 9;
-  const Split split = sequential ? Split{} : plan_forward(wave * per_group * p.K, tiles, p.N, threads);
+  // With enough sequences and directions for the threads each is a stream: convolution, projections and scan of a tile
+  // follow each other in the cache. Otherwise projections come first, divided by tokens, and then the scans, divided by
+  // channels and, as in the plain scan, by states or tokens. Either way sequences go in waves, which bounds the memory.
+  const int64_t rows_size = p.L * padded_channels(p.D), kept = p.Q * p.L * P;
+  const int64_t stream_wave = min64(p.B, max64(kForwardWave / (p.K * rows_size), ceil_div(threads, p.K)));
+  const bool streams = stream_wave * p.K >= threads;
+  const int64_t wave = streams ? stream_wave : min64(p.B, max64(max64(1, kForwardWave / kept), ceil_div(threads, per_group)));
+  // Directions that follow each other in one task need one sum, but fill the threads worse.
+  const bool in_turn = ceil_div(wave, threads) * p.K * 8 <= ceil_div(wave * p.K, threads) * 9;
+  const Split split = streams ? Split{} : plan_forward(wave * per_group * p.K, tiles, p.N, threads);
   const int64_t tasks_of_block = p.K * split.parts, per_state = p.N * kFwdBlock, carry = split.segs * (per_state + kFwdBlock);
   const int64_t packed_size = round_up(Packed::size(p, false), 16);
-  const int64_t projected_size = p.projected.data ? 0 : round_up(wave * kept, 16);
-  const int64_t sums_size = sequential ? 0 : wave * per_group * tasks_of_block * part_rows;
+  const int64_t projected_size = streams || p.projected.data ? 0 : round_up(wave * kept, 16);
+  const int64_t sums_size = streams ? wave * (in_turn ? 1 : p.K) * rows_size : wave * per_group * tasks_of_block * part_rows;
   const int64_t carry_size = split.segs > 1 ? wave * per_group * p.K * carry : 0;
   Buffer memory(packed_size + projected_size + sums_size + carry_size);
   if (!memory.get()) return kNoMemory;
@@ -133,76 +144,75 @@ int run_block_forward(const BlockArgs& p) {
   float* const carries = sums + sums_size;
   Packed packed;
   packed.fill(p, kernels, false, memory.get());
+  ForwardArgs f = {};
+  copy_sizes(f, p);
+  f.u = input_of(p.xz);
+  f.A = p.A;
+  f.D_skip = p.D_skip;
+  f.bias = p.bias;
+  f.states = p.states;
 
   for (int64_t b0 = 0; b0 < p.B; b0 += wave) {
     const int64_t nb = min64(wave, p.B - b0);
+    if (streams) {
+      const size_t stream_scratch = kernels.stream_scratch(p.D, p.N, p.R, p.W);
+      const int64_t in_task = in_turn ? p.K : 1;
+      for_each_task(nb * p.K / in_task, threads, [&](int64_t i) {
+        float* s = scratch_or_fail(stream_scratch);
+        if (!s) return;
+        for (int64_t j = 0; j < in_task; ++j) {
+          const int64_t b = b0 + i * in_task / p.K, k = in_turn ? j : i % p.K;
+          kernels.block_stream(p, f, {b, k, sums + i * rows_size, j > 0, in_turn && j + 1 == p.K}, packed.source, s);
+        }
+      });
+      if (in_turn) continue;
+      for_each_task(nb * chunks, threads, [&](int64_t i) {
+        const int64_t b = i / chunks, l0 = i % chunks * kChunk;
+        const RowsTask t = {b0 + b, l0, min64(p.L, l0 + kChunk)};
+        float* s = scratch_or_fail(scratch);
+        if (!s) return;
+        for (int64_t d0 = 0; d0 < p.D; d0 += kFwdBlock) {
+          float* y[kMaxDirections];
+          for (int64_t k = 0; k < p.K; ++k) y[k] = sums + (b * p.K + k) * rows_size + d0;
+          kernels.block_finish(p, t, d0, y, padded_channels(p.D), p.K, s);
+        }
+      });
+      continue;
+    }
+
     Tensor projected = p.projected;
     if (!projected.data) {
       const int64_t first = (int64_t)(intptr_t)(memory.get() + packed_size) - b0 * kept * (int64_t)sizeof(float);
       projected = {first, kF32, {kept, p.L * P, P, 1, 0}};
     }
     for_each_task(nb * p.Q * chunks, threads, [&](int64_t i) {
-      const int64_t q = i / chunks % p.Q, l0 = i % chunks * kChunk;
+      const int64_t q = i % p.Q, l0 = i / p.Q % chunks * kChunk;  // directions of one chunk share its xz
       const RowsTask t = {b0 + i / (chunks * p.Q), l0, min64(p.L, l0 + kChunk)};
       if (float* s = scratch_or_fail(rows_scratch))
         kernels.block_project(p, t, q, packed.weights[q], packed.reversed[q], projected, s);
     });
-
-    ForwardArgs f = {};
-    copy_sizes(f, p);
-    f.u = input_of(p.xz);
     f.delta = projection_of(projected, p.Q, 0);
-    f.A = p.A;
     f.Bm = projection_of(projected, p.Q, p.R);
     f.Cm = projection_of(projected, p.Q, p.R + p.N);
-    f.D_skip = p.D_skip;
-    f.bias = p.bias;
-    f.states = p.states;
-    auto block_task = [&](int64_t b, int64_t k, int64_t block) {
-      FwdTask t = {};
-      t.b = b;
-      t.k = k;
-      t.d0 = block * kFwdBlock;
-      t.dn = min64(kFwdBlock, p.D - t.d0);
-      t.tile1 = tiles;
-      t.n1 = p.N;
-      t.segs = 1;
-      t.source = &packed.source;
-      return t;
-    };
-
-    if (sequential) {
-      for_each_task(nb * per_group, threads, [&](int64_t i) {
-        float* s = scratch_or_fail(scratch + (size_t)part_rows);
-        if (!s) return;
-        for (int64_t k = 0; k < p.K; ++k) {
-          FwdTask t = block_task(b0 + i / per_group, k, i % per_group);
-          t.partial_y = s + scratch;
-          t.accumulate = k > 0;
-          t.finish = k + 1 == p.K ? &p : nullptr;
-          kernels.forward(f, t, s);
-        }
-      });
-      continue;
-    }
 
     // Task i is (b, block, k, part), which puts what is added up side by side.
     const int64_t parts = split.parts, segs = split.segs, width = ceil_div(p.N, parts);
-    auto part_task = [&](int64_t i) {
-      const int64_t block = i / tasks_of_block;
-      FwdTask t = block_task(b0 + block / per_group, i / parts % p.K, block % per_group);
-      t.n0 = i % parts * width;
-      t.n1 = min64(p.N, t.n0 + width);
-      t.partial_y = sums + i * part_rows;
-      return t;
-    };
     auto seg_task = [&](int64_t i) {
-      FwdTask t = part_task(i / segs);
+      const int64_t task = i / segs, block = task / tasks_of_block;
+      FwdTask t = {};
+      t.b = b0 + block / per_group;
+      t.k = task / parts % p.K;
+      t.d0 = block % per_group * kFwdBlock;
+      t.dn = min64(kFwdBlock, p.D - t.d0);
+      t.n0 = task % parts * width;
+      t.n1 = min64(p.N, t.n0 + width);
       t.seg = i % segs;
       t.segs = segs;
       t.tile0 = tiles * t.seg / segs;
       t.tile1 = tiles * (t.seg + 1) / segs;
-      t.seg_state = segs > 1 ? carries + i / segs * carry : nullptr;
+      t.seg_state = segs > 1 ? carries + task * carry : nullptr;
+      t.partial_y = sums + task * part_rows;
+      t.source = &packed.source;
       return t;
     };
     auto run = [&](const FwdTask& t) {
@@ -221,7 +231,8 @@ int run_block_forward(const BlockArgs& p) {
       float* y[kMaxDirections * kMaxStates / 16];
       for (int64_t j = 0; j < tasks_of_block; ++j) y[j] = sums + (block * tasks_of_block + j) * part_rows;
       const RowsTask t = {b0 + block / per_group, l0, min64(p.L, l0 + kChunk)};
-      if (float* s = scratch_or_fail(scratch)) kernels.block_finish(p, t, block % per_group * kFwdBlock, y, tasks_of_block, s);
+      if (float* s = scratch_or_fail(scratch))
+        kernels.block_finish(p, t, block % per_group * kFwdBlock, y, kFwdBlock, tasks_of_block, s);
     });
   }
   return failed.load() ? kNoMemory : kOk;

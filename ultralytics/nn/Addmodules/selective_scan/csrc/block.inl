@@ -65,9 +65,19 @@ static size_t block_scratch(int64_t N, int64_t R, int64_t W, int64_t Q) {
 
 // --------------------------------------------------------------------------------------------------------------- forward
 
+// Rows of projections as the products leave them, each part padded, to tokens s of direction q.
+static void store_projections(const BlockArgs& p, const Tensor& t, int64_t b, int64_t q, const Span& s, const float* rows) {
+  const int64_t Rp = padded_rank(p.R), Np = padded_states(p.N), width = padded_projections(p.R, p.N);
+  const int64_t offset = b * t.s[0] + q * t.s[1] + s.first * t.s[2], step = s.step * t.s[2];
+  if (Rp == p.R && Np == p.N) return store_rows(t, offset, step, t.s[3], rows, width, s.T, (int)(p.R + 2 * p.N));
+  store_rows(t, offset, step, t.s[3], rows, width, s.T, (int)p.R);
+  store_rows(t, offset + p.R * t.s[3], step, t.s[3], rows + Rp, width, s.T, (int)p.N);
+  store_rows(t, offset + (p.R + p.N) * t.s[3], step, t.s[3], rows + Rp + Np, width, s.T, (int)p.N);
+}
+
 static void block_project(const BlockArgs& p, const RowsTask& task, int64_t q, const Weights& weights, bool reversed,
                           const Tensor& projected, float* scratch) {
-  const int64_t Dp = padded_channels(p.D), width = padded_projections(p.R, p.N), P = p.R + 2 * p.N;
+  const int64_t Dp = padded_channels(p.D), width = padded_projections(p.R, p.N);
   Carver carve{scratch};
   float* window = carve.take((size_t)(kRowTile + p.W) * kCols);
   float* u = carve.take(kRowTile * kCols);
@@ -80,8 +90,7 @@ static void block_project(const BlockArgs& p, const RowsTask& task, int64_t q, c
       conv_tile(x, task.b, 0, d0, s, p.L, cols, kCols, weights, Dp, p.W, reversed, window, u, kCols);
       gemm(s.T, width, cols, u, kCols, 1, weights.to_rows + d0 * width, width, sums, width, d0 > 0);
     }
-    store_rows(projected, task.b * projected.s[0] + q * projected.s[1] + l * projected.s[2], projected.s[2], projected.s[3],
-               sums, width, s.T, (int)P);
+    store_projections(p, projected, task.b, q, s, sums);
   }
 }
 
@@ -94,18 +103,20 @@ VM_INLINE void gate_steps(const float* y, int64_t y_ld, Rows z, int t, int c, fl
   VM_EACH(vstore(out + (t + i) * ld + c, vmul(r[i], vload(y + (t + i) * y_ld + c))));
 }
 
-static void block_finish(const BlockArgs& p, const RowsTask& task, int64_t d0, float* const* partial_y, int64_t parts,
-                         float* scratch) {
+static void block_finish(const BlockArgs& p, const RowsTask& task, int64_t d0, float* const* partial_y, int64_t y_ld,
+                         int64_t parts, float* scratch) {
   const int dn = (int)(p.D - d0 < kFB ? p.D - d0 : kFB), vecs = (dn + kW - 1) / kW;
   float* zs = scratch;
   float* os = scratch + kTile * kFB;
   const Tensor gate = half_of(p.xz, 1, p.D);
   for (int64_t l = task.l0; l < task.l1; l += kTile) {
     const Span s = {(int)(task.l1 - l < kTile ? task.l1 - l : kTile), l, 1};
-    float* y = partial_y[0] + l * kFB;
+    float* y = partial_y[0] + l * y_ld;
     for (int64_t part = 1; part < parts; ++part)
-      for (int i = 0; i < s.T * kFB; i += kW) vstore(y + i, vadd(vload(y + i), vload(partial_y[part] + l * kFB + i)));
-    if (p.y.data) store_rows(p.y, task.b * p.y.s[0] + l * p.y.s[1] + d0 * p.y.s[2], p.y.s[1], p.y.s[2], y, kFB, s.T, dn);
+      for (int t = 0; t < s.T; ++t)
+        for (int c = 0; c < vecs * kW; c += kW)
+          vstore(y + t * y_ld + c, vadd(vload(y + t * y_ld + c), vload(partial_y[part] + (l + t) * y_ld + c)));
+    if (p.y.data) store_rows(p.y, task.b * p.y.s[0] + l * p.y.s[1] + d0 * p.y.s[2], p.y.s[1], p.y.s[2], y, y_ld, s.T, dn);
     const Rows z = token_rows(gate, task.b, 0, d0, s, dn, kFB, zs);
     const int64_t offset = task.b * p.out.s[0] + l * p.out.s[1] + d0 * p.out.s[2];
     const bool direct = p.out.dtype == kF32 && p.out.s[2] == 1 && dn == kFB;
@@ -113,10 +124,84 @@ static void block_finish(const BlockArgs& p, const RowsTask& task, int64_t d0, f
     const int64_t ld = direct ? p.out.s[1] : kFB;
     for (int v = 0; v < vecs; ++v) {
       int t = 0;
-      for (; t + kBatch <= s.T; t += kBatch) gate_steps<kBatch>(y, kFB, z, t, v * kW, out, ld);
-      for (; t < s.T; ++t) gate_steps<1>(y, kFB, z, t, v * kW, out, ld);
+      for (; t + kBatch <= s.T; t += kBatch) gate_steps<kBatch>(y, y_ld, z, t, v * kW, out, ld);
+      for (; t < s.T; ++t) gate_steps<1>(y, y_ld, z, t, v * kW, out, ld);
     }
     if (!direct) store_rows(p.out, offset, p.out.s[1], p.out.s[2], os, kFB, s.T, dn);
+  }
+}
+
+// What one block of 16 channels carries from tile to tile.
+struct Lane {
+  float *a2, *h, *bias, *skip, *dt_sum, decay;
+};
+
+static size_t stream_scratch(int64_t D, int64_t N, int64_t R, int64_t W) {
+  const size_t Dp = (size_t)padded_channels(D), blocks = Dp / kFB;
+  return blocks * (2 * (padded_states(N) * kFB + 48) + 3 * (kFB + 48) + sizeof(Lane) / sizeof(float) + 1) +
+         (kTile + W) * kCols + kTile * (Dp + padded_projections(R, N) + 5 * kFB) + 8 * 64 + 1024;
+}
+
+static void block_stream(const BlockArgs& p, const ForwardArgs& f, const StreamTask& task, const Source& source,
+                         float* scratch) {
+  const int64_t b = task.b, k = task.k, Dp = source.Dp, Rp = padded_rank(p.R), Np = padded_states(p.N);
+  const int64_t width = padded_projections(p.R, p.N), blocks = (p.D + kFB - 1) / kFB, tiles = num_tiles(p.L);
+  const int count = (int)p.N;
+  const bool reversed = ((const int64_t*)(intptr_t)p.orders)[k] == 1, soft = (p.flags & kFlagSoftplus) != 0;
+  const Weights& weights = source.weights[k];
+  Carver carve{scratch};
+  float* window = carve.take((size_t)(kTile + p.W) * kCols);
+  float* u = carve.take((size_t)(kTile * Dp));
+  float* rows = carve.take((size_t)(kTile * width));
+  float* delta = carve.take(kTile * kFB);
+  float* dt = carve.take(kTile * kFB);
+  float* dtu = carve.take(kTile * kFB);
+  float* gate_scratch = carve.take(2 * kTile * kFB);
+  Lane* lanes = (Lane*)carve.take((size_t)blocks * (sizeof(Lane) / sizeof(float) + 1));
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t d0 = i * kFB;
+    const int dn = (int)(p.D - d0 < kFB ? p.D - d0 : kFB);
+    Lane& lane = lanes[i];
+    lane.a2 = carve.take((size_t)(Np * kFB));
+    lane.h = carve.take((size_t)(Np * kFB));
+    lane.bias = carve.take(kFB);
+    lane.skip = carve.take(kFB);
+    lane.dt_sum = carve.take(kFB);
+    lane.decay = load_decay(lane.a2, kFB, p.A, k, d0, dn, 0, count, (int)Np);
+    load_channels(lane.bias, kFB, p.bias, k, d0, dn);
+    load_channels(lane.skip, kFB, p.D_skip, k, d0, dn);
+    memset(lane.h, 0, sizeof(float) * (size_t)(Np * kFB));
+    memset(lane.dt_sum, 0, sizeof(float) * kFB);
+  }
+  const Rows low = {rows, width}, B = {rows + Rp, width}, C = {rows + Rp + Np, width};
+
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const Span s = tile_span(tile, p.L, reversed);
+    for (int64_t d0 = 0; d0 < p.D; d0 += kCols) {
+      const int cols = (int)(p.D - d0 < kCols ? p.D - d0 : kCols);
+      conv_tile(f.u, b, 0, d0, s, p.L, cols, kCols, weights, Dp, p.W, source.mirrored[k], window, u + d0, Dp);
+    }
+    gemm(s.T, width, p.D, u, Dp, 1, weights.to_rows, width, rows, width, false);
+    if (p.projected.data && k < p.Q) store_projections(p, p.projected, b, k, s, rows);
+    float* y = task.y + s.first * Dp;
+    const int64_t y_ld = s.step * Dp;
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t d0 = i * kFB;
+      const int dn = (int)(p.D - d0 < kFB ? p.D - d0 : kFB), vecs = (dn + kW - 1) / kW;
+      const Lane& lane = lanes[i];
+      const Rows x = {u + d0, Dp};
+      low_rank_tile(low, s.T, dn, weights.dt_proj + d0, Dp, p.R, delta, kFB);
+      const bool fast = forward_prepare(s.T, vecs, soft, lane.bias, {delta, kFB}, x, lane.decay, dt, dtu, lane.dt_sum);
+      if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, lane.a2, lane.h, y + d0, y_ld, task.accumulate, nullptr);
+      else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, lane.a2, lane.h, y + d0, y_ld, task.accumulate, nullptr);
+      keep_state(f, b, k, tile, d0, dn, 0, count, lane.h);
+      add_skip(s.T, vecs, lane.skip, x, y + d0, y_ld);
+      if (task.finish) {
+        const int64_t l0 = s.step > 0 ? s.first : s.first - (s.T - 1);
+        float* sum = task.y + d0;
+        block_finish(p, RowsTask{b, l0, l0 + s.T}, d0, &sum, Dp, 1, gate_scratch);
+      }
+    }
   }
 }
 
@@ -285,5 +370,5 @@ static void block_inputs(const BlockGradArgs& p, const RowsTask& task, const Wei
 
 static const Kernels kTable = {VM_NAME,       forward_scratch, backward_scratch, forward_task,
                                forward_finish, backward_task,   reduce_rows,      block_scratch,
-                               block_project,  block_finish,    block_gate,       block_inputs,
-                               load_rows,      store_rows};
+                               stream_scratch, block_project,   block_stream,     block_finish,
+                               block_gate,     block_inputs,    load_rows,        store_rows};

@@ -449,7 +449,7 @@ static void forward_states(int T, const float* dt, const float* dtu, Rows B, Row
 
 template <bool FAST, bool OUT>
 static void forward_groups(int T, int vecs, int count, const float* dt, const float* dtu, Rows B, Rows C, const float* a2,
-                           float* h, float* y, int64_t y_ld, bool accumulate, const Ahead& ahead) {
+                           float* h, float* y, int64_t y_ld, bool accumulate, const Ahead* ahead) {
   for (int n = 0; n < count;) {
     const int left = count - n;
     const int group = left >= kFwdGroup ? kFwdGroup : left >= 8 ? 8 : left >= 2 ? 4 : 1;
@@ -460,7 +460,7 @@ static void forward_groups(int T, int vecs, int count, const float* dt, const fl
       float* s = h + n * kFB + o;
       const bool add = n > 0 || accumulate;
 #define VM_GO(NB) \
-  forward_states<NB, FAST, OUT>(T, dt + o, dtu + o, b, c, a, s, y + o, y_ld, add, n > 0 || v ? nullptr : &ahead)
+  forward_states<NB, FAST, OUT>(T, dt + o, dtu + o, b, c, a, s, y + o, y_ld, add, n > 0 || v ? nullptr : ahead)
       if (group == 16) VM_GO((kFwdGroup < 16 ? 4 : 16));
       else if (group == 8) VM_GO(8);
       else if (group == 4) VM_GO(4);
@@ -473,7 +473,7 @@ static void forward_groups(int T, int vecs, int count, const float* dt, const fl
 
 static size_t forward_scratch(int64_t N, int64_t R, int64_t W) {
   const size_t np = (size_t)padded_states(N);
-  return 2 * np * kFB + 2 * kTile * np + (9 * kTile + W) * kFB + kTile * padded_rank(R) + 4 * kFB + 19 * 64 + 1024;
+  return 2 * np * kFB + 2 * kTile * np + (7 * kTile + W) * kFB + kTile * padded_rank(R) + 4 * kFB + 18 * 64 + 1024;
 }
 
 // dt and dt * u of M tokens of one channel vector.
@@ -530,8 +530,39 @@ VM_INLINE void finish_tile(const ForwardArgs& p, int64_t b, int64_t k, int64_t d
   if (!direct) store_rows(o, offset, s.step * o.s[3], o.s[2], os, kFB, s.T, dn);
 }
 
-static void block_finish(const BlockArgs& p, const RowsTask& task, int64_t d0, float* const* partial_y, int64_t parts,
-                         float* scratch);
+// dt, dt * u and the sum of dt of one tile; returns whether the unclamped exp2 is right for it.
+VM_INLINE bool forward_prepare(int T, int vecs, bool soft, const float* bias, Rows delta, Rows u, float decay, float* dt,
+                               float* dtu, float* dt_sum) {
+  V largest = vzero(), sum = vzero();
+  for (int v = 0; v < vecs; ++v) {
+    const int c = v * kW;
+    const V shift = vload(bias + c);
+    V part = vzero();
+    int t = 0;
+    for (; t + kBatch <= T; t += kBatch) forward_steps<kBatch>(t, c, soft, shift, delta, u, dt, dtu, largest, part);
+    for (; t < T; ++t) forward_steps<1>(t, c, soft, shift, delta, u, dt, dtu, largest, part);
+    vstore(dt_sum + c, vadd(vload(dt_sum + c), part));
+    sum = vadd(sum, part);
+  }
+  return in_fast_range(largest, sum, decay);
+}
+
+// y += D u of one tile.
+VM_INLINE void add_skip(int T, int vecs, const float* skip, Rows u, float* y, int64_t y_ld) {
+  for (int c = 0; c < vecs * kW; c += kW) {
+    const V scale = vload(skip + c);
+    for (int t = 0; t < T; ++t) vstore(y + t * y_ld + c, vfma(scale, vload(u.p + t * u.ld + c), vload(y + t * y_ld + c)));
+  }
+}
+
+// Stores the state behind a tile where forward was asked to keep it.
+static void keep_state(const ForwardArgs& p, int64_t b, int64_t k, int64_t tile, int64_t d0, int dn, int64_t n0, int count,
+                       const float* h) {
+  const int64_t slot = tile - (num_tiles(p.L) - p.checkpoints);
+  if (slot < 0) return;
+  const Tensor& t = p.states;
+  store_rows(t, b * t.s[0] + k * t.s[1] + slot * t.s[2] + d0 * t.s[3] + n0 * t.s[4], t.s[4], t.s[3], h, kFB, count, dn);
+}
 
 static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scratch) {
   const int count = (int)(task.n1 - task.n0), padded = (int)padded_states(count), dn = (int)task.dn;
@@ -549,7 +580,6 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
   float* ds = carve.take(kTile * kFB);
   float* zs = carve.take((size_t)(kTile + (source ? source->W : 0)) * kFB);  // or the convolution's window
   float* os = carve.take(kTile * kFB);
-  float* fs = carve.take(task.finish ? 2 * kTile * kFB : 0);
   float* rs = carve.take(source ? (size_t)kTile * padded_rank(source->R) : 0);
   float* dt = carve.take(kTile * kFB);
   float* dtu = carve.take(kTile * kFB);
@@ -573,7 +603,7 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
     Rows u = {us, kFB}, delta = {ds, kFB};
     if (source) {
       const Weights& weights = source->weights[k];
-      const Rows low = token_rows(p.delta, b, k, 0, s, (int)source->R, (int)padded_rank(source->R), rs);
+      const Rows low = token_rows(p.delta, b, k, 0, s, (int)source->R, (int)source->R, rs);
       conv_tile(p.u, b, k, d0, s, p.L, dn, kFB, weights, source->Dp, source->W, source->mirrored[k], zs, us, kFB);
       low_rank_tile(low, s.T, dn, weights.dt_proj + d0, source->Dp, source->R, ds, kFB);
     } else {
@@ -582,19 +612,7 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
     }
     const Rows B = token_rows(p.Bm, b, k, task.n0, s, count, padded, bs);
     const Rows C = task.states_only ? B : token_rows(p.Cm, b, k, task.n0, s, count, padded, cs);
-    V largest = vzero(), sum = vzero();
-    for (int v = 0; v < vecs; ++v) {
-      const int c = v * kW;
-      const V shift = vload(bias + c);
-      V part = vzero();
-      int t = 0;
-      for (; t + kBatch <= s.T; t += kBatch)
-        forward_steps<kBatch>(t, c, soft, shift, delta, u, dt, dtu, largest, part);
-      for (; t < s.T; ++t) forward_steps<1>(t, c, soft, shift, delta, u, dt, dtu, largest, part);
-      vstore(dt_sum + c, vadd(vload(dt_sum + c), part));
-      sum = vadd(sum, part);
-    }
-    const bool fast = in_fast_range(largest, sum, decay);
+    const bool fast = forward_prepare(s.T, vecs, soft, bias, delta, u, decay, dt, dtu, dt_sum);
     Ahead ahead;
     Span next = tile_span(tile + 1, p.L, reversed);
     if (tile + 1 >= task.tile1) next.T = 0;
@@ -605,31 +623,16 @@ static void forward_task(const ForwardArgs& p, const FwdTask& task, float* scrat
     set_ahead(ahead, 4, p.z, b, k, d0, next, item_size(p.z), dt);
     set_ahead(ahead, 5, p.out, b, k, d0, next, item_size(p.out), dt);
     if (task.states_only) {
-      if (fast) forward_groups<true, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, kFB, false, ahead);
-      else forward_groups<false, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, kFB, false, ahead);
+      if (fast) forward_groups<true, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, kFB, false, &ahead);
+      else forward_groups<false, false>(s.T, vecs, count, dt, dtu, B, C, a2, h, ys, kFB, false, &ahead);
       continue;
     }
     float* y = task.partial_y ? task.partial_y + (source ? s.first : tile * kTile) * kFB : ys;
     const int64_t y_ld = source ? s.step * kFB : kFB;
-    if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, y_ld, task.accumulate, ahead);
-    else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, y_ld, task.accumulate, ahead);
-    const int64_t slot = tile - (num_tiles(p.L) - p.checkpoints);
-    if (slot >= 0) {
-      const Tensor& t = p.states;
-      store_rows(t, b * t.s[0] + k * t.s[1] + slot * t.s[2] + d0 * t.s[3] + task.n0 * t.s[4], t.s[4], t.s[3], h, kFB, count,
-                 dn);
-    }
-    if (source && task.n0 == 0) {
-      for (int c = 0; c < vecs * kW; c += kW) {
-        const V scale = vload(skip + c);
-        for (int t = 0; t < s.T; ++t) vstore(y + t * y_ld + c, vfma(scale, vload(us + t * kFB + c), vload(y + t * y_ld + c)));
-      }
-    }
-    if (task.finish) {
-      const int64_t l0 = s.step > 0 ? s.first : s.first - (s.T - 1);
-      float* sum = task.partial_y;
-      block_finish(*task.finish, RowsTask{b, l0, l0 + s.T}, d0, &sum, 1, fs);
-    }
+    if (fast) forward_groups<true, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, y_ld, false, &ahead);
+    else forward_groups<false, true>(s.T, vecs, count, dt, dtu, B, C, a2, h, y, y_ld, false, &ahead);
+    keep_state(p, b, k, tile, d0, dn, task.n0, count, h);
+    if (source && task.n0 == 0) add_skip(s.T, vecs, skip, u, y, y_ld);
     if (!task.partial_y) finish_tile(p, b, k, d0, dn, s, skip, u, y, zs, os);
   }
   if (task.states_only) {

@@ -19,6 +19,17 @@
 #include <xmmintrin.h>
 #endif
 
+#if defined(__linux__)
+// PyTorch's OpenMP runtime, if it is in the process: its threads are already there, and those that wait for PyTorch's next
+// operation spin, so that a second set of threads would fight them for the cores (measured: 1.2 times a whole model's time
+// on two cores). Weak: without it the pool below does the work.
+extern "C" {
+__attribute__((weak)) void GOMP_parallel(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
+__attribute__((weak)) int omp_in_parallel(void);
+}
+#define VM_OPENMP 1
+#endif
+
 namespace vmamba {
 namespace {
 
@@ -169,6 +180,19 @@ struct Scratch {
   ~Scratch() { release(); }
 };
 
+#if defined(VM_OPENMP)
+std::atomic<bool> g_openmp_allowed{true};
+
+// Not in a child of fork, where OpenMP's threads are gone and a parallel region never ends, and not inside a region.
+bool openmp_usable() {
+  static const long loaded_by = process_id();
+  return g_openmp_allowed.load(std::memory_order_relaxed) && GOMP_parallel && omp_in_parallel && process_id() == loaded_by &&
+         !omp_in_parallel();
+}
+// The process that loads the library is the one whose threads are known.
+[[maybe_unused]] const bool g_seen_at_load = openmp_usable();
+#endif
+
 }  // namespace
 
 void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context) {
@@ -178,9 +202,25 @@ void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context) {
   job.context = context;
   job.tasks = tasks;
   const int64_t helpers = (threads < tasks ? threads : tasks) - 1;
+#if defined(VM_OPENMP)
+  if (helpers > 0 && openmp_usable()) {
+    GOMP_parallel([](void* j) { work(*static_cast<Job*>(j)); }, &job, (unsigned)(helpers + 1), 0);
+    return;
+  }
+#endif
   Pool* p = helpers > 0 ? pool() : nullptr;
   if (p) p->run(job, helpers);
   else work(job);
+}
+
+bool use_openmp(bool on) {
+#if defined(VM_OPENMP)
+  g_openmp_allowed.store(on);
+  return openmp_usable();
+#else
+  (void)on;
+  return false;
+#endif
 }
 
 float* thread_scratch(size_t floats, Slot slot) {

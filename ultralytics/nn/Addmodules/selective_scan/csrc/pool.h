@@ -1,5 +1,6 @@
 // Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-// A small thread pool: sleeping workers, no spinning, usable from several caller threads at once and after fork.
+// Threads: those of PyTorch's OpenMP runtime where it is there, else a small pool of sleeping workers, usable from several
+// caller threads at once and after fork.
 #pragma once
 
 #include <stddef.h>
@@ -12,6 +13,9 @@ using TaskFn = void (*)(void* context, int64_t task);
 // Calls fn(context, i) for every i in [0, tasks), on the caller and at most threads - 1 workers, each i once and in no
 // fixed order. Returns when all are done. fn must not throw. With fewer workers than asked for the work is done anyway.
 void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context);
+
+// Allows or forbids OpenMP's threads for every later call; returns whether they are in use.
+bool use_openmp(bool on);
 
 // Scratch memory of the calling thread, at least `floats` long and aligned to 64 bytes, not initialised; null when memory
 // is out. A thread has one for the call that it made and another for the task that it runs.

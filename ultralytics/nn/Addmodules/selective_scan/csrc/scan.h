@@ -61,17 +61,18 @@ constexpr int64_t kFlagSoftplus = 1;
 inline int64_t round_up(int64_t x, int64_t m) { return (x + m - 1) / m * m; }
 inline int64_t num_tiles(int64_t L) { return (L + kTile - 1) / kTile; }
 
-// Row widths of the packed weights below and of rows of projections: whole vectors of every instruction set.
+// Row widths of the packed weights below and of rows of projections: whole vectors, whole groups of four states.
 inline int64_t padded_channels(int64_t D) { return round_up(D, kBwdBlock); }
-inline int64_t padded_projections(int64_t R, int64_t N) { return round_up(R + 2 * N, 16); }
 inline int64_t padded_rank(int64_t R) { return round_up(R, 4); }
+inline int64_t padded_states(int64_t N) { return round_up(N, 4); }  // also rows of the partial dB and dC
+inline int64_t padded_projections(int64_t R, int64_t N) { return round_up(padded_rank(R) + 2 * padded_states(N), 16); }
 
 // One direction's weights as the kernels walk them, float32, zero in the padding, Dp = padded_channels(D).
 struct Weights {
   const float* conv;       // [W][Dp], the last tap on the token itself
   const float* conv_bias;  // [Dp]
   const float* dt_proj;    // [padded_rank(R)][Dp]
-  const float* to_rows;    // [D][padded_projections]: x_proj transposed
+  const float* to_rows;    // [D][padded_projections]: x_proj transposed, the R, B's and C's N each padded
   const float* from_rows;  // [P][Dp]: x_proj
 };
 
@@ -94,8 +95,6 @@ struct FwdTask {
   int64_t segs;
   float* partial_y;          // [L][16] sums over the task's own states; null when one task holds all states
   const Source* source;      // inside the block: partial_y is then set and has a row at each token's position
-  bool accumulate;           // add to partial_y what the direction before left there
-  const BlockArgs* finish;   // gate and store each tile of partial_y, being complete
 };
 
 struct BwdTask {
@@ -112,6 +111,14 @@ struct BwdTask {
   const Source* source;      // inside the block: ddelta is then not stored but projected
   float* partial_r;          // [L][padded_rank] sums of the gradient of the first R projections
   float* ddt;                // [padded_rank][32] of dt_proj
+};
+
+// A whole sequence in one direction with all its channels: convolution, projections and scan tile by tile.
+struct StreamTask {
+  int64_t b, k;
+  float* y;           // [L][Dp], rows at their tokens' positions
+  bool accumulate;    // add to what the direction before left in y
+  bool finish;        // y is complete behind the last direction: gate and store
 };
 
 // Positions [l0, l1) of one sequence, in the phases of the block that have no recurrence.
@@ -141,12 +148,16 @@ struct Kernels {
   void (*reduce_rows)(const Tensor& out, int64_t b, int64_t k, int64_t N, int64_t l0, int64_t l1, const float* partial,
                       int64_t blocks, int64_t block_stride, float* scratch);
 
-  size_t (*block_scratch)(int64_t N, int64_t R, int64_t W, int64_t Q);  // floats, of the four below
+  size_t (*block_scratch)(int64_t N, int64_t R, int64_t W, int64_t Q);   // floats
+  size_t (*stream_scratch)(int64_t D, int64_t N, int64_t R, int64_t W);  // of block_stream
   // Convolution, SiLU and the projections of direction q: (b, q, l, p).
   void (*block_project)(const BlockArgs&, const RowsTask&, int64_t q, const Weights&, bool reversed, const Tensor& projected,
                         float* scratch);
-  // Sums `parts` rows of partial_y of channels [d0, d0 + 16), applies the gate and stores.
-  void (*block_finish)(const BlockArgs&, const RowsTask&, int64_t d0, float* const* partial_y, int64_t parts, float* scratch);
+  // All of that and the scan, its sum over directions and the gate, for one sequence and direction after the other.
+  void (*block_stream)(const BlockArgs&, const ForwardArgs&, const StreamTask&, const Source&, float* scratch);
+  // Sums `parts` rows of partial_y, `ld` floats a token, of channels [d0, d0 + 16), applies the gate and stores.
+  void (*block_finish)(const BlockArgs&, const RowsTask&, int64_t d0, float* const* partial_y, int64_t ld, int64_t parts,
+                       float* scratch);
   // Gradients behind and of the gate; dy is [L][Dp].
   void (*block_gate)(const BlockGradArgs&, const RowsTask&, float* dy, float* scratch);
   // Gradients of x, conv and x_proj.
@@ -158,9 +169,6 @@ struct Kernels {
   void (*store_rows)(const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, const float* src, int64_t ld, int rows,
                      int cols);
 };
-
-// Row width of the partial dB and dC: whole groups of four states.
-inline int64_t padded_states(int64_t N) { return round_up(N, 4); }
 
 const Kernels* kernels_plain();
 const Kernels* kernels_avx2();    // null when the compiler or architecture cannot make them
