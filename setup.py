@@ -27,6 +27,7 @@ EXTRAS = {
     "cuda": ["mamba-ssm>=2.2.0", "causal-conv1d>=1.4.0"],
     # setuptools lets the packaging tests build a wheel in the environment at hand
     "test": ["pytest>=8.0", "pytest-timeout>=2.3", "hypothesis>=6.100", "lap>=0.5.12", "ruff>=0.9", "setuptools>=77"],
+    "bench": ["mambapy>=1.2.0,<1.3"],  # a peer that benchmarks/scan_cpu.py times
     "dev": ["ultralytics[test]", "build>=1.0"],
 }
 

@@ -23,13 +23,34 @@ def table(head: list[str], rows: list[list]) -> str:
     return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
 
 
+def load(name: str) -> dict | None:
+    """Return a result, or None if it has not been measured."""
+    file = RESULTS / f"{name}.json"
+    if not file.exists():
+        return None
+    result = json.loads(file.read_text())
+    if result.get("quick"):
+        raise SystemExit(f"{file.name} is of a --quick run, whose figures mean nothing: measure, or remove it")
+    return result
+
+
+def unmeasured(name: str) -> str:
+    """Return what stands in a page in place of a result that is not there."""
+    return f"Not measured yet: `python benchmarks/{name}.py`, then `python benchmarks/tables.py`."
+
+
 def source(result: dict, command: str) -> str:
     """Return the line that tells where figures come from."""
     e = result["environment"]
     dirty = " with uncommitted changes" if e["uncommitted"] else ""
+    load = result.get("load_average")
+    busy = "" if load is None else f", load average {load:.1f} when it began"
+    threads = result.get("settings", {}).get("threads", e["threads"])
+    if isinstance(threads, list):
+        threads = " and ".join(map(str, threads))
     return (
-        f"{e['cpu']}, {e['threads']} thread{'s' if e['threads'] > 1 else ''}, torch {e['torch']}, {result['date']}, "
-        f"commit {e['commit'][:10]}{dirty}; `{command}`."
+        f"{e['cpu']}, {threads} thread{'' if threads in (1, '1') else 's'}, torch {e['torch']}, {result['date']}, "
+        f"commit {e['commit'][:10]}{dirty}{busy}; `{command}`."
     )
 
 
@@ -95,7 +116,206 @@ def train() -> str:
     return "\n\n".join(parts)
 
 
+# The CPU benchmarks
+
+NAMES = {
+    "cpp": "C++",
+    "cpp avx2": "C++, held to AVX2",
+    "chunked": "plain PyTorch, `chunked`",
+    "mambapy": "mambapy, `pscan`",
+    "loop": "token by token",
+}
+BOTH = ("forward", "forward_backward")
+LARGEST = (1, 64, 25600)
+STOCK, OURS = "yolov8n.yaml", "VMamba-yolov8n.yaml"
+
+
+def ms(time: dict | None, key: str = "median_ms") -> str:
+    """Return a time in three digits, or what stands in its place where the check was red."""
+    return "red" if time is None else f"{time[key]:.3g}" if time[key] < 1000 else f"{time[key]:.0f}"
+
+
+def times(ratio: float | None) -> str:
+    """Return a ratio for a table."""
+    return "" if ratio is None else f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def median_of(rows: list[dict], key: str, **which) -> float | None:
+    """Return the median under `key` of the one row that has these values, or None where there is none or it is red."""
+    found = [r[key]["median_ms"] for r in rows if r[key] and all(r[k] == v for k, v in which.items())]
+    if len(found) > 1:
+        raise SystemExit(f"{len(found)} rows of a result have {which}")
+    return found[0] if found else None
+
+
+def quotient(a: float | None, b: float | None) -> float | None:
+    """Return a / b, or None where one is missing."""
+    return None if a is None or b is None else a / b
+
+
+def shape(r: dict) -> dict:
+    """Return the keys that tell cases of scan_cpu.py apart."""
+    return {k: r[k] for k in ("batch", "channels", "length", "layout")}
+
+
+def scan_cpu() -> str:
+    """Return the tables of benchmarks/scan_cpu.py, one for each number of threads."""
+    r = load("scan_cpu")
+    if r is None:
+        return unmeasured("scan_cpu")
+    parts = []
+    for threads in r["settings"]["threads"]:
+        rows = []
+        for row in (x for x in r["rows"] if x["threads"] == threads):
+            loop = {k: median_of(r["rows"], k, subject="loop", threads=threads, **shape(row)) for k in BOTH}
+            mine = {k: row[k] and row[k]["median_ms"] for k in BOTH}
+            rows.append(
+                [
+                    f"{row['batch']}, {row['channels']}, {row['length']}",
+                    row["layout"],
+                    NAMES[row["subject"]],
+                    ms(row["forward"]),
+                    ms(row["forward_backward"]),
+                    *(times(quotient(loop[k], mine[k])) for k in BOTH),
+                    row.get("ns_per_element", ""),
+                    times(row.get("times_bound")),
+                ]
+            )
+        head = ["B, D, L", "memory", "scan", "forward, ms", "forward + backward, ms"]
+        head += ["x loop", "x loop, both", "forward, ns an element", "x bound"]
+        bounds = [b["median_ns"] for b in r["bounds"] if b["threads"] == threads]
+        title = f"{threads} thread{'s' if threads > 1 else ''}"
+        if bounds:
+            low, high = min(bounds), max(bounds)
+            title += f", bound {low:.3f}" + (f" to {high:.3f}" if low < high else "") + " ns an element"
+        parts.append(f"{title}:\n\n{table(head, rows)}")
+    parts += [f"Absent: {NAMES.get(name, name)} ({why})." for name, why in r["absent"].items()]
+    return "\n\n".join([*parts, source(r, "python benchmarks/scan_cpu.py")])
+
+
+def scan_isa() -> str:
+    """Return the kernel's own part of benchmarks/scan_cpu.py: instruction sets and threads side by side."""
+    r = load("scan_cpu")
+    if r is None:
+        return unmeasured("scan_cpu")
+    subjects = [s for s in ("cpp", "cpp avx2") if any(x["subject"] == s for x in r["rows"])]
+    columns = [(s, t) for s in subjects for t in r["settings"]["threads"]]
+    cases = {tuple(shape(x).items()): shape(x) for x in r["rows"]}.values()
+    rows = []
+    for case in cases:
+        cells = []
+        for s, t in columns:
+            found = [x for x in r["rows"] if x["subject"] == s and x["threads"] == t and shape(x) == case]
+            cells.append(" / ".join(ms(found[0][k]) for k in BOTH) if found else "")
+        rows.append([f"{case['batch']}, {case['channels']}, {case['length']}", case["layout"], *cells])
+    head = [f"{NAMES[s]}, {t} thread{'s' if t > 1 else ''}" for s, t in columns]
+    about = next((x["about"] for x in r["rows"] if x["subject"] == "cpp"), "")
+    note = f"Milliseconds, forward / forward + backward; C++ is {about}:" if about else "Absent here."
+    command = source(r, "python benchmarks/scan_cpu.py")
+    return f"{note}\n\n{table(['B, D, L', 'memory', *head], rows)}\n\n{command}"
+
+
+def model_cpu() -> str:
+    """Return the tables of benchmarks/model_cpu.py."""
+    r = load("model_cpu")
+    if r is None:
+        return unmeasured("model_cpu")
+    base, rows = r["models"][0]["model"], []
+    for row in r["rows"]:
+        which = {k: row[k] for k in ("kind", "threads", "imgsz")}
+        stock = median_of(r["rows"], "time", model=base, **which)
+        rows.append(
+            [
+                f"{row['kind']}, {row['imgsz']} px, batch {row['batch']}",
+                row["threads"],
+                Path(row["model"]).stem + (", scans in plain PyTorch" if row["backend"] == "chunked" else ""),
+                ms(row["time"]),
+                ms(row["time"], "min_ms"),
+                times(quotient(row["time"] and row["time"]["median_ms"], stock)),
+            ]
+        )
+    rows.sort(key=lambda x: (x[0].startswith("training"), [int(n) for n in re.findall(r"\d+", x[0])], x[1]))
+    imgsz = r["models"][0]["gflops_imgsz"]
+    facts = table(
+        ["model, two classes", "parameters", f"GFLOPs at {imgsz}"],
+        [[Path(m["model"]).stem, f"{m['parameters'] / 1e6:.2f} M", m["gflops"] or "not counted"] for m in r["models"]],
+    )
+    head = ["what", "threads", "model", "median, ms", "least, ms", f"times {Path(base).stem}"]
+    command = "python benchmarks/model_cpu.py --models " + " ".join(m["model"] for m in r["models"])
+    return f"{facts}\n\n{table(head, rows)}\n\n{source(r, command)}"
+
+
+def goals() -> list[tuple[str, float, bool, float | None, str]]:
+    """Return (what, target, whether more is better, measured or None, remark) for every target."""
+    scan, model, peak = load("scan_cpu"), load("model_cpu"), load("memory")
+    scans, models = scan["rows"] if scan else [], model["rows"] if model else []
+    largest = dict(zip(("batch", "channels", "length"), LARGEST)) | {"layout": "channel-last"}
+
+    def scan_ratio(subject: str, key: str) -> float | None:
+        mine, other = (median_of(scans, key, subject=s, threads=1, **largest) for s in ("cpp", subject))
+        return quotient(other, mine)
+
+    where = f"at {LARGEST}"
+    row = next((x for x in scans if x["subject"] == "cpp" and x["threads"] == 1 and largest.items() <= x.items()), {})
+    found = [
+        (f"scan forward {where}, 1 thread: times the loop's speed", 150, True, scan_ratio("loop", "forward"), ""),
+        (f"scan forward {where}, 1 thread: times mambapy's speed", 15, True, scan_ratio("mambapy", "forward"), ""),
+        (f"scan forward {where}, 1 thread: times the bound", 1.5, False, row.get("times_bound"), ""),
+        (
+            f"scan forward + backward {where}, 1 thread: times the loop's speed",
+            200,
+            True,
+            scan_ratio("loop", "forward_backward"),
+            "",
+        ),
+    ]
+    for key, label in (("forward", "forward"), ("forward_backward", "forward + backward")):
+        gains = {}
+        for x in scans:
+            if x["subject"] == "cpp" and x["batch"] == 1 and x["layout"] == "channel-last" and x["threads"] == 1:
+                two = median_of(scans, key, subject="cpp", threads=2, **shape(x))
+                if (gain := quotient(x[key] and x[key]["median_ms"], two)) is not None:
+                    gains[f"{x['batch']}, {x['channels']}, {x['length']}"] = gain
+        least = min(gains, key=gains.get, default=None)
+        remark = "" if least is None else f"least, at ({least}); most {max(gains.values()):.2f}"
+        what = f"scan {label}, batch 1: speed of 2 threads over 1"
+        found.append((what, 1.8, True, gains.get(least), remark))
+    for kind, imgsz, limit in (("forward", 640, 1.3), ("training step", 320, 1.5)):
+        for threads in (1, 2):
+            which = {"kind": kind, "imgsz": imgsz, "backend": "auto", "threads": threads}
+            ratio = quotient(*(median_of(models, "time", model=m, **which) for m in (OURS, STOCK)))
+            remark = "" if ratio is None else f"moonshot 1.0 {'met' if ratio <= 1 else 'missed'}"
+            what = f"model {kind} at {imgsz}, {threads} thread{'s' if threads > 1 else ''}: times stock's time"
+            found.append((what, limit, False, ratio, remark))
+    peaks = {(s["model"], s["fast_path"]): s["peak_mib"] for s in peak["steps"]} if peak else {}
+    ratio = quotient(*(peaks.get((m, True)) for m in (OURS, STOCK)))
+    found.append(("model training step: times stock's peak memory", 1.5, False, ratio, ""))
+    for threads in (1, 2):
+        at = {
+            size: median_of(models, "time", model=OURS, kind="forward", backend="auto", threads=threads, imgsz=size)
+            for size in (320, 640, 1280)
+        }
+        for small, big in ((320, 640), (640, 1280)):
+            ratio = quotient(at[big], at[small])
+            plural = "s" if threads > 1 else ""
+            what = f"model forward from {small} to {big}, {threads} thread{plural}: growth over pixels'"
+            found.append((what, 1.1, False, ratio and ratio / (big / small) ** 2, ""))
+    return found
+
+
+def targets() -> str:
+    """Return the targets beside what was measured."""
+    rows = []
+    for what, target, more, measured, remark in goals():
+        met = measured is not None and (measured >= target if more else measured <= target)
+        verdict = "not measured" if measured is None else "met" if met else "**missed**"
+        rows.append([what, f"{'at least' if more else 'at most'} {target}", times(measured), verdict, remark])
+    return table(["what", "target", "measured", "", ""], rows)
+
+
 PAGES = {
+    "docs/benchmarks.md": {"targets": targets, "scan_cpu": scan_cpu, "model_cpu": model_cpu},
+    "docs/design/cpu-kernel.md": {"scan_isa": scan_isa},
     "docs/design/selective-scan.md": {"memory": memory},
     "docs/models/vmamba-yolov8.md": {"train": train},
 }

@@ -1,0 +1,473 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""One selective scan on a CPU: the C++ kernel beside plain PyTorch, mambapy, a loop and what the arithmetic allows.
+
+Every subject gets the same tensors. It is compared with the float64 definition on a small case, and on the case itself,
+where that would take too long, with our plain PyTorch backend: output and all gradients. A subject whose check is red
+gets no number. What is absent here (a compiler, mambapy, an instruction set) is recorded with its reason.
+
+Usage:
+    pip install -e ".[bench]"
+    python benchmarks/scan_cpu.py                        # all cases, 1 and 2 threads
+    python benchmarks/scan_cpu.py --quick                # tiny shapes, to see that it works; prints, writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmarks.timing import LIMIT, Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan import (  # noqa: E402
+    cpu,
+    selective_scan_fn,
+    selective_scan_ref,
+    use_backend,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: softplus, skip, gate and bias, float32.
+
+    Args:
+        batch (int): Batch size.
+        channels (int): Channels.
+        length (int): Tokens.
+        layout (str): "channel-last", (B, L, D) in memory as the block has it, or "tokens-last", (B, D, L).
+        peers (bool): Also time the subjects that take seconds.
+        states (int): States a channel.
+    """
+
+    batch: int
+    channels: int
+    length: int
+    layout: str = "channel-last"
+    peers: bool = True
+    states: int = 16
+
+    @property
+    def elements(self) -> int:
+        """Return how many (token, channel, state) there are."""
+        return self.batch * self.channels * self.length * self.states
+
+
+# The scans of VMamba-yolov8n at 640 px, from P2 to P5, and one batch
+CASES = [
+    Case(1, 64, 25600),
+    Case(1, 128, 6400),
+    Case(1, 256, 1600),
+    Case(1, 512, 400),
+    Case(8, 256, 1600),
+    Case(1, 64, 25600, "tokens-last", peers=False),
+    Case(1, 128, 6400, "tokens-last", peers=False),
+]
+QUICK_CASES = [Case(1, 32, 100)]
+SMALL = Case(2, 24, 37)  # checked against float64: batch, channel tail and length not divisible by a tile
+
+
+def tensors(case: Case, dtype: torch.dtype = torch.float32, grad: bool = False) -> list[Tensor]:
+    """Return u, delta, A, B, C, D, z and delta_bias as `selective_scan_fn` takes them, with values as in a model."""
+    make = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make)
+
+    b, d, length, n = case.batch, case.channels, case.length, case.states
+    u, delta, z = (normal(b, length, d) for _ in range(3))
+    B, C = (normal(b, length, n) for _ in range(2))
+    A = -torch.arange(1.0, n + 1).repeat(d, 1)  # S4D-real, as the layers start
+    dt = torch.exp(torch.empty(d).uniform_(-6.9, -2.3, generator=make))  # 0.001 to 0.1
+    bias = dt + torch.log(-torch.expm1(-dt))
+    out = [u, 0.5 * delta, A, B, C, normal(d), z, bias]
+    out = [x.transpose(1, 2) if x.dim() == 3 else x for x in out]
+    if case.layout == "tokens-last":
+        out = [x.contiguous() for x in out]
+    return [x.to(dtype).requires_grad_(grad) for x in out]
+
+
+# Subjects
+
+
+@dataclass
+class Subject:
+    """Something that computes a selective scan.
+
+    Args:
+        run (Callable[..., Tensor]): Takes the eight tensors.
+        about (str): What it is, for the result.
+        around (Callable[[], AbstractContextManager]): Settings it runs under.
+        slow (bool): It takes seconds: left out where a case says so.
+    """
+
+    run: Callable[..., Tensor]
+    about: str
+    around: Callable[[], AbstractContextManager] = field(default=nullcontext)
+    slow: bool = False
+
+
+def ours(*x: Tensor) -> Tensor:
+    """Run the public call."""
+    return selective_scan_fn(*x, delta_softplus=True)
+
+
+def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
+    """Run algorithm 2 of the Mamba paper as it is mostly written: decays and inputs at once, then token by token.
+
+    Tokens are unbound, not indexed, because the backward of L indexings is quadratic in L: the loop at its best.
+    """
+    dt = F.softplus(delta + delta_bias[:, None])
+    decays = torch.exp(torch.einsum("bdl,dn->bdln", dt, A)).unbind(2)
+    inputs = torch.einsum("bdl,bnl,bdl->bdln", dt, B, u).unbind(2)
+    h, ys = u.new_zeros(u.shape[0], u.shape[1], A.shape[1]), []  # (B, D, N)
+    for decay, x, c in zip(decays, inputs, C.unbind(2)):
+        h = decay * h + x
+        ys.append(torch.einsum("bdn,bn->bd", h, c))
+    return (torch.stack(ys, 2) + D[:, None] * u) * F.silu(z)
+
+
+def cpp_subject() -> Subject:
+    """Return the C++ backend as it runs by default."""
+    ok, reason = cpu.available()
+    if not ok:
+        raise Absent(reason)
+    return Subject(ours, reason, lambda: use_backend("cpp"))
+
+
+def avx2_subject() -> Subject:
+    """Return the C++ backend held to AVX2."""
+    ok, reason = cpu.available()
+    if not ok:
+        raise Absent(reason)
+
+    @contextmanager
+    def around():
+        with use_backend("cpp"):
+            cpu.set_isa("avx2")
+            try:
+                yield
+            finally:
+                cpu.set_isa("auto")
+
+    usual = cpu.set_isa("auto")
+    try:
+        forced = cpu.set_isa("avx2")
+    except ValueError as e:
+        raise Absent(str(e)) from None
+    finally:
+        cpu.set_isa("auto")
+    if forced == usual:
+        raise Absent(f"{usual} is what this CPU runs by default")
+    return Subject(ours, "the C++ kernel held to AVX2", around)
+
+
+def chunked_subject() -> Subject:
+    """Return the plain PyTorch backend."""
+    return Subject(ours, "plain PyTorch, chunks of tokens", lambda: use_backend("chunked"))
+
+
+def mambapy_subject() -> Subject:
+    """Return mambapy's parallel scan, called with the steps that its Mamba block makes, plus the gate."""
+    try:
+        from importlib.metadata import version
+
+        from mambapy.pscan import pscan
+    except ImportError as e:
+        raise Absent(f'{e}; pip install -e ".[bench]" brings it') from None
+
+    def run(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
+    ) -> Tensor:
+        u, delta, B, C, z = (x.transpose(1, 2) for x in (u, delta, B, C, z))  # tokens before channels
+        delta = F.softplus(delta + delta_bias)
+        decays = torch.exp(delta.unsqueeze(-1) * A)  # (B, L, D, N)
+        inputs = delta.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1)
+        y = (pscan(decays, inputs) @ C.unsqueeze(-1)).squeeze(3)
+        return ((y + D * u) * F.silu(z)).transpose(1, 2)
+
+    return Subject(run, f"mambapy {version('mambapy')}, pscan", slow=True)
+
+
+def loop_subject() -> Subject:
+    """Return the naive loop."""
+    return Subject(loop, "plain PyTorch, token by token, tokens unbound", slow=True)
+
+
+JUDGE = "chunked"  # plain PyTorch that shares nothing with the kernel
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "cpp": cpp_subject,
+    "cpp avx2": avx2_subject,
+    "chunked": chunked_subject,
+    "mambapy": mambapy_subject,
+    "loop": loop_subject,
+}
+
+
+def evaluate(subject: Subject, x: list[Tensor], dout: Tensor) -> list[Tensor]:
+    """Return output and gradients."""
+    with subject.around():
+        out = subject.run(*x)
+        return [out.detach(), *torch.autograd.grad(out, x, dout)]
+
+
+# The bound
+
+
+class Bound:
+    """The compiled loop of bound.cpp."""
+
+    TOKENS, STATES, PASSES = 64, 16, 2000
+
+    def __init__(self, library: str, threads: int):
+        """Load the library, check what it computes and choose the fastest unrolling."""
+        self.library, self.pool = ctypes.CDLL(library), ThreadPoolExecutor(threads)
+        self.threads, self.lanes = threads, self.library.bound_lanes()
+        make = torch.Generator().manual_seed(0)
+        dt = torch.empty(self.TOKENS, self.lanes).uniform_(0.001, 0.5, generator=make)
+        A = -torch.arange(1.0, self.STATES + 1)[:, None].expand(-1, self.lanes) * 1.4426950408889634
+        u = torch.randn(dt.shape, generator=make)
+        B, C = (torch.randn(self.TOKENS, self.STATES, generator=make) for _ in range(2))
+        self.data = [[self.aligned(t) for t in (A, dt, dt * u, B, C, torch.zeros_like(dt))] for _ in range(threads)]
+        self.check(*(t.double() for t in self.data[0][:5]))
+        self.group = min((4, 8, 16), key=self.trial)
+
+    @staticmethod
+    def aligned(t: Tensor) -> Tensor:
+        """Copy to an address that a vector can be loaded from."""
+        raw = torch.zeros(t.numel() + 16)
+        skip = (-raw.data_ptr() // 4) % 16
+        return raw[skip : skip + t.numel()].view(t.shape).copy_(t)
+
+    def call(self, group: int, worker: int, passes: int) -> None:
+        """Run the loop in this thread."""
+        addresses = (ctypes.c_void_p(t.data_ptr()) for t in self.data[worker])
+        self.library.bound_run(group, *addresses, ctypes.c_int64(passes))
+
+    def check(self, A: Tensor, dt: Tensor, dtu: Tensor, B: Tensor, C: Tensor) -> None:
+        """Raise Absent unless the loop computes the recurrence."""
+        h, want = torch.zeros_like(A), torch.zeros_like(dt)
+        for t in range(self.TOKENS):
+            h = torch.exp2(dt[t] * A) * h + dtu[t] * B[t][:, None]
+            want[t] = (C[t][:, None] * h).sum(0)
+        for group in (4, 8, 16):
+            self.call(group, 0, 1)
+            if not (error := distance([self.data[0][5]], [want])) <= LIMIT:
+                raise Absent(f"its check is red: {error:.1e} from the recurrence")
+
+    def trial(self, group: int) -> float:
+        """Return the time of a short run."""
+        timed = interleave({"bound": Timed(lambda: self.call(group, 0, 200))}, 0.2)
+        return timed["bound"]["min_ms"]
+
+    def run(self) -> None:
+        """Run the loop in every thread at once."""
+        list(self.pool.map(lambda w: self.call(self.group, w, self.PASSES), range(self.threads)))
+
+    @property
+    def elements(self) -> int:
+        """Return the (token, channel, state) of one run."""
+        return self.threads * self.PASSES * self.TOKENS * self.STATES * self.lanes
+
+
+def build_bound(folder: Path) -> tuple[str | None, str]:
+    """Compile bound.cpp for this CPU.
+
+    Returns:
+        library (str | None): Its path.
+        how (str): The compiler and its flags, or why there is no library.
+    """
+    names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        return None, "no C++ compiler found"
+    library = folder / "bound.so"
+    flags = ["-O3", "-march=native"]
+    command = [compiler, *flags, "-shared", "-fPIC", "-o", str(library), str(ROOT / "benchmarks/bound.cpp")]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        return None, f"{Path(compiler).name} failed: {getattr(e, 'stderr', e)}".strip()[:300]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()
+    return str(library), f"{version[0] if version else Path(compiler).name}, {' '.join(flags)}"
+
+
+# Measuring
+
+
+def resolve(makers: dict[str, Callable[[], Subject]]) -> tuple[dict[str, Subject], dict[str, str]]:
+    """Return the subjects that run here and the reasons of those that do not."""
+    present, absent = {}, {}
+    for name, make in makers.items():
+        try:
+            present[name] = make()
+        except Absent as e:
+            absent[name] = str(e)
+    return present, absent
+
+
+def checked(subjects: dict[str, Subject], case: Case, truth: list[Tensor] | None) -> dict[str, dict]:
+    """Compare every subject with the truth, or with the judge among them where the truth would take too long.
+
+    Args:
+        subjects (dict[str, Subject]): Subjects by name.
+        case (Case): The case.
+        truth (list[Tensor], optional): Output and gradients of the definition in float64.
+
+    Returns:
+        (dict[str, dict]): ok, error, and what it was compared with, for each name.
+    """
+    x, dout = tensors(case, grad=True), tensors(case)[6].flip(1)
+    result, against = {}, "float64 definition"
+    for name in sorted(subjects, key=lambda name: name != JUDGE):  # the judge first
+        got = evaluate(subjects[name], x, dout)
+        if truth is None:
+            truth, against = got, name
+        error = distance(got, truth)
+        result[name] = {"ok": error <= LIMIT, "error": float(f"{error:.2g}"), "against": against}
+    return result
+
+
+def definition(case: Case) -> list[Tensor]:
+    """Return output and gradients of the definition in float64."""
+    ref = Subject(lambda *x: selective_scan_ref(*x, delta_softplus=True), "")
+    return evaluate(ref, tensors(case, torch.float64, True), tensors(case, torch.float64)[6].flip(1))
+
+
+def measure(
+    case: Case,
+    threads: int,
+    seconds: float,
+    library: str | None = None,
+    makers: dict[str, Callable[[], Subject]] | None = None,
+) -> dict:
+    """Check and time all subjects on one case, in this process.
+
+    Args:
+        case (Case): The case.
+        threads (int): Threads.
+        seconds (float): Time for each subject and direction.
+        library (str, optional): The compiled bound.
+        makers (dict[str, Callable], optional): Subjects; all by default.
+
+    Returns:
+        (dict): rows, one a subject; bound; absent subjects with their reasons.
+    """
+    torch.set_num_threads(threads)
+    present, absent = resolve(SUBJECTS if makers is None else makers)
+    small = checked(present, SMALL, definition(SMALL))
+    if not case.peers:
+        present = {name: s for name, s in present.items() if not s.slow}
+    large = checked({name: s for name, s in present.items() if small[name]["ok"]}, case, None)  # this also warms up
+    checks = {name: {"ok": False, "small": small[name], "large": large.get(name)} for name in present}
+    for name, check in large.items():
+        checks[name]["ok"] = check["ok"]
+    green = {name: s for name, s in present.items() if checks[name]["ok"]}
+    plain, x, dout = tensors(case), tensors(case, grad=True), tensors(case)[6].flip(1)
+
+    def forward(subject: Subject) -> None:
+        with torch.inference_mode():
+            subject.run(*plain)
+
+    def both(subject: Subject) -> None:
+        torch.autograd.grad(subject.run(*x), x, dout)
+
+    bound, bound_calls = None, {}
+    if library:
+        try:
+            bound = Bound(library, threads)
+            bound_calls["bound"] = Timed(bound.run)
+        except (Absent, OSError) as e:
+            absent["bound"] = str(e)
+    for subject in green.values():
+        with subject.around():
+            forward(subject)
+    timed = interleave({n: Timed(lambda s=s: forward(s), s.around) for n, s in green.items()} | bound_calls, seconds)
+    timed_both = interleave({n: Timed(lambda s=s: both(s), s.around) for n, s in green.items()}, seconds)
+
+    per_element = {k: timed["bound"][k] * 1e6 / bound.elements for k in ("median_ms", "min_ms")} if bound else None
+    rows = []
+    for name, subject in present.items():
+        row = {"subject": name, "threads": threads, **asdict(case), "about": subject.about, "check": checks[name]}
+        row |= {"forward": timed.get(name), "forward_backward": timed_both.get(name)}
+        if name in timed:
+            ns = timed[name]["median_ms"] * 1e6 / case.elements
+            row["ns_per_element"] = float(f"{ns:.4g}")
+            row["times_bound"] = round(ns / per_element["median_ms"], 3) if bound else None
+        rows.append(row)
+    return {
+        "rows": rows,
+        "bound": None
+        if bound is None
+        else {
+            "threads": threads,
+            "channels": case.channels,
+            "length": case.length,
+            "layout": case.layout,
+            "batch": case.batch,
+            "median_ns": float(f"{per_element['median_ms']:.4g}"),
+            "min_ns": float(f"{per_element['min_ms']:.4g}"),
+            "lanes": bound.lanes,
+            "states_in_registers": bound.group,
+        },
+        "absent": absent,
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return parse(parser, seconds=2.0)
+
+
+def main() -> None:
+    """Measure all cases, each thread count of a case in a process of its own, one after the other."""
+    args = arguments()
+    if args.job:
+        job = json.loads(args.job)
+        print(json.dumps(measure(Case(**job["case"]), job["threads"], job["seconds"], job["library"])))
+        return
+    result = {
+        **heading("scan_cpu", args),
+        "absent": {},
+        "rows": [],
+        "bounds": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        library, how = build_bound(Path(folder))
+        result["settings" if library else "absent"]["bound"] = how
+        for case in QUICK_CASES if args.quick else CASES:
+            for threads in args.threads:
+                job = {"case": asdict(case), "threads": threads, "seconds": args.seconds, "library": library}
+                part = in_process(__file__, job)
+                result["rows"] += part["rows"]
+                result["bounds"] += [part["bound"]] if part["bound"] else []
+                result["absent"] |= part["absent"]
+                for row in part["rows"]:
+                    both = (row["forward"], row["forward_backward"])
+                    times = [f"{t['median_ms']:.2f} ms" if t else "red" for t in both]
+                    shape = f"({case.batch}, {case.channels}, {case.length}) {case.layout}"
+                    print(f"{shape:32} {threads} threads  {row['subject']:9} {' / '.join(times)}", flush=True)
+    for name, reason in result["absent"].items():
+        print(f"absent: {name}: {reason}")
+    write(result, args.out)
+
+
+if __name__ == "__main__":
+    main()

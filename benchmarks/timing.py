@@ -1,0 +1,167 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Timing of several subjects side by side, so that whatever disturbs the machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from benchmarks.environment import environment
+
+__all__ = ("LIMIT", "Absent", "Timed", "distance", "heading", "in_process", "interleave", "isolated", "parse", "write")
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROUNDS, FEWEST = 6, 3
+LIMIT = 1e-5  # largest difference from what is right, in units of the largest right value; above it no number
+
+
+class Absent(Exception):
+    """A subject that cannot run here; the message is the reason that the result records."""
+
+
+@dataclass
+class Timed:
+    """A call to time.
+
+    Args:
+        run (Callable[[], object]): What is timed.
+        around (Callable[[], AbstractContextManager]): Entered before the clock starts: settings of the subject.
+    """
+
+    run: Callable[[], object]
+    around: Callable[[], AbstractContextManager] = field(default=nullcontext)
+
+
+def interleave(calls: dict[str, Timed], seconds: float) -> dict[str, dict]:
+    """Time calls round-robin.
+
+    Each of the rounds gives every call a slice of its time, at least one run. Where a slice holds many runs the first
+    is not counted: caches and allocator are as another subject left them. A call that has used up its time runs in the
+    first three rounds only.
+
+    Args:
+        calls (dict[str, Timed]): Calls by name, each warmed up already.
+        seconds (float): Time for each call.
+
+    Returns:
+        (dict[str, dict]): median_ms, min_ms and runs for each name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    gc.freeze()  # what torch's import leaves need not be walked again before every slice
+    for turn in range(ROUNDS):
+        for name, call in calls.items():
+            if turn >= FEWEST and sum(times[name]) >= seconds:
+                continue
+            taken: list[float] = []
+            with call.around():
+                gc.collect()
+                gc.disable()
+                try:
+                    while not taken or sum(taken) < seconds / ROUNDS:
+                        begin = time.perf_counter()
+                        call.run()
+                        taken.append(time.perf_counter() - begin)
+                finally:
+                    gc.enable()
+            times[name] += taken[1:] if len(taken) > 3 else taken
+    gc.unfreeze()
+    return {
+        name: {
+            "median_ms": round(statistics.median(t) * 1e3, 4),
+            "min_ms": round(min(t) * 1e3, 4),
+            "runs": len(t),
+        }
+        for name, t in times.items()
+    }
+
+
+def distance(got: list, want: list) -> float:
+    """Return the largest difference of tensors, each in units of its largest wanted value; NaN if there is a NaN."""
+    import torch
+
+    worst = 0.0
+    for g, w in zip(got, want, strict=True):
+        w = w.double()
+        error = float((g.double() - w).abs().max() / w.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+        worst = error if error != error or error > worst else worst
+        if worst != worst:
+            break
+    return worst
+
+
+def isolated(threads: int) -> dict[str, str]:
+    """Return the environment of a timing process.
+
+    A passive wait policy is left out: it makes torch's threads sleep between operators, which doubles the time of a
+    model. So is a forced scan backend: a subject forces its own.
+    """
+    env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "VMAMBA_BACKEND")}
+    return {**env, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def in_process(script: str | Path, job: dict) -> dict:
+    """Run a benchmark's job in a process of its own, whose thread count is fixed before torch starts.
+
+    Args:
+        script (str | Path): The benchmark, which takes `--job JSON` and prints its result as the last line.
+        job (dict): The job; `threads` is one of its keys.
+
+    Returns:
+        (dict): What the process printed.
+    """
+    command = [sys.executable, str(script), "--job", json.dumps(job)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=isolated(job["threads"]))
+    if run.returncode:
+        raise SystemExit(f"{Path(script).name}: a job failed with exit code {run.returncode}: {job}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def parse(parser: argparse.ArgumentParser, seconds: float) -> argparse.Namespace:
+    """Add the options of every timing benchmark and return the command line.
+
+    Args:
+        parser (argparse.ArgumentParser): The benchmark's own options.
+        seconds (float): Time for each call by default.
+    """
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=seconds, help="time for each call that is timed")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and times, to see that it works")
+    parser.add_argument("--out", type=Path, help="result file; by default in benchmarks/results, none with --quick")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.seconds = 0.02
+    return args
+
+
+def heading(name: str, args: argparse.Namespace) -> dict:
+    """Return what every result begins with."""
+    return {
+        "benchmark": name,
+        "quick": args.quick,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "environment": environment(max(args.threads)),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "settings": {"threads": args.threads, "seconds": args.seconds, "dtype": "float32", "limit": LIMIT},
+    }
+
+
+def write(result: dict, out: Path | None) -> None:
+    """Write a result; one of a quick run only where it was told to, since its figures mean nothing."""
+    if out is None and not result["quick"]:
+        out = RESULTS / f"{result['benchmark']}.json"
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written: {out.name}")
