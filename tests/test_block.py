@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ultralytics.nn.Addmodules.selective_scan import cpu, inner, mamba_inner, op, registry
+from ultralytics.nn.Addmodules.selective_scan import cpu, inner, mamba_inner, op, registry, token_norm
 from ultralytics.nn.Addmodules.selective_scan.registry import use_backend
 
 NAMES = ("xz", "conv_w", "conv_b", "x_proj", "dt_proj", "A", "D", "dt_bias", "out_w", "out_b")
@@ -295,3 +295,87 @@ def test_scan_is_chosen_by_what_the_block_holds() -> None:
     assert (u.shape, delta.shape, B.shape, C.shape) == ((2, 2, 8, 9), (2, 2, 8, 9), (2, 2, 4, 9), (2, 2, 4, 9))
     assert (u.dtype, A.dtype, z) == (torch.bfloat16, torch.float32, None)
     assert op.choose(u, delta, A, B, C, D, z, bias) == registry.select(u, delta, A, B, C, D, z, bias)
+
+
+# LayerNorm of a map's tokens ------------------------------------------------------------------------------------------
+
+
+def run_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, backend: str) -> list[torch.Tensor]:
+    """Return tokens and gradients."""
+    leaves = [t.detach().requires_grad_() for t in (x, weight, bias)]
+    with use_backend(backend):
+        out = token_norm(*leaves, 1e-5)
+        dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        out.backward(dout.to(out.dtype))
+    return [out.detach(), *(t.grad for t in leaves)]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(1, 7, 1), (2, 24, 37), (1, 32, 300), (3, 5, 70), (1, 129, 33), (2, 64, 256)], ids=str
+)
+def test_norm_against_float64(backend: str, shape: tuple, channels_last: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64) * 2 + 3
+    if channels_last:
+        x = x.transpose(1, 2).contiguous().transpose(1, 2)
+    parameters = torch.randn(shape[1], dtype=torch.float64), torch.randn(shape[1], dtype=torch.float64)
+    truth = run_norm(x, *parameters, "reference")
+    got = run_norm(x.float(), *(p.float() for p in parameters), backend)
+    assert got[1].stride() == x.stride() or backend != "cpp"
+    for a, b in zip(got, truth):
+        assert error(a, b) < FLOAT32
+    rounded = [t.bfloat16() for t in (x, *parameters)]
+    truth, plain = run_norm(*(t.double() for t in rounded), "reference"), run_norm(*rounded, "reference")
+    for a, b, c in zip(run_norm(*rounded, backend), truth, plain):
+        assert a.dtype == torch.bfloat16
+        assert error(a, b) <= LOW[backend] * error(c, b) + FLOAT32
+
+
+def test_norm_of_large_values_keeps_its_variance(backend: str) -> None:
+    """Channels that differ by little beside their mean, in a row that does not fill its vectors."""
+    x = 1000 + torch.rand(1, 19, 40, dtype=torch.float64)
+    parameters = torch.ones(19, dtype=torch.float64), torch.zeros(19, dtype=torch.float64)
+    truth = run_norm(x.float().double(), *parameters, "reference")[0]
+    got = run_norm(x.float(), *(p.float() for p in parameters), backend)[0]
+    plain = run_norm(x.float(), *(p.float() for p in parameters), "reference")[0]
+    assert error(got, truth) <= 2 * error(plain, truth) + FLOAT32
+
+
+def test_opcheck_of_the_norm() -> None:
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    x, weight, bias = torch.randn(2, 6, 11), torch.randn(6), torch.randn(6)
+    leaves = tuple(t.clone().requires_grad_() for t in (x, weight, bias))
+    torch.library.opcheck(torch.ops.vmamba.token_norm.default, (*leaves, 1e-5, "cpp"))
+    out, mean, rstd = torch.ops.vmamba.token_norm(x, weight, bias, 1e-5, "cpp")
+    torch.library.opcheck(torch.ops.vmamba.token_norm_backward.default, (out, x, weight, mean, rstd, "cpp"))
+
+
+def test_wrong_norm_arguments_are_refused() -> None:
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    with pytest.raises(ValueError, match="weight"):
+        cpu.norm_forward(torch.zeros(1, 4, 5), torch.zeros(5), torch.zeros(5), 1e-5)
+    with pytest.raises(ValueError, match="does not belong"):
+        cpu.norm_backward(
+            torch.zeros(1, 4, 5), torch.zeros(1, 4, 5), torch.zeros(4), torch.zeros(1, 5), torch.zeros(1, 5)
+        )
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+def test_own_threads_and_those_of_openmp_give_the_same_bits() -> None:
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    torch.set_num_threads(3)
+    orders = [0, 1]
+    args = cast(make(2, 150, 40, 8, 3, 4, 2, orders), torch.float32)
+    try:
+        assert not cpu._library.vmamba_use_openmp(0)
+        own = run(args, orders, "cpp")
+    finally:
+        cpu._library.vmamba_use_openmp(1)
+    for name, x in run(args, orders, "cpp").items():
+        assert torch.equal(x, own[name]), name

@@ -605,6 +605,8 @@ extern "C" int vmamba_forward(const int64_t*, int64_t);
 extern "C" int vmamba_backward(const int64_t*, int64_t);
 extern "C" int vmamba_block_forward(const int64_t*, int64_t);
 extern "C" int vmamba_block_backward(const int64_t*, int64_t);
+extern "C" int vmamba_norm(const int64_t*, int64_t);
+extern "C" int vmamba_norm_backward(const int64_t*, int64_t);
 
 static unsigned long long seed = 1;
 static float next_value() {
@@ -696,6 +698,22 @@ static int block(int64_t B, int64_t K, int64_t Q, int64_t D, int64_t L, int64_t 
   g.gated = optional ? make({B, L, D}, false) : Tensor{};
   return status | vmamba_block_backward((const int64_t*)&g, sizeof(g) / 8);
 }
+static int norm(int64_t B, int64_t C, int64_t L, int64_t dtype, bool last, int threads) {
+  Store s;
+  std::vector<int> map = last ? std::vector<int>{0, 2, 1} : std::vector<int>{0, 1, 2};
+  auto channels = [&](bool fill) { return s.make(dtype, {C}, {0}, fill); };
+  NormArgs f = {};
+  f.abi = kAbiVersion; f.threads = threads; f.B = B; f.C = C; f.L = L;
+  f.x = s.make(dtype, {B, C, L}, map, true); f.weight = channels(true); f.bias = channels(true);
+  f.out = s.make(dtype, {B, L, C}, {0, 1, 2}, false);
+  f.mean = s.make(kF32, {B, L}, {0, 1}, false); f.rstd = s.make(kF32, {B, L}, {0, 1}, false);
+  const int status = vmamba_norm((const int64_t*)&f, sizeof(f) / 8);
+  NormGradArgs g = {};
+  g.abi = kAbiVersion; g.threads = threads; g.B = B; g.C = C; g.L = L;
+  g.x = f.x; g.weight = f.weight; g.mean = f.mean; g.rstd = f.rstd; g.dout = f.out;
+  g.dx = s.make(dtype, {B, C, L}, map, false); g.dweight = channels(false); g.dbias = channels(false);
+  return status | vmamba_norm_backward((const int64_t*)&g, sizeof(g) / 8);
+}
 int main() {
   int bad = 0, runs = 0;
   const int64_t shapes[][5] = {{1, 1, 1, 1, 1}, {2, 2, 17, 33, 5}, {1, 2, 35, 70, 16}, {1, 1, 64, 31, 64},
@@ -716,6 +734,7 @@ int main() {
     for (auto& s : blocks)
       for (int64_t dtype = 0; dtype < 3; ++dtype)
         for (int keep = 0; keep < 2; ++keep) {
+          bad |= norm(s[0], s[3], s[4], dtype, keep, 1 + runs % 3);
           bad |= block(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], dtype, keep, runs % 3 > 0, 1 + runs % 5);
           ++runs;
         }

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .selective_scan import FORWARD, REVERSED, mamba_inner, scan_flops, selective_scan_fn, selective_scan_ref
+from .selective_scan import (
+    FORWARD,
+    REVERSED,
+    mamba_inner,
+    scan_flops,
+    selective_scan_fn,
+    selective_scan_ref,
+    token_norm,
+)
 from .selective_scan.checks import check_inner_inputs
 
 __all__ = (
@@ -553,7 +561,7 @@ class MambaLayer(nn.Module):
     """Bidirectional Mamba over the tokens of a feature map in row order: (B, C, *spatial) -> same shape, no residual.
 
     Attributes:
-        norm (nn.LayerNorm): Over the channels of a token.
+        norm (nn.LayerNorm): Over the channels of a token; its parameters are used in one pass with the turn to tokens.
         mamba (Mamba): Two directions, "v2".
 
     Source:
@@ -592,10 +600,15 @@ class MambaLayer(nn.Module):
         """
         if x.dim() < 3 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
-        tokens = self.norm(x.flatten(2).transpose(1, 2))  # (B, L, C), no copy for channels_last maps
+        tokens = token_norm(x.flatten(2), self.norm.weight, self.norm.bias, self.norm.eps)  # (B, L, C)
         return self.mamba(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     """Add the multiply-adds of a Mamba block to thop's count, which doubles them into FLOPs."""
     m.total_ops += m.flops(inputs[0].shape[0], inputs[0].shape[1]) / 2
+
+
+def count_mamba_layer(m: MambaLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Add the norm of a layer, whose own rule waits for a call, to thop's count; the block inside counts itself."""
+    m.total_ops += 4 * output.numel()

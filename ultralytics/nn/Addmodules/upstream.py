@@ -17,9 +17,16 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from .VMamba import Mamba, MambaLayer, count_mamba
+from .VMamba import Mamba, MambaLayer, count_mamba, count_mamba_layer
 
-__all__ = ("declared_strides", "exempt_ssm_parameters", "own_scales", "parse_layer", "register")
+__all__ = (
+    "declared_strides",
+    "exempt_ssm_parameters",
+    "own_scales",
+    "parse_layer",
+    "register",
+    "without_ssm_decay",
+)
 
 LAYERS: tuple[type[nn.Module], ...] = (MambaLayer,)  # layers of model YAMLs whose first argument is their width
 
@@ -33,6 +40,7 @@ def register() -> None:
     except ImportError:  # upstream shows no GFLOPs at all then
         return
     register_hooks[Mamba] = count_mamba
+    register_hooks[MambaLayer] = count_mamba_layer
 
 
 def parse_layer(
@@ -86,22 +94,29 @@ def parse_layer(
     return channels, [channels, *args[1:]]
 
 
-def declared_strides(model: nn.Module, size: int) -> Callable[[Callable], Callable]:
-    """Decorate the stride probe of a model builder: a YAML with `strides:` gets those, with no forward pass.
+class _Maps(list):
+    """Stands for what a model gives the stride probe: whichever part a release takes from that, it is the maps."""
+
+    def __getitem__(self, part: str | int) -> _Maps:
+        return self
+
+
+def declared_strides(model: nn.Module, size: int) -> None:
+    """Have a model under construction answer the stride probe without a forward pass, if its YAML has `strides:`.
+
+    The builder runs the model on an empty image and divides its side by the height of each map. The hook stands before
+    that, on lines as old as upstream itself, because the lines that run the probe change from release to release.
 
     Args:
         model (nn.Module): Model under construction, with its `yaml` and `model` set.
-        size (int): Side of the image that the probe would see.
-
-    Returns:
-        (Callable): A decorator. Without the key it returns the probe as it is.
+        size (int): Side of the image that the probe will see.
 
     Raises:
         ValueError: If the declared strides are not one number from 1 to size for each detection level.
     """
     strides = model.yaml.get("strides")
     if strides is None:
-        return lambda probe: probe
+        return
     levels = model.model[-1].nl
     if (
         not isinstance(strides, (list, tuple))
@@ -112,13 +127,17 @@ def declared_strides(model: nn.Module, size: int) -> Callable[[Callable], Callab
             f"model YAML: strides must be {levels} numbers from 1 to {size}, one for each input of the head, "
             f"got {strides!r}; correct it or leave it out to have strides measured"
         )
-    # The builder divides `size` by the height of each map: maps of the declared heights, without their content.
-    maps = [SimpleNamespace(shape=(1, 1, size / s, size / s)) for s in strides]
-    return lambda probe: lambda x: maps
+    maps = _Maps(SimpleNamespace(shape=(1, 1, size / s, size / s)) for s in strides)  # heights, without content
+
+    def forward(x: torch.Tensor, *args, **kwargs):
+        del model.forward  # the class's own from here on
+        return maps if x.shape[-2:] == (size, size) else model.forward(x, *args, **kwargs)
+
+    model.forward = forward
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
-    """Wrap the model YAML loader: `VMamba-*.yaml` names reach any one-letter scale of their file, `d` included.
+    """Decorate the model YAML loader: `VMamba-*.yaml` names reach any one-letter scale of their file, `d` included.
 
     Upstream knows n, s, m, l, x, and rewrites the whole path, folders included. Names that do not begin with `VMamba-`
     go to upstream's loader untouched, and so do files that exist under the very name.
@@ -152,6 +171,27 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
         return {**d, "scale": scale, "yaml_file": str(path)}
 
     return yaml_model_load
+
+
+def without_ssm_decay(trainer: type) -> type:
+    """Decorate upstream's trainer: the optimizers that it builds go through `exempt_ssm_parameters`.
+
+    Args:
+        trainer (type): Class with a method `build_optimizer(self, model, ...)`.
+
+    Returns:
+        (type): The same class.
+    """
+    build = trainer.build_optimizer
+
+    @wraps(build)
+    def build_optimizer(self, model: nn.Module, *args, **kwargs) -> torch.optim.Optimizer:
+        optimizer = build(self, model, *args, **kwargs)
+        exempt_ssm_parameters(optimizer, model)
+        return optimizer
+
+    trainer.build_optimizer = build_optimizer
+    return trainer
 
 
 def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ctypes
+import struct
+import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -19,6 +21,9 @@ __all__ = (
     "forward",
     "load",
     "name",
+    "norm_accepts",
+    "norm_backward",
+    "norm_forward",
     "num_checkpoints",
     "set_isa",
 )
@@ -36,6 +41,8 @@ _FORWARD_ARGS = ctypes.c_int64 * (10 + 10 * 7)
 _BACKWARD_ARGS = ctypes.c_int64 * (10 + 18 * 7)
 _BLOCK_ARGS = ctypes.c_int64 * (13 + 12 * 7)
 _BLOCK_GRAD_ARGS = ctypes.c_int64 * (13 + 21 * 7)
+_NORM_ARGS = ctypes.c_int64 * (6 + 6 * 7)
+_NORM_GRAD_ARGS = ctypes.c_int64 * (6 + 8 * 7)
 
 _library: ctypes.CDLL | None = None
 _state: tuple[bool, str] | None = None
@@ -83,6 +90,8 @@ def load(path: str | Path | None = None) -> tuple[bool, str]:
         lib.vmamba_backward.argtypes = (_BACKWARD_ARGS, ctypes.c_int64)
         lib.vmamba_block_forward.argtypes = (_BLOCK_ARGS, ctypes.c_int64)
         lib.vmamba_block_backward.argtypes = (_BLOCK_GRAD_ARGS, ctypes.c_int64)
+        lib.vmamba_norm.argtypes = (_NORM_ARGS, ctypes.c_int64)
+        lib.vmamba_norm_backward.argtypes = (_NORM_GRAD_ARGS, ctypes.c_int64)
     except AttributeError as e:
         _state = False, f"{path.name} is not this package's library: {e}"
         return _state
@@ -347,6 +356,73 @@ def _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softpl
         raise ValueError(f"{kc} rows of conv and projections and {len(orders)} orders for {k} directions")
     head = [ABI_VERSION, torch.get_num_threads(), int(delta_softplus), bs, k, kc, d, length, n, r, w]
     return head, (ctypes.c_int64 * k)(*orders)
+
+
+def norm_accepts(x, weight, bias) -> tuple[bool, str]:
+    """Return whether `norm_forward` takes these tensors, and if not the reason."""
+    for label, t in (("x", x), ("weight", weight), ("bias", bias)):
+        if t.device.type != "cpu" or t.layout != torch.strided or t.dtype not in _DTYPES:
+            return False, f"{label} is no dense CPU tensor of float32, bfloat16 or float16"
+    return True, ""
+
+
+def norm_forward(x, weight, bias, eps: float):
+    """Normalise the channels of each token of a map, with the tokens' transposition in the same pass.
+
+    Args:
+        x (torch.Tensor): (B, C, L), any strides.
+        weight (torch.Tensor): (C).
+        bias (torch.Tensor): (C).
+        eps (float): Added to the variance.
+
+    Returns:
+        (torch.Tensor): Tokens (B, L, C) in the dtype of x, contiguous.
+        (torch.Tensor): Means (B, L) float32.
+        (torch.Tensor): Reciprocal standard deviations (B, L) float32.
+    """
+    lib = _loaded()
+    bs, c, length = _check_norm(x, weight, bias)
+    out = x.new_empty(bs, length, c)
+    mean, rstd = (x.new_empty((bs, length), dtype=torch.float32) for _ in range(2))
+    args = [ABI_VERSION, torch.get_num_threads(), bs, c, length, _bits(eps)]
+    for t in (x, weight, bias, out, mean, rstd):
+        args += _tensor(t)
+    _raise(lib, lib.vmamba_norm(_NORM_ARGS(*args), len(args)))
+    return out, mean, rstd
+
+
+def norm_backward(dout, x, weight, mean, rstd):
+    """Return the gradients of `norm_forward` by x, in its layout, weight and bias."""
+    lib = _loaded()
+    bs, c, length = _check_norm(x, weight, weight)
+    for label, t, shape in (
+        ("dout", dout, (bs, length, c)),
+        ("mean", mean, (bs, length)),
+        ("rstd", rstd, (bs, length)),
+    ):
+        if t.shape != shape or t.dtype not in ((torch.float32,) if label != "dout" else _DTYPES):
+            raise ValueError(f"{label} {tuple(t.shape)} {t.dtype} does not belong to this norm, expected {shape}")
+    dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+    args = [ABI_VERSION, torch.get_num_threads(), bs, c, length, 0]
+    for t in (x, weight, mean, rstd, dout, dx, dweight, dbias):
+        args += _tensor(t)
+    _raise(lib, lib.vmamba_norm_backward(_NORM_GRAD_ARGS(*args), len(args)))
+    return dx, dweight, dbias
+
+
+def _check_norm(x, weight, bias) -> tuple[int, int, int]:
+    """Check what the norm's kernels take on trust and return B, C, L."""
+    ok, reason = norm_accepts(x, weight, bias)
+    if not ok:
+        raise ValueError(reason)
+    if x.dim() != 3 or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
+        raise ValueError(f"x {tuple(x.shape)} must be (B, C, L), weight {tuple(weight.shape)} and bias (C)")
+    return tuple(x.shape)
+
+
+def _bits(value: float) -> int:
+    """Return the bits of a double as an integer."""
+    return int.from_bytes(struct.pack("=d", value), sys.byteorder, signed=True)
 
 
 def _loaded() -> ctypes.CDLL:

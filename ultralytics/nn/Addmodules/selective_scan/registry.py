@@ -19,16 +19,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import chunked, cpu
+from . import chunked, cpu, gpu, mamba_cuda
 
-__all__ = ("AUTO", "REFERENCE", "forced", "get", "names", "report", "select", "use_backend")
+__all__ = ("AUTO", "REFERENCE", "candidates", "forced", "get", "names", "report", "select", "use_backend")
 
 AUTO, REFERENCE = "auto", "reference"
-BACKENDS: tuple[ModuleType, ...] = (cpu, chunked)  # by priority: the first that accepts a call takes it
+BACKENDS: tuple[ModuleType, ...] = (gpu, cpu, chunked)  # by priority: the first that accepts a call takes it
+BY_NAME: tuple[ModuleType, ...] = (mamba_cuda,)  # never chosen, only forced
 LOGGER = logging.getLogger("ultralytics")  # the library's own logger, by name: this package never imports ultralytics
 
-_by_name = {b.name: b for b in BACKENDS}
-for _backend in BACKENDS:
+_by_name = {b.name: b for b in (*BACKENDS, *BY_NAME)}
+for _backend in _by_name.values():
     _backend.available()  # libraries are loaded now: while torch.compile traces a first call is too late
 _logged: set[str] = set()
 
@@ -87,6 +88,13 @@ def get(name: str) -> ModuleType:
     return _by_name[name]
 
 
+def candidates() -> list[ModuleType]:
+    """Return the backends that may be chosen now: the forced one, or those of the automatic choice."""
+    if _forced == AUTO:
+        return [b for b in BACKENDS if b is not gpu or not gpu.forced_only()]
+    return [_by_name[_forced]] if _forced in _by_name else []
+
+
 def _log_once(name: str, detail: str) -> None:
     """Say once per process which backend runs."""
     if name not in _logged and not torch.compiler.is_compiling():
@@ -122,9 +130,8 @@ def select(
     Raises:
         RuntimeError: If a forced backend cannot take the call; the message says why.
     """
-    candidates = BACKENDS if _forced == AUTO else (_by_name[_forced],)
     reasons = []
-    for backend in candidates:
+    for backend in candidates():
         ok, reason = backend.available()
         if ok:
             ok, why = backend.accepts(u, delta, A, B, C, D, z, delta_bias)
@@ -141,4 +148,5 @@ def select(
 
 def report() -> list[tuple[str, bool, str]]:
     """Return (name, works here, reason) for every backend."""
-    return [(b.name, *b.available()) for b in BACKENDS] + [(REFERENCE, True, "sequential definition, for tests")]
+    found = [(b.name, *b.available()) for b in _by_name.values()]
+    return [*found, (REFERENCE, True, "sequential definition, for tests")]

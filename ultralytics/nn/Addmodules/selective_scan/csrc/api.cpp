@@ -386,32 +386,25 @@ VM_EXPORT const char* vmamba_status(int status) {
   }
 }
 
-VM_EXPORT int vmamba_forward(const int64_t* args, int64_t count) {
-  if (!args || count != (int64_t)(sizeof(ForwardArgs) / sizeof(int64_t))) return kBadAbi;
-  ForwardArgs p;
+template <class Args, int (*Run)(const Args&)>
+static int call(const int64_t* args, int64_t count) {
+  if (!args || count != (int64_t)(sizeof(Args) / sizeof(int64_t))) return kBadAbi;
+  Args p;
   memcpy(&p, args, sizeof(p));
-  return run_forward(p);
+  return Run(p);
 }
 
-VM_EXPORT int vmamba_backward(const int64_t* args, int64_t count) {
-  if (!args || count != (int64_t)(sizeof(BackwardArgs) / sizeof(int64_t))) return kBadAbi;
-  BackwardArgs p;
-  memcpy(&p, args, sizeof(p));
-  return run_backward(p);
-}
-
+VM_EXPORT int vmamba_forward(const int64_t* args, int64_t count) { return call<ForwardArgs, run_forward>(args, count); }
+VM_EXPORT int vmamba_backward(const int64_t* args, int64_t count) { return call<BackwardArgs, run_backward>(args, count); }
 VM_EXPORT int vmamba_block_forward(const int64_t* args, int64_t count) {
-  if (!args || count != (int64_t)(sizeof(BlockArgs) / sizeof(int64_t))) return kBadAbi;
-  BlockArgs p;
-  memcpy(&p, args, sizeof(p));
-  return run_block_forward(p);
+  return call<BlockArgs, run_block_forward>(args, count);
 }
-
 VM_EXPORT int vmamba_block_backward(const int64_t* args, int64_t count) {
-  if (!args || count != (int64_t)(sizeof(BlockGradArgs) / sizeof(int64_t))) return kBadAbi;
-  BlockGradArgs p;
-  memcpy(&p, args, sizeof(p));
-  return run_block_backward(p);
+  return call<BlockGradArgs, run_block_backward>(args, count);
+}
+VM_EXPORT int vmamba_norm(const int64_t* args, int64_t count) { return call<NormArgs, run_norm>(args, count); }
+VM_EXPORT int vmamba_norm_backward(const int64_t* args, int64_t count) {
+  return call<NormGradArgs, run_norm_backward>(args, count);
 }
 
 #if defined(_WIN32)

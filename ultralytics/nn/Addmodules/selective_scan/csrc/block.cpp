@@ -363,4 +363,52 @@ int run_block_backward(const BlockGradArgs& p) {
   return failed.load() ? kNoMemory : kOk;
 }
 
+int run_norm(const NormArgs& p) {
+  if (p.abi != kAbiVersion) return kBadAbi;
+  if (p.B < 0 || p.C < 1 || p.L < 0 || p.threads < 1) return kBadShape;
+  for (const Tensor* t : {&p.x, &p.weight, &p.bias, &p.out, &p.mean, &p.rstd})
+    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
+  const Kernels& kernels = *current_kernels();
+  const int64_t chunks = ceil_div(p.L, kChunk);
+  const size_t scratch = kernels.norm_scratch(p.C);
+  std::atomic<bool> failed{false};
+  for_each_task(p.B * chunks, p.threads, [&](int64_t i) {
+    const int64_t l0 = i % chunks * kChunk;
+    float* s = thread_scratch(scratch, kTaskSlot);
+    if (s) kernels.norm(p, {i / chunks, l0, min64(p.L, l0 + kChunk)}, s);
+    else failed.store(true, std::memory_order_relaxed);
+  });
+  return failed.load() ? kNoMemory : kOk;
+}
+
+int run_norm_backward(const NormGradArgs& p) {
+  if (p.abi != kAbiVersion) return kBadAbi;
+  if (p.B < 0 || p.C < 1 || p.L < 0 || p.threads < 1) return kBadShape;
+  for (const Tensor* t : {&p.x, &p.weight, &p.mean, &p.rstd, &p.dout, &p.dx, &p.dweight, &p.dbias})
+    if (t->dtype < kF32 || t->dtype > kF16) return kBadDtype;
+  const Kernels& kernels = *current_kernels();
+  const int64_t chunks = ceil_div(p.L, kChunk), Cp = padded_channels(p.C), tasks = p.B * chunks;
+  const size_t scratch = kernels.norm_scratch(p.C);
+  std::atomic<bool> failed{false};
+  Buffer memory(tasks * 2 * Cp + Cp);
+  if (!memory.get()) return kNoMemory;
+  for_each_task(tasks, p.threads, [&](int64_t i) {
+    const int64_t l0 = i % chunks * kChunk;
+    float* s = thread_scratch(scratch, kTaskSlot);
+    if (s) kernels.norm_backward(p, {i / chunks, l0, min64(p.L, l0 + kChunk)}, memory.get() + i * 2 * Cp, s);
+    else failed.store(true, std::memory_order_relaxed);
+  });
+  float* total = memory.get() + tasks * 2 * Cp;
+  for (int64_t line = 0; line < 2; ++line) {
+    for (int64_t c = 0; c < p.C; ++c) {
+      double sum = 0.0;
+      for (int64_t i = 0; i < tasks; ++i) sum += memory.get()[(2 * i + line) * Cp + c];
+      total[c] = (float)sum;
+    }
+    const Tensor& t = line ? p.dbias : p.dweight;
+    kernels.store_rows(t, 0, 0, t.s[0], total, Cp, 1, (int)p.C);
+  }
+  return failed.load() ? kNoMemory : kOk;
+}
+
 }  // namespace vmamba

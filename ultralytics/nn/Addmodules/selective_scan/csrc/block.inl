@@ -368,7 +368,98 @@ static void block_inputs(const BlockGradArgs& p, const RowsTask& task, const Wei
   }
 }
 
+// ------------------------------------------------------------------------------------------------------- the norm before
+
+static size_t norm_scratch(int64_t C) {
+  return (size_t)(2 * kTile + 2) * (size_t)padded_channels(C) + 8 * 64 + 1024;
+}
+
+// Ones for the channels of the last vector of a row, zeros behind them.
+VM_INLINE V last_lanes(int64_t C) {
+  float m[kW];
+  for (int i = 0; i < kW; ++i) m[i] = (C - 1) % kW >= i ? 1.0f : 0.0f;
+  return vload(m);
+}
+
+static void norm(const NormArgs& p, const RowsTask& task, float* scratch) {
+  const int64_t C = p.C, Cp = padded_channels(C), whole = (C + kW - 1) / kW * kW;
+  double eps;
+  memcpy(&eps, &p.eps, sizeof(eps));
+  Carver carve{scratch};
+  float* xs = carve.take((size_t)(kTile * Cp));
+  float* weight = carve.take((size_t)Cp);
+  float* bias = carve.take((size_t)Cp);
+  load_rows(weight, Cp, p.weight, 0, 0, p.weight.s[0], 1, (int)C, (int)Cp);
+  load_rows(bias, Cp, p.bias, 0, 0, p.bias.s[0], 1, (int)C, (int)Cp);
+  const V lanes = last_lanes(C);
+  for (int64_t l = task.l0; l < task.l1; l += kTile) {
+    const int T = (int)(task.l1 - l < kTile ? task.l1 - l : kTile);
+    load_rows(xs, Cp, p.x, task.b * p.x.s[0] + l * p.x.s[2], p.x.s[2], p.x.s[1], T, (int)C, (int)Cp);
+    float stats[2 * kTile];
+    for (int t = 0; t < T; ++t) {
+      float* row = xs + t * Cp;
+      V sum = vzero(), square = vzero();
+      for (int64_t c = 0; c < whole; c += kW) sum = vadd(sum, vload(row + c));
+      const float mean = vhsum(sum) / (float)C;
+      for (int64_t c = 0; c < whole; c += kW) {
+        V d = vsub(vload(row + c), vset(mean));
+        if (c + kW >= whole) d = vmul(d, lanes);
+        square = vfma(d, d, square);
+      }
+      const float rstd = (float)(1.0 / sqrt((double)(vhsum(square) / (float)C) + eps));
+      stats[t] = mean;
+      stats[kTile + t] = rstd;
+      for (int64_t c = 0; c < whole; c += kW) {
+        const V x = vmul(vsub(vload(row + c), vset(mean)), vset(rstd));
+        vstore(row + c, vfma(x, vload(weight + c), vload(bias + c)));
+      }
+    }
+    store_rows(p.out, task.b * p.out.s[0] + l * p.out.s[1], p.out.s[1], p.out.s[2], xs, Cp, T, (int)C);
+    if (p.mean.data) store_rows(p.mean, task.b * p.mean.s[0] + l * p.mean.s[1], 0, p.mean.s[1], stats, kTile, 1, T);
+    if (p.rstd.data) store_rows(p.rstd, task.b * p.rstd.s[0] + l * p.rstd.s[1], 0, p.rstd.s[1], stats + kTile, kTile, 1, T);
+  }
+}
+
+// dx = rstd (g - mean(g) - y mean(g y)) with y the normalised x and g = dout weight.
+static void norm_backward(const NormGradArgs& p, const RowsTask& task, float* sums, float* scratch) {
+  const int64_t C = p.C, Cp = padded_channels(C), whole = (C + kW - 1) / kW * kW;
+  Carver carve{scratch};
+  float* xs = carve.take((size_t)(kTile * Cp));
+  float* gs = carve.take((size_t)(kTile * Cp));
+  float* weight = carve.take((size_t)Cp);
+  load_rows(weight, Cp, p.weight, 0, 0, p.weight.s[0], 1, (int)C, (int)Cp);
+  memset(sums, 0, sizeof(float) * (size_t)(2 * Cp));
+  for (int64_t l = task.l0; l < task.l1; l += kTile) {
+    const int T = (int)(task.l1 - l < kTile ? task.l1 - l : kTile);
+    float stats[2 * kTile];
+    load_rows(stats, kTile, p.mean, task.b * p.mean.s[0] + l * p.mean.s[1], 0, p.mean.s[1], 1, T, (int)kTile);
+    load_rows(stats + kTile, kTile, p.rstd, task.b * p.rstd.s[0] + l * p.rstd.s[1], 0, p.rstd.s[1], 1, T, (int)kTile);
+    load_rows(xs, Cp, p.x, task.b * p.x.s[0] + l * p.x.s[2], p.x.s[2], p.x.s[1], T, (int)C, (int)Cp);
+    load_rows(gs, Cp, p.dout, task.b * p.dout.s[0] + l * p.dout.s[1], p.dout.s[1], p.dout.s[2], T, (int)C, (int)Cp);
+    for (int t = 0; t < T; ++t) {
+      float* row = xs + t * Cp;
+      const float* g = gs + t * Cp;
+      const V mean = vset(stats[t]), rstd = vset(stats[kTile + t]);
+      V sum = vzero(), product = vzero();
+      for (int64_t c = 0; c < whole; c += kW) {  // padding: g is zero there
+        const V y = vmul(vsub(vload(row + c), mean), rstd), d = vload(g + c), dy = vmul(d, vload(weight + c));
+        vstore(sums + c, vfma(d, y, vload(sums + c)));
+        vstore(sums + Cp + c, vadd(d, vload(sums + Cp + c)));
+        sum = vadd(sum, dy);
+        product = vfma(dy, y, product);
+      }
+      const V shift = vset(vhsum(sum) / (float)C), slope = vset(vhsum(product) / (float)C);
+      for (int64_t c = 0; c < whole; c += kW) {
+        const V y = vmul(vsub(vload(row + c), mean), rstd), dy = vmul(vload(g + c), vload(weight + c));
+        vstore(row + c, vmul(rstd, vsub(vsub(dy, shift), vmul(y, slope))));
+      }
+    }
+    store_rows(p.dx, task.b * p.dx.s[0] + l * p.dx.s[2], p.dx.s[2], p.dx.s[1], xs, Cp, T, (int)C);
+  }
+}
+
 static const Kernels kTable = {VM_NAME,       forward_scratch, backward_scratch, forward_task,
                                forward_finish, backward_task,   reduce_rows,      block_scratch,
                                stream_scratch, block_project,   block_stream,     block_finish,
-                               block_gate,     block_inputs,    load_rows,        store_rows};
+                               block_gate,     block_inputs,    norm_scratch,     norm,
+                               norm_backward,  load_rows,       store_rows};

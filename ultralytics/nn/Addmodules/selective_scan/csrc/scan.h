@@ -56,6 +56,18 @@ struct BlockGradArgs {
   Tensor dxz, dconv_w, dconv_b, dx_proj, ddt_proj, dA, dD, dbias, gated;
 };
 
+// LayerNorm over the channels of each token of a map: x, dx (b, c, l); weight, bias, dweight, dbias (c); out, dout
+// (b, l, c); mean, rstd (b, l), float32. `eps` holds the bits of a double.
+struct NormArgs {
+  int64_t abi, threads, B, C, L, eps;
+  Tensor x, weight, bias, out, mean, rstd;
+};
+
+struct NormGradArgs {
+  int64_t abi, threads, B, C, L, eps;
+  Tensor x, weight, mean, rstd, dout, dx, dweight, dbias;
+};
+
 constexpr int64_t kFlagSoftplus = 1;
 
 inline int64_t round_up(int64_t x, int64_t m) { return (x + m - 1) / m * m; }
@@ -163,6 +175,9 @@ struct Kernels {
   // Gradients of x, conv and x_proj.
   void (*block_inputs)(const BlockGradArgs&, const RowsTask&, const Weights*, const bool* reversed, const BlockGrads&,
                        float* scratch);
+  size_t (*norm_scratch)(int64_t C);  // floats, of the two below
+  void (*norm)(const NormArgs&, const RowsTask&, float* scratch);
+  void (*norm_backward)(const NormGradArgs&, const RowsTask&, float* sums, float* scratch);  // [2][Cp]: dweight, dbias
   // Between any tensor and rows of float32: dst[r * ld + c] = t[offset + r * s_row + c * s_col], zero from cols to width.
   void (*load_rows)(float* dst, int64_t ld, const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, int rows, int cols,
                     int width);

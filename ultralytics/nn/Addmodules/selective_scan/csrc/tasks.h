@@ -73,5 +73,7 @@ bool reduce_task_sums(const Kernels& kernels, const float* sums, int64_t B, int6
 
 int run_block_forward(const BlockArgs& p);
 int run_block_backward(const BlockGradArgs& p);
+int run_norm(const NormArgs& p);
+int run_norm_backward(const NormGradArgs& p);
 
 }  // namespace vmamba

@@ -1,0 +1,182 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The Triton kernels on CPU tensors, in Triton's interpreter; run by test_gpu_backend.py in a process of its own.
+
+The interpreter takes about a tenth of a second for each token of a program, so shapes are tiny, and tiles, rows and
+blocks are made smaller still, so that they cross every border there is.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import triton  # before the backend, which counts an interpreter only if triton has been imported
+import triton.language as tl
+
+from tests.test_cpu_backend import errors, layouts, loop, make
+from ultralytics.nn.Addmodules import selective_scan as engine
+from ultralytics.nn.Addmodules.selective_scan import gpu, gpu_kernels, registry
+
+
+@triton.jit
+def count(out, n):
+    """Count to n."""
+    total = 0
+    for _ in range(n):
+        total += 1
+    tl.store(out, total)
+
+
+try:
+    count[(1,)](torch.zeros(1, dtype=torch.int32), 3)
+except Exception as e:  # triton.runtime.errors.InterpreterError, which not every version has
+    # Triton 3.6 takes int() of an array of one element, which NumPy 2.4 refuses.
+    pytest.skip(f"no loop runs in this Triton's interpreter with this NumPy: {e}", allow_module_level=True)
+
+
+@triton.jit
+def exp2_of(x, out, SIZE: tl.constexpr):
+    """Apply the polynomial to every element."""
+    at = tl.arange(0, SIZE)
+    tl.store(out + at, gpu_kernels._exp2(tl.load(x + at), at * 0, 1))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shrink what divides tokens and channels, ask for many segments, and poison fresh memory with NaN."""
+    torch.manual_seed(0)
+    for name, value in {"FORWARD_ROWS": 2, "BACKWARD_ROWS": 2, "CARRY_ROWS": 2, "BLOCK_D": 4}.items():
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu, "tile_length", lambda length: 4)
+    monkeypatch.setattr(gpu, "_processors", lambda device: 1000)
+    for owner, name in ((torch, "empty_like"), (torch.Tensor, "new_empty")):
+        make_ = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, _make=make_, **k: _make(*a, **k).fill_(float("nan")))
+
+
+def run(args, dout, softplus, orders) -> list:
+    """Return output, last state and gradients of the backend."""
+    out, states = gpu.forward(*args, softplus, orders)
+    return [out, states[:, :, -1], *gpu.backward(dout, *args, states, softplus, orders)]
+
+
+def close(args, dout, softplus, orders) -> list:
+    """Hold a run to the float64 loop with a fixed bound: an error over so few numbers is luck."""
+    ours = run(args, dout, softplus, orders)
+    for name, (dtype, error, _) in errors(args, dout, softplus, orders, ours).items():
+        assert error <= 10 * torch.finfo(dtype).eps, f"{name}: {error:.2e}"
+    return ours
+
+
+# batch, K, D, L, N: one segment, several, one token, tokens that fill their tiles, several blocks of channels
+CASES = [
+    ((1, 2, 3, 7, 3), [0, 1], True, {}),
+    ((1, 1, 2, 1, 1), [1], True, {}),
+    ((1, 1, 5, 8, 4), [1], False, {"bias": False}),
+    ((2, 1, 1, 13, 2), [0], True, {"gate": False, "skip": False}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c[0])))
+def test_forward_and_gradients(case):
+    shape, orders, softplus, options = case
+    args = make(*shape, **options)
+    if not softplus:
+        args[1] = args[1].abs()
+    close(args, torch.randn_like(args[0]), softplus, orders)
+
+
+def test_one_segment_without_anything_optional(monkeypatch):
+    monkeypatch.setattr(gpu, "_processors", lambda device: 0)
+    args = make(1, 1, 3, 6, 3, skip=False, gate=False, bias=False)
+    close(args, torch.randn_like(args[0]), True, [0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_low_precision(dtype):
+    args = make(1, 1, 3, 6, 3, dtype=dtype)
+    results = close(args, torch.randn_like(args[0]), True, [1])
+    wide = torch.float32
+    assert [x.dtype for x in results] == [dtype, wide, dtype, dtype, wide, dtype, dtype, wide, dtype, wide]
+
+
+def test_layouts_and_shared_inputs():
+    args = make(1, 1, 3, 5, 2)
+    dout = torch.randn_like(args[0])
+    want = run(args, dout, True, [0])
+    for index in (0, 2, 4):  # tokens innermost, padded channels, padded tokens
+        moved = list(args)
+        for i in (0, 1, 3, 4, 6):
+            moved[i] = list(layouts(args[i]))[index]
+        for x, y in zip(run(moved, dout.contiguous(), True, [0]), want):
+            assert torch.equal(x, y)
+    wide = [x.expand(-1, 2, -1, -1) if i in (0, 1, 3, 4, 6) else x.expand(2, *x.shape[1:]) for i, x in enumerate(args)]
+    results = close(wide, torch.ones(()).expand(1, 2, 3, 5), True, [0, 1])
+    assert all(x.stride(i) != 0 for x in results for i in range(x.dim()))
+
+
+def test_checkpoints_can_be_left_out():
+    args = make(1, 1, 3, 9, 2)
+    out, states = gpu.forward(*args, True, [0])
+    short, last = gpu.forward(*args, True, [0], checkpoints=False)
+    assert torch.equal(out, short)
+    assert torch.equal(states[:, :, -1:], last)
+    assert states.stride(3) == 1, "channels are innermost in memory"
+    first = gpu.forward(*(x[..., :4] if x.dim() == 4 else x for x in args), True, [0])[1]
+    torch.testing.assert_close(states[:, :, :1], first)
+
+
+def test_far_out_and_special_values():
+    args = make(1, 1, 6, 4, 2, gate=False, bias=False)
+    for channel, value in enumerate((-100.0, -8.0, 60.0, float("-inf"), float("nan"))):
+        args[1][:, :, channel] = value
+    out, states = gpu.forward(*args, True, [0])
+    wide = [None if x is None else x.double() for x in args]
+    want, last = loop(*wide, True, [0])
+    torch.testing.assert_close(out.double(), want, rtol=1e-5, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(states[:, :, -1].double(), last, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_exponentials_on_the_fma_units(monkeypatch):
+    monkeypatch.setattr(gpu, "FMA_STATES", 2)
+    args = make(1, 1, 3, 5, 3)
+    close(args, torch.randn_like(args[0]), True, [0])
+
+
+def test_polynomial_exponential_over_all_magnitudes():
+    x = torch.cat([torch.linspace(-130, 130, 256), torch.tensor([0.0, -1e-6, 1e30, -1e30])])
+    x = torch.cat([x, x.new_full((512 - len(x),), float("nan"))])
+    got = torch.empty_like(x)
+    exp2_of[(1,)](x, got, SIZE=512)
+    want = torch.exp2(x.double())
+    ordinary = x.abs() < 126
+    assert (got[ordinary] / want[ordinary] - 1).abs().max() < 3e-7
+    assert (got[x > 128] == float("inf")).all()
+    assert (got[x < -126] <= 1.2e-38).all()
+    assert got[x.isnan()].isnan().all()
+
+
+def test_the_operator_and_the_choice():
+    leaves = [None if x is None else x.requires_grad_() for x in make(1, 2, 2, 3, 2)]
+    assert registry.select(*leaves) != "triton"
+    with engine.use_backend("triton"):
+        assert registry.select(*leaves) == "triton"
+        ours = torch.autograd.grad(engine.scan(*leaves, True, [0, 1])[0].square().sum(), leaves)
+    with engine.use_backend("chunked"):
+        theirs = torch.autograd.grad(engine.scan(*leaves, True, [0, 1])[0].square().sum(), leaves)
+    for x, y in zip(ours, theirs):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    ok, reason = gpu.accepts(*(x.double() for x in leaves))
+    assert not ok
+    assert "float64" in reason
+
+
+def test_empty_batch_and_bad_arguments():
+    args = make(0, 1, 4, 5, 3)
+    out, states = gpu.forward(*args, True, [0])
+    assert out.shape == (0, 1, 4, 5)
+    assert (gpu.backward(out, *args, states, True, [0])[2] == 0).all()
+    args = make(1, 2, 2, 3, 2)
+    with pytest.raises(ValueError, match="orders"):
+        gpu.forward(*args, True, [0])
+    with pytest.raises(ValueError, match="delta"):
+        gpu.forward(args[0], args[1][..., :-1], *args[2:], True, [0, 1])

@@ -1,0 +1,483 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The GPU backends: what can be held without a GPU, and (marked gpu) what needs one.
+
+Without: the Triton kernels in Triton's interpreter, their machine code for an H100 and an MI300, how a scan is divided,
+and the adapter to mamba-ssm with the reference in place of its compiled module.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.test_cpu_backend import TOLERANCE, close, errors, hold, loop, make
+from ultralytics.nn.Addmodules import selective_scan as engine
+from ultralytics.nn.Addmodules.selective_scan import gpu, mamba_cuda, op, registry, selective_scan_ref
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = [(64, 25600), (128, 6400), (256, 1600), (512, 400)]  # D and L of the four stages at 640
+has_triton = importlib.util.find_spec("triton") is not None
+needs_triton = pytest.mark.skipif(not has_triton, reason="triton is not installed")
+
+
+# Without a GPU --------------------------------------------------------------------------------------------------------
+
+
+@needs_triton
+def test_kernels_in_the_interpreter():
+    """In a process of its own: the variable has to be set before triton is imported, and torch imports it at will."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/gpu_interpreted.py"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+        pytest.skip(next(x for x in done.stdout.splitlines() if x.startswith("SKIPPED")))
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert re.search(r"\d{2} passed", done.stdout), done.stdout[-500:]
+
+
+def build(kernel: str, target: tuple, folder: Path, monkeypatch, num_warps: int = 1, absent=("z", "dz"), **constants):
+    """Compile a kernel for a target that need not be there, as a call with channel-last bfloat16 tokens would."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from ultralytics.nn.Addmodules.selective_scan import gpu_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
+    function = getattr(gpu_kernels, kernel)
+    tokens = {"u", "v", "delta", "B", "C", "z", "dout", "out", "du", "ddelta", "dz"}
+    wide = {"A", "D", "bias", "states", "enter", "scratch", "packed", "ends", "sums", "dA", "dB", "dC", "dD", "dbias"}
+    constants = {"N": 16, "BLOCK_N": 16, "BLOCK_D": 32, "TILE": 64, "SOFTPLUS": True, "FMA_STATES": 0, **constants}
+    constants |= dict.fromkeys(absent) | {f"{x}_d": 1 for x in tokens}
+    signature, values, hints = {}, {}, {}
+    for i, name in enumerate(p.name for p in function.params):
+        if name in constants:
+            signature[name], values[(i,)] = "constexpr", constants[name]
+        else:
+            signature[name] = "*bf16" if name in tokens else "*fp32" if name in wide else "i32"
+            if name in tokens | wide or (name == "channels" and kernel == "scan_backward"):
+                hints[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(function, signature, constexprs=values, attrs=hints)
+    return compile(source, target=GPUTarget(*target), options={"num_warps": num_warps}).asm
+
+
+HOPPER, MI300 = ("cuda", 90, 32), ("hip", "gfx942", 64)
+KERNELS = [
+    ("pack_weights", {"TOKENS": 64}),
+    ("scan_local", {"ROWS": gpu.FORWARD_ROWS, "ADJOINT": False}),
+    ("scan_local", {"ROWS": gpu.FORWARD_ROWS, "ADJOINT": True}),
+    ("scan_carry", {"ROWS": gpu.CARRY_ROWS, "ADJOINT": False}),
+    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True}),
+    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "absent": ("z", "enter")}),
+    ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS}),
+]
+
+
+def spills(ptx: str, folder: Path) -> int:
+    """Return the bytes of registers that ptxas spills."""
+    import triton
+
+    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    if not ptxas.exists():
+        pytest.skip("no ptxas beside triton")
+    (folder / "kernel.ptx").write_text(ptx)
+    target = re.search(r"\.target (\w+)", ptx)[1]
+    command = [str(ptxas), "-v", f"--gpu-name={target}", str(folder / "kernel.ptx"), "-o", str(folder / "kernel.cubin")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(re.search(r"(\d+) bytes spill stores", done.stderr)[1])
+
+
+@needs_triton
+@pytest.mark.parametrize(("kernel", "constants"), KERNELS[1:6], ids=lambda x: x if isinstance(x, str) else "")
+def test_machine_code_of_the_forward_kernels(kernel, constants, tmp_path, monkeypatch):
+    """A thread has whole channels: no value crosses threads, and B and C arrive by loads of four floats."""
+    asm = build(kernel, HOPPER, tmp_path, monkeypatch, **constants)
+    assert "shfl.sync" not in asm["ptx"]
+    if kernel != "scan_carry":
+        loads = len(re.findall(r"ld\.global\.v4", asm["ptx"]))
+        assert loads >= constants["ROWS"] * (8 if kernel == "scan_forward" else 4)
+    assert spills(asm["ptx"], tmp_path) <= 16
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [HOPPER, MI300], ids=["sm_90", "gfx942"])
+@pytest.mark.parametrize(("kernel", "constants"), KERNELS, ids=lambda x: x if isinstance(x, str) else "")
+def test_kernels_compile_for(target, kernel, constants, tmp_path, monkeypatch):
+    asm = build(kernel, target, tmp_path, monkeypatch, **constants)
+    if target is HOPPER:
+        assert spills(asm["ptx"], tmp_path) <= 64
+    else:
+        assert re.search(r"\.vgpr_spill_count:\s+0\b", asm["amdgcn"])
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("state", [1, 64, 256])
+def test_kernels_compile_for_other_state_sizes(state, tmp_path, monkeypatch):
+    sizes = {"N": state, "BLOCK_N": state, "absent": ()}
+    build("scan_forward", HOPPER, tmp_path, monkeypatch, max(1, state // 64), ROWS=8, KEEP=True, **sizes)
+    rows = max(1, min(4, 64 // state))
+    build("scan_backward", HOPPER, tmp_path, monkeypatch, max(1, state // 16), ROWS=rows, **sizes)
+
+
+def test_reasons_for_an_unusable_backend(monkeypatch):
+    monkeypatch.setattr(gpu, "_state", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    assert gpu.available() == (False, "the package triton is not installed (pip install triton)")
+    monkeypatch.setattr(gpu, "_state", None)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert "triton-windows" in gpu.available()[1]
+    monkeypatch.setattr(gpu, "_state", None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="2.3.1"))
+    assert "too old" in gpu.available()[1]
+    monkeypatch.setattr(gpu, "_state", None)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    ok, reason = gpu.available()
+    assert not ok
+    assert "cannot be imported" in reason
+    with pytest.raises(RuntimeError, match="not available"):
+        gpu.forward(*make(1, 1, 2, 3, 1), True, [0])
+
+
+def test_accepts():
+    args = make(1, 1, 4, 5, 3)
+    assert gpu.accepts(*args) == (False, "u is not a dense cuda tensor")
+    wide = SimpleNamespace(device=torch.device("cuda"), layout=torch.strided, dtype=torch.float32)
+    fake = [SimpleNamespace(**vars(wide), shape=a.shape, stride=a.stride) for a in args]
+    assert gpu.accepts(*fake) == (True, "")
+    fake[2].dtype = torch.bfloat16
+    assert gpu.accepts(*fake) == (False, "A is torch.bfloat16: only float32")
+    fake[2].dtype, fake[2].shape = torch.float32, (1, 4, 257)
+    assert "257 states" in gpu.accepts(*fake)[1]
+    fake[2].shape, fake[0].shape = (1, 4, 3), (1, 32, 4, 5)
+    assert "32 groups" in gpu.accepts(*fake)[1]
+    fake[0].shape, fake[0].stride = (1, 1, 4, 5), lambda i=None: (0, 0, 1 << 30, 1) if i is None else 1 << 30
+    assert "strides" in gpu.accepts(*fake)[1]
+
+
+def test_tiles_cover_every_length():
+    for length in [*range(1, 300), 400, 1600, 2048, 2049, 6400, 25600, 25601]:
+        tile, n = gpu.tile_length(length), gpu.num_checkpoints(length)
+        assert (n - 1) * tile < length <= n * tile
+        assert tile % gpu.FORWARD_ROWS == tile % gpu.BACKWARD_ROWS == 0
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_division_of_a_scan(passes):
+    for (dim, length), batch in itertools.product(MODEL, (1, 16, 70)):
+        tiles, rows = gpu.num_checkpoints(length), batch * 2 * -(-dim // 32)
+        segments, per_segment = gpu.divide(rows, tiles, 132, passes)
+        assert (segments - 1) * per_segment < tiles <= segments * per_segment
+        if segments > 1:
+            assert rows * segments <= 132 * gpu.PROGRAMS_A_PROCESSOR + rows
+        else:  # busy enough: dividing would do more work than it spreads
+            assert rows * 3 >= 132 * gpu.WARPS_A_PROCESSOR or tiles < 3
+    assert gpu.divide(1, 400, 0, passes) == (1, 400)
+
+
+# The adapter to mamba-ssm, without its compiled module ----------------------------------------------------------------
+
+
+def peer_fwd(u, delta, A, B, C, D, z, bias, softplus):
+    """What `selective_scan_cuda.fwd` takes and returns, computed by the reference."""
+    batch, dim, length = u.shape
+    assert all(t.stride(-1) == 1 for t in (u, delta, B, C) if t.shape[-1] > 1)
+    assert B.shape == C.shape == (batch, B.shape[1], A.shape[1], length)
+    assert all(t is None or t.dtype == torch.float32 and t.is_contiguous() for t in (A, D, bias))
+    chunks = -(-length // mamba_cuda.CHUNK)
+    kept = torch.full((batch, dim, chunks, 2 * A.shape[1]), float("nan"))
+    run = [t.float() for t in (u, delta, A, B, C)]
+    for c in range(chunks):
+        end = min(length, (c + 1) * mamba_cuda.CHUNK)
+        cut = [t if i == 2 else t[..., :end] for i, t in enumerate(run)]
+        kept[:, :, c, 1::2] = selective_scan_ref(*cut, None, None, bias, softplus, True)[1]
+    out = selective_scan_ref(*run, D, None, bias, softplus)
+    result = [out.to(u.dtype), kept]
+    return result if z is None else [*result, (out * torch.nn.functional.silu(z.float())).to(u.dtype)]
+
+
+def peer_bwd(u, delta, A, B, C, D, z, bias, dout, kept, out, dz, softplus, recompute_out_z):
+    """What `selective_scan_cuda.bwd` takes and returns."""
+    assert kept.shape == (*u.shape[:2], -(-u.shape[-1] // mamba_cuda.CHUNK), 2 * A.shape[1])
+    assert kept.is_contiguous()
+    assert (z is None) == (out is None)
+    assert dz is None
+    assert not recompute_out_z
+    want = peer_fwd(u, delta, A, B, C, D, None, bias, softplus)[1][..., 1::2]
+    torch.testing.assert_close(kept[..., 1::2], want)
+    leaves = [None if t is None else t.float().detach().requires_grad_() for t in (u, delta, A, B, C, D, z, bias)]
+    with torch.enable_grad():
+        y = selective_scan_ref(*leaves, softplus)
+        found = iter(torch.autograd.grad(y, [t for t in leaves if t is not None], dout.float()))
+    du, ddelta, dA, dB, dC, dD, dz, dbias = (None if t is None else next(found) for t in leaves)
+    narrow = [du.to(u.dtype), ddelta.to(u.dtype), dA, dB.to(u.dtype), dC.to(u.dtype), dD, dbias]
+    return narrow if z is None else [*narrow, dz.to(u.dtype)]
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    """Put the reference in the place of mamba-ssm's module, on the CPU."""
+    monkeypatch.setattr(mamba_cuda, "_module", SimpleNamespace(fwd=peer_fwd, bwd=peer_bwd))
+    monkeypatch.setattr(mamba_cuda, "_state", (True, "stand-in"))
+    monkeypatch.setattr(mamba_cuda, "CHUNK", 8)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("options", [{}, {"gate": False}, {"gate": False, "skip": False, "bias": False}], ids=str)
+@pytest.mark.parametrize("last", [True, False], ids=["channels_last", "tokens_last"])
+def test_adapter_against_the_loop(peer, dtype, options, last):
+    args = make(2, 2, 5, 19, 3, dtype=dtype, last=last, **options)
+    dout = torch.randn_like(args[0])
+    out, states = mamba_cuda.forward(*args, True, [0, 1])
+    assert states.shape == (2, 2, mamba_cuda.num_checkpoints(19), 5, 3)
+    assert out.stride() == args[0].stride()
+    ours = [out, states[:, :, -1], *mamba_cuda.backward(dout, *args, states, True, [0, 1])]
+    close(args, dout, True, [0, 1], ours)
+    short, final = mamba_cuda.forward(*args, True, [0, 1], checkpoints=False)
+    assert torch.equal(short, out)
+    assert torch.equal(final, states[:, :, -1:])
+
+
+def test_adapter_is_never_chosen_and_says_why_it_is_not_there(peer, monkeypatch):
+    args = make(1, 1, 4, 5, 3)
+    monkeypatch.setattr(mamba_cuda, "accepts", lambda *a: (True, ""))
+    assert registry.select(*args) != "cuda"
+    with engine.use_backend("cuda"):
+        assert registry.select(*args) == "cuda"
+        torch.testing.assert_close(op.scan(*args, True, [1])[0], loop(*args, True, [1])[0], rtol=1e-5, atol=1e-5)
+    monkeypatch.undo()
+    if not mamba_cuda.available()[0]:
+        with engine.use_backend("cuda"), pytest.raises(RuntimeError, match="cuda: "):
+            registry.select(*args)
+        with pytest.raises(RuntimeError, match="not available"):
+            mamba_cuda.forward(*args, True, [0])
+    assert mamba_cuda.accepts(*args) == (False, "u is not a dense CUDA tensor")
+
+
+# The benchmark --------------------------------------------------------------------------------------------------------
+
+
+def test_peer_is_built_without_complex_numbers(tmp_path):
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.gpu import peer_sources
+
+    folder = tmp_path / "source/csrc/selective_scan"
+    folder.mkdir(parents=True)
+    (folder / "selective_scan.cpp").write_text("// dispatch")
+    (folder / "selective_scan_bwd_fp32_complex.cu").write_text("template void f<float, complex_t>();")
+    (folder / "selective_scan_fwd_fp32.cu").write_text(
+        "template void f<float, float>();\ntemplate void f<float, complex_t>();"
+    )
+    names = [p.name for p in peer_sources(tmp_path / "source", tmp_path / "into")]
+    assert names == ["selective_scan.cpp", "selective_scan_fwd_fp32.cu", "no_complex.cpp"]
+    assert "complex_t" not in (tmp_path / "into/selective_scan_fwd_fp32.cu").read_text()
+    assert (tmp_path / "into/no_complex.cpp").read_text().count("TORCH_CHECK(false") == 6
+    with pytest.raises(SystemExit, match="source folder"):
+        peer_sources(tmp_path, tmp_path / "into")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_benchmark_runs():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--dry-run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"1, 5, 6 \| bfloat16 \| triton \| \d", done.stdout), done.stdout
+    assert "VMamba-yolov8n | train" in done.stdout
+
+
+# On a GPU -------------------------------------------------------------------------------------------------------------
+
+ON_GPU = ["triton", "cuda"]
+
+
+@pytest.fixture
+def backend(request):
+    """Return a GPU backend's module, or skip with the reason why it cannot run here."""
+    module = registry.get(request.param)
+    ok, reason = module.available()
+    if not ok:
+        pytest.skip(f"{request.param}: {reason}")
+    torch.manual_seed(0)
+    return module
+
+
+def on_gpu(args):
+    return [None if x is None else x.cuda() for x in args]
+
+
+def run(module, args, dout, softplus, orders):
+    """Return output, last state and gradients, back on the CPU."""
+    args, dout = on_gpu(args), dout.cuda()
+    out, states = module.forward(*args, softplus, orders)
+    results = [out, states[:, :, -1], *module.backward(dout, *args, states, softplus, orders)]
+    return [None if x is None else x.cpu() for x in results]
+
+
+GRID = [
+    (2, 2, 32, 67, 16, [0, 1], True, {}),
+    (1, 1, 16, 1, 16, [0], True, {}),
+    (1, 2, 24, 31, 5, [1, 0], True, {"gate": False}),
+    (2, 1, 17, 37, 64, [1], False, {"bias": False}),
+    (1, 4, 3, 33, 1, [0, 1, 0, 1], True, {"skip": False}),
+    (1, 1, 40, 64, 8, [0], True, {"gate": False, "skip": False, "bias": False}),
+    (1, 2, 7, 19, 256, [1, 1], True, {}),
+    (70, 1, 66, 45, 17, [0], True, {}),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ON_GPU, indirect=True)
+@pytest.mark.parametrize("last", [True, False], ids=["channels_last", "tokens_last"])
+@pytest.mark.parametrize("case", GRID, ids=lambda c: "-".join(map(str, c[:5])))
+def test_gpu_forward_and_gradients(backend, case, last):
+    *shape, orders, softplus, options = case
+    runs = []
+    for seed in range(3):
+        args = make(*shape, last=last, seed=seed, **options)
+        if not softplus:
+            args[1] = args[1].abs()
+        dout = torch.randn_like(args[0])
+        runs.append(errors(args, dout, softplus, orders, run(backend, args, dout, softplus, orders)))
+    hold(*runs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ON_GPU, indirect=True)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("dim", "length"), MODEL)
+def test_gpu_lengths_of_the_model(backend, dim, length, dtype):
+    """All of a stage's channels at its own length, both directions, at a step size with a long memory."""
+    args = make(1, 2, dim, length, 16, dtype=dtype)
+    args[1] -= 4
+    dout = torch.randn_like(args[0])
+    ours = run(backend, args, dout, True, [0, 1])
+    # The float64 loop keeps a state for every token: 32 channels of it are enough, but dB and dC need them all.
+    keep = [args[0][:, :, :32], args[1][:, :, :32], args[2][:, :32], *args[3:5], args[5][:, :32]]
+    keep += [args[6][:, :, :32], args[7][:, :32]]
+    some = run(backend, keep, dout[:, :, :32], True, [0, 1])
+    for x, y in zip(ours, some):
+        if x.shape != y.shape:
+            part = x[:, :, :32] if x.dim() == 4 and x.shape[2] == dim else x[:, :32]
+            torch.testing.assert_close(part, y, rtol=1e-4, atol=1e-4)
+    hold(errors(keep, dout[:, :, :32], True, [0, 1], some))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize(("dim", "length"), MODEL)
+def test_gpu_gradients_are_the_same_bits_every_time(backend, dim, length):
+    args = make(4, 2, dim, length, 16, dtype=torch.bfloat16)
+    dout = torch.randn_like(args[0])
+    first = run(backend, args, dout, True, [0, 1])
+    for _ in range(3):
+        for x, y in zip(run(backend, args, dout, True, [0, 1]), first):
+            assert torch.equal(x, y)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_gpu_division_does_not_change_the_result(backend, monkeypatch):
+    args = make(2, 2, 40, 1000, 16)
+    dout = torch.randn_like(args[0])
+    whole, parts = [], []
+    for results, processors in ((whole, 0), (parts, 1000)):
+        monkeypatch.setattr(gpu, "_processors", lambda device, n=processors: n)
+        results += run(backend, args, dout, True, [0, 1])
+    for x, y in zip(whole, parts):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_gpu_is_chosen_and_passes_opcheck(backend):
+    args = [x.requires_grad_() for x in on_gpu(make(1, 2, 8, 21, 4))]
+    assert registry.select(*args) == "triton"
+    call = (*args, True, [0, 1], "triton")
+    torch.library.opcheck(torch.ops.vmamba.selective_scan.default, call)
+    out, states = op.scan(*call)
+    torch.library.opcheck(
+        torch.ops.vmamba.selective_scan_backward.default,
+        (out.detach(), *(a.detach() for a in args), states, True, [0, 1], "triton"),
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "autocast"])
+def test_gpu_compiled_block(backend, amp):
+    """A whole block, forward and backward in one graph, with and without autocast."""
+    from ultralytics.nn.Addmodules import Mamba
+
+    torch.manual_seed(0)
+    block, x = Mamba(32, bimamba_type="v2").cuda(), torch.randn(2, 400, 32, device="cuda")
+
+    def step(fn):
+        block.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=amp):
+            fn(x).float().square().mean().backward()
+        return [p.grad.clone() for p in block.parameters()]
+
+    bound = 5e-2 if amp else 1e-3
+    for a, b in zip(step(block), step(torch.compile(block))):
+        torch.testing.assert_close(a, b, rtol=bound, atol=bound * a.abs().max().item())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_gpu_graph_replays(backend):
+    args = on_gpu(make(1, 2, 64, 1600, 16))
+    dout = torch.randn_like(args[0])
+
+    def step():
+        out, states = backend.forward(*args, True, [0, 1])
+        return [out, *backend.backward(dout, *args, states, True, [0, 1])]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()  # kernels are compiled here
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for x in args[:2]:
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.cuda.synchronize()
+    for x, y in zip(captured, step()):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_gpu_other_device_than_the_current_one(backend):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one device")
+    args = [None if x is None else x.to("cuda:1") for x in make(1, 2, 8, 40, 4)]
+    out, _ = backend.forward(*args, True, [0, 1])
+    torch.testing.assert_close(out.cpu(), loop(*(x.cpu() for x in args), True, [0, 1])[0], rtol=1e-4, atol=1e-5)

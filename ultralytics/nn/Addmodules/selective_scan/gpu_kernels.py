@@ -1,0 +1,458 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Triton kernels of the GPU backend; imported by gpu.py when a call needs them, since it needs triton.
+
+A state tile is (N, channels) with the channels last: Triton then gives each thread whole channels, all N states of
+them, and sums over states cost no exchange between threads. docs/design/gpu-kernel.md derives the passes and counts
+their work. Only what triton.language offers is used, so that the same source serves NVIDIA and AMD.
+
+Names of the arguments: `x_b, x_k, x_d, x_l` are the strides of x, `segs` the parts that one scan is divided into,
+`blocks` the blocks of channels, bit k of `orders` is set if group k runs against token order.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+
+# Lengths and most strides stay run-time values: one compiled kernel serves every size. Of a channel stride the compiler
+# is to know whether it is 1, so that it keeps neighbouring channels in neighbouring threads, and of the others nothing,
+# so that it does not spread one channel's states over threads in exchange for wider loads.
+_TOKENS = ("u", "v", "delta", "z", "dout", "out", "du", "ddelta", "dz")
+_RUNTIME = [f"{x}_{i}" for x in _TOKENS for i in "bkl"] + [f"{x}_{i}" for x in ("B", "C") for i in "bknl"]
+_RUNTIME += [f"{x}_{i}" for x in ("dB", "dC") for i in "bkinl"]
+_RUNTIME += ["A_k", "A_d", "A_n", "D_k", "D_d", "bias_k", "bias_d"]
+_RUNTIME += ["K", "L", "tiles", "per_seg", "segs", "blocks", "orders", "first", "width", "padded"]
+_CHANNEL_A_THREAD = [*_RUNTIME, "channels"]
+
+
+@triton.jit
+def _row(x, i: tl.constexpr, ROWS: tl.constexpr):
+    """Return row i of a (ROWS, channels) tile; integers, because the compiler drops an integer sum with zeros."""
+    bits = x.to(tl.int32, bitcast=True)
+    return tl.sum(tl.where(tl.arange(0, ROWS)[:, None] == i, bits, 0), axis=0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _exp2(x, n, FMA_STATES: tl.constexpr):
+    """Return 2^x, for the first FMA_STATES states n by a polynomial on the FMA units instead of the SFU.
+
+    Constant and linear coefficients are exact: near 0 the error that adds up over a scan is relative to x.
+    """
+    y = tl.exp2(x)
+    if FMA_STATES > 0:
+        x = tl.where(x < -126.0, -126.0, x)  # where, not max: NaN has to come through
+        x = tl.where(x > 128.0, 128.0, x)
+        whole = tl.floor(x + 0.5)
+        f = x - whole
+        p = 0.00966637852267177 + f * 0.0013387047606856954
+        p = 1.0 + f * (0.6931471805599453 + f * (0.24022348880578676 + f * (0.05550369048121613 + f * p)))
+        bits = p.to(tl.int32, bitcast=True) + (whole.to(tl.int32) << 23)
+        y = tl.where(n < FMA_STATES, bits.to(tl.float32, bitcast=True), y)
+    return y
+
+
+@triton.jit
+def _exp(x):
+    """Return e^x for x <= 0, not below 1e-38; the rounding of x log2(e), up to 6e-8 |x|, is put back."""
+    x = tl.where(x < -87.0, -87.0, x)
+    p = x * LOG2E
+    e = tl.exp2(p)
+    return e + e * (tl.fma(x, LOG2E, -p) * LN2)
+
+
+@triton.jit
+def _sigmoid(x):
+    e = _exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def _step(x, SOFTPLUS: tl.constexpr):
+    """Return the step size dt from delta + bias.
+
+    log1p(e) = 2 atanh(e / (2 + e)) keeps full relative precision for small e, as log(1 + e) does not.
+    """
+    if SOFTPLUS:
+        e = _exp(-tl.abs(x))
+        s = e / (2.0 + e)
+        t = s * s
+        p = 0.33333338 + t * (0.19999436 + t * (0.14308484 + t * (0.10713574 + t * 0.12150912)))
+        x = tl.where(x < 0, 0.0, x) + 2.0 * (s + s * t * p)
+    return x
+
+
+@triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
+def pack_weights(
+    B, C, packed, B_b, B_k, B_n, B_l, C_b, C_k, C_n, C_l, K, L, padded, orders,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    """Copy B and C to float32 (B K, padded L, B | C, BLOCK_N) in scan order, zeros beyond N and L.
+
+    Every thread of the scan needs every B and C: aligned rows make that 8 loads a token in place of 32 and a
+    conversion each. Programs: padded / TOKENS x (B K).
+    """
+    pid = tl.program_id(0)
+    per_bk = padded // TOKENS
+    bk = (pid // per_bk).to(tl.int64)
+    b, k = bk // K, bk % K
+    reverse = (orders >> k.to(tl.int32)) & 1
+    t = (pid % per_bk) * TOKENS + tl.arange(0, TOKENS)
+    n = tl.arange(0, BLOCK_N)
+    ok = (t < L)[:, None] & (n < N)[None, :]
+    pos = (reverse * (L - 1) + (1 - 2 * reverse) * t).to(tl.int64)[:, None]
+    n64 = n.to(tl.int64)[None, :]
+    place = packed + (bk * padded + t[:, None]) * (2 * BLOCK_N) + n[None, :]
+    row = tl.load(B + b * B_b + k * B_k + n64 * B_n + pos * B_l, ok, 0.0)
+    tl.store(place, row.to(tl.float32))
+    row = tl.load(C + b * C_b + k * C_k + n64 * C_n + pos * C_l, ok, 0.0)
+    tl.store(place + BLOCK_N, row.to(tl.float32))
+
+
+@triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
+def scan_local(
+    v, delta, A, packed, z, bias, ends, sums,
+    v_b, v_k, v_d, v_l, delta_b, delta_k, delta_d, delta_l, z_b, z_k, z_d, z_l, A_k, A_d, A_n, bias_k, bias_d,
+    K, channels, L, tiles, per_seg, segs, blocks, orders, first,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, ADJOINT: tl.constexpr, FMA_STATES: tl.constexpr,
+):  # fmt: skip
+    """Scan each segment from zero: its end state and the sum of its steps.
+
+    Forward: v is u, h = a h + dt u B. Adjoint, against scan order: v is dout, w = a (w + dy C).
+    Programs: blocks x (segments from `first`) x (B K).
+    """
+    FIRST: tl.constexpr = ROWS - 1 if ADJOINT else 0
+    STOP: tl.constexpr = -1 if ADJOINT else ROWS
+    STRIDE: tl.constexpr = -1 if ADJOINT else 1
+    pid = tl.program_id(0)
+    block = pid % blocks
+    seg = (pid // blocks) % (segs - 1) + first
+    bk = (pid // (blocks * (segs - 1))).to(tl.int64)
+    b, k = bk // K, bk % K
+    reverse = (orders >> k.to(tl.int32)) & 1
+    origin = reverse * (L - 1)
+    sign = 1 - 2 * reverse
+    n = tl.arange(0, BLOCK_N)
+    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    rows = tl.arange(0, ROWS)
+    ok_d, ok_n = d < channels, n < N
+    d64, n64 = d.to(tl.int64), n.to(tl.int64)
+    a2 = tl.load(A + k * A_k + d64[None, :] * A_d + n64[:, None] * A_n, ok_n[:, None] & ok_d[None, :], 0.0) * LOG2E
+    shift = tl.zeros([BLOCK_D], tl.float32)
+    if bias is not None:
+        shift = tl.load(bias + k * bias_k + d64 * bias_d, ok_d, 0.0)
+    # A pointer that moves from rows to rows, and 32-bit offsets that stay.
+    v += b * v_b + k * v_k
+    v_at = sign * rows[:, None] * v_l + d[None, :] * v_d
+    delta += b * delta_b + k * delta_k
+    delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
+    if z is not None:
+        z += b * z_b + k * z_k
+        z_at = sign * rows[:, None] * z_l + d[None, :] * z_d
+    packed += bk * tiles * TILE * (2 * BLOCK_N) + (BLOCK_N if ADJOINT else 0)
+
+    h = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_D], tl.float32)
+    t_begin = seg * per_seg * TILE
+    t_end = tl.minimum(t_begin + per_seg * TILE, L)
+    groups = tl.cdiv(t_end - t_begin, ROWS)
+    for i in range(groups):
+        at = t_begin + (groups - 1 - i if ADJOINT else i) * ROWS
+        t = at + rows
+        ok = (t < t_end)[:, None] & ok_d[None, :]
+        pos = (origin + sign * at).to(tl.int64)
+        dt = _step(tl.load(delta + pos * delta_l + delta_at, ok, 0.0).to(tl.float32) + shift, SOFTPLUS)
+        dt = tl.where(ok, dt, 0.0)
+        x = tl.load(v + pos * v_l + v_at, ok, 0.0).to(tl.float32)
+        if ADJOINT:
+            if z is not None:
+                gate = tl.load(z + pos * z_l + z_at, ok, 0.0).to(tl.float32)
+                x *= gate * _sigmoid(gate)
+        else:
+            x *= dt
+        total += tl.sum(dt, axis=0)
+        for r in tl.static_range(FIRST, STOP, STRIDE):
+            weight = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N) + n)
+            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
+            drive = weight[:, None] * _row(x, r, ROWS)[None, :]
+            h = decay * (h + drive) if ADJOINT else decay * h + drive
+    place = (bk * segs + seg) * (BLOCK_N * BLOCK_D * blocks)
+    tl.store(ends + place + n[:, None] * (BLOCK_D * blocks) + d[None, :], h)
+    tl.store(sums + (bk * segs + seg) * (BLOCK_D * blocks) + d, total)
+
+
+@triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
+def scan_carry(
+    ends, sums, A, A_k, A_d, A_n, K, channels, segs, blocks, width,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ADJOINT: tl.constexpr,
+):  # fmt: skip
+    """Replace the local end states by the states that enter each segment, in place.
+
+    h_in[s + 1] = end[s] + exp(A sum_s) h_in[s]; the adjoint goes from the last segment to the first. ROWS segments are
+    loaded at a time: their loads do not wait for each other. Programs: blocks x BLOCK_N x (B K).
+    """
+    pid = tl.program_id(0)
+    n = (pid // blocks) % BLOCK_N
+    bk = (pid // (blocks * BLOCK_N)).to(tl.int64)
+    d = (pid % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
+    k = bk % K
+    a2 = tl.load(A + k * A_k + d.to(tl.int64) * A_d + n.to(tl.int64) * A_n, (n < N) & (d < channels), 0.0) * LOG2E
+    rows = tl.arange(0, ROWS)
+    h = tl.zeros([BLOCK_D], tl.float32)
+    for i in range(tl.cdiv(segs, ROWS)):
+        s = (i * ROWS + rows)[:, None]
+        seg = bk * segs + (segs - 1 - s if ADJOINT else s)
+        place = ends + (seg * BLOCK_N + n) * width + d[None, :]
+        # The segment at the end of the carry hands nothing on, and scan_local left it out.
+        ok = (s < segs - 1) & (d >= 0)[None, :]
+        end = tl.load(place, ok, 0.0)
+        decay = tl.exp2(tl.load(sums + seg * width + d[None, :], ok, 0.0) * a2[None, :])
+        enter = tl.zeros([ROWS, BLOCK_D], tl.float32)
+        for r in tl.static_range(ROWS):
+            enter = tl.where(rows[:, None] == r, h[None, :], enter)
+            h = _row(decay, r, ROWS) * h + _row(end, r, ROWS)
+        tl.store(place, enter, (s < segs) & (d >= 0)[None, :])
+
+
+@triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
+def scan_forward(
+    u, delta, A, packed, D, z, bias, out, states, enter,
+    u_b, u_k, u_d, u_l, delta_b, delta_k, delta_d, delta_l, z_b, z_k, z_d, z_l, out_b, out_k, out_d, out_l,
+    A_k, A_d, A_n, D_k, D_d, bias_k, bias_d,
+    K, channels, L, tiles, per_seg, segs, blocks, orders,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, FMA_STATES: tl.constexpr,
+):  # fmt: skip
+    """Scan each segment from the state that enters it, with output and the state after every tile.
+
+    Programs: blocks x segs x (B K). Without KEEP only the last state of a scan is stored.
+    """
+    pid = tl.program_id(0)
+    block = pid % blocks
+    seg = (pid // blocks) % segs
+    bk = (pid // (blocks * segs)).to(tl.int64)
+    b, k = bk // K, bk % K
+    reverse = (orders >> k.to(tl.int32)) & 1
+    origin = reverse * (L - 1)
+    sign = 1 - 2 * reverse
+    n = tl.arange(0, BLOCK_N)
+    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    rows = tl.arange(0, ROWS)
+    ok_d, ok_n = d < channels, n < N
+    ok_nd = ok_n[:, None] & ok_d[None, :]
+    d64, n64 = d.to(tl.int64), n.to(tl.int64)
+    a2 = tl.load(A + k * A_k + d64[None, :] * A_d + n64[:, None] * A_n, ok_nd, 0.0) * LOG2E
+    shift = tl.zeros([BLOCK_D], tl.float32)
+    if bias is not None:
+        shift = tl.load(bias + k * bias_k + d64 * bias_d, ok_d, 0.0)
+    if D is not None:
+        skip = tl.load(D + k * D_k + d64 * D_d, ok_d, 0.0)
+    u += b * u_b + k * u_k
+    u_at = sign * rows[:, None] * u_l + d[None, :] * u_d
+    delta += b * delta_b + k * delta_k
+    delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
+    out += b * out_b + k * out_k
+    out_at = sign * rows[:, None] * out_l + d[None, :] * out_d
+    if z is not None:
+        z += b * z_b + k * z_k
+        z_at = sign * rows[:, None] * z_l + d[None, :] * z_d
+    packed += bk * tiles * TILE * (2 * BLOCK_N)
+    if KEEP:
+        states += bk * tiles * N * channels
+    else:
+        states += bk * N * channels
+
+    h = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    if enter is not None:
+        place = (bk * segs + seg) * (BLOCK_N * BLOCK_D * blocks)
+        h = tl.load(enter + place + n[:, None] * (BLOCK_D * blocks) + d[None, :])
+    t_begin = seg * per_seg * TILE
+    t_end = tl.minimum(t_begin + per_seg * TILE, L)
+    groups = tl.cdiv(t_end - t_begin, ROWS)
+    # The next rows are loaded before the current ones are used.
+    ok = (t_begin + rows < t_end)[:, None] & ok_d[None, :]
+    pos = (origin + sign * t_begin).to(tl.int64)
+    next_delta = tl.load(delta + pos * delta_l + delta_at, ok, 0.0)
+    next_u = tl.load(u + pos * u_l + u_at, ok, 0.0)
+    for i in range(groups):
+        at = t_begin + i * ROWS
+        ok = (at + rows < t_end)[:, None] & ok_d[None, :]
+        pos = (origin + sign * at).to(tl.int64)
+        x = next_u.to(tl.float32)
+        dt = next_delta.to(tl.float32)
+        ok_next = (at + ROWS + rows < t_end)[:, None] & ok_d[None, :]
+        next_pos = (origin + sign * (at + ROWS)).to(tl.int64)
+        next_delta = tl.load(delta + next_pos * delta_l + delta_at, ok_next, 0.0)
+        next_u = tl.load(u + next_pos * u_l + u_at, ok_next, 0.0)
+        dt = tl.where(ok, _step(dt + shift, SOFTPLUS), 0.0)
+        y = tl.zeros([ROWS, BLOCK_D], tl.float32)
+        v = x * dt
+        for r in tl.static_range(ROWS):
+            weight = packed + (at + r).to(tl.int64) * (2 * BLOCK_N) + n
+            B_r = tl.load(weight)
+            C_r = tl.load(weight + BLOCK_N)
+            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
+            h = decay * h + B_r[:, None] * _row(v, r, ROWS)[None, :]
+            y = tl.where(rows[:, None] == r, tl.sum(h * C_r[:, None], axis=0)[None, :], y)
+        if D is not None:
+            y += skip[None, :] * x
+        if z is not None:
+            gate = tl.load(z + pos * z_l + z_at, ok, 0.0).to(tl.float32)
+            y *= gate * _sigmoid(gate)
+        tl.store(out + pos * out_l + out_at, y.to(out.dtype.element_ty), ok)
+        end = at + ROWS
+        if KEEP:
+            if (end >= t_end) | (end % TILE == 0):
+                tile = (tl.minimum(end, L) - 1) // TILE
+                tl.store(states + tile.to(tl.int64) * N * channels + n64[:, None] * channels + d64[None, :], h, ok_nd)
+        else:
+            if end >= L:
+                tl.store(states + n64[:, None] * channels + d64[None, :], h, ok_nd)
+
+
+@triton.jit(do_not_specialize=_RUNTIME)
+def scan_backward(
+    dout, u, delta, A, packed, D, z, bias, states, enter, scratch, du, ddelta, dz, dB, dC, dA, dD, dbias,
+    dout_b, dout_k, dout_d, dout_l, u_b, u_k, u_d, u_l, delta_b, delta_k, delta_d, delta_l,
+    z_b, z_k, z_d, z_l,
+    du_b, du_k, du_d, du_l, ddelta_b, ddelta_k, ddelta_d, ddelta_l, dz_b, dz_k, dz_d, dz_l,
+    dB_b, dB_k, dB_i, dB_n, dB_l, dC_b, dC_k, dC_i, dC_n, dC_l, A_k, A_d, A_n, D_k, D_d, bias_k, bias_d,
+    K, channels, L, tiles, per_seg, segs, blocks, orders,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):  # fmt: skip
+    """Return every gradient of each segment, tile by tile against scan order.
+
+    A tile is scanned once from its checkpoint, leaving the state before every ROWS tokens in `scratch`; then, last rows
+    first, ROWS states and decays are made again in registers and the adjoint w (what later tokens say of the state)
+    goes back over them. dB and dC are sums over this block's channels only, dA, dD and dbias over this segment's
+    tokens; they are added up outside, in a fixed order. Programs: blocks x segs x (B K).
+    """
+    pid = tl.program_id(0)
+    block = pid % blocks
+    seg = (pid // blocks) % segs
+    bk = (pid // (blocks * segs)).to(tl.int64)
+    b, k = bk // K, bk % K
+    reverse = (orders >> k.to(tl.int32)) & 1
+    origin = reverse * (L - 1)
+    sign = 1 - 2 * reverse
+    n = tl.arange(0, BLOCK_N)
+    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    ok_d, ok_n = d < channels, n < N
+    ok_nd = ok_n[:, None] & ok_d[None, :]
+    d64, n64 = d.to(tl.int64), n.to(tl.int64)
+    a2 = tl.load(A + k * A_k + d64[None, :] * A_d + n64[:, None] * A_n, ok_nd, 0.0) * LOG2E
+    shift = tl.zeros([BLOCK_D], tl.float32)
+    if bias is not None:
+        shift = tl.load(bias + k * bias_k + d64 * bias_d, ok_d, 0.0)
+    skip = tl.zeros([BLOCK_D], tl.float32)
+    if D is not None:
+        skip = tl.load(D + k * D_k + d64 * D_d, ok_d, 0.0)
+    dout += b * dout_b + k * dout_k + d64 * dout_d
+    u += b * u_b + k * u_k + d64 * u_d
+    delta += b * delta_b + k * delta_k + d64 * delta_d
+    du += b * du_b + k * du_k + d64 * du_d
+    ddelta += b * ddelta_b + k * ddelta_k + d64 * ddelta_d
+    packed += bk * tiles * TILE * (2 * BLOCK_N) + n
+    dB += b * dB_b + k * dB_k + block.to(tl.int64) * dB_i + n64 * dB_n
+    dC += b * dC_b + k * dC_k + block.to(tl.int64) * dC_i + n64 * dC_n
+    if z is not None:
+        z += b * z_b + k * z_k + d64 * z_d
+        dz += b * dz_b + k * dz_k + d64 * dz_d
+    tile_nd = n[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    scratch += pid.to(tl.int64) * (TILE // ROWS * BLOCK_N * BLOCK_D) + tile_nd
+    states += bk * tiles * N * channels + n64[:, None] * channels + d64[None, :]
+
+    width = BLOCK_D * blocks
+    part = (bk * segs + seg) * width
+    w = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    if enter is not None:
+        w = tl.load(enter + part * BLOCK_N + n[:, None] * width + d[None, :])
+    dA += part * BLOCK_N + n[:, None] * width + d[None, :]
+    if D is not None:
+        dD += part + d
+    if bias is not None:
+        dbias += part + d
+    tile_begin = seg * per_seg
+    tile_end = tl.minimum(tile_begin + per_seg, tiles)
+    for i in range(tile_end - tile_begin):
+        tile = tile_end - 1 - i
+        t_begin = tile * TILE
+        t_end = tl.minimum(t_begin + TILE, L)
+        groups = tl.cdiv(t_end - t_begin, ROWS)
+        h = tl.load(states + (tile - 1).to(tl.int64) * N * channels, ok_nd & (tile > 0), 0.0)
+        tl.debug_barrier()  # the previous tile's scratch has been read
+        tl.store(scratch, h)
+        for m in range(1, groups):
+            for r in tl.static_range(ROWS):
+                pos = (origin + sign * (t_begin + (m - 1) * ROWS + r)).to(tl.int64)
+                dt = _step(tl.load(delta + pos * delta_l, ok_d, 0.0).to(tl.float32) + shift, SOFTPLUS)
+                x = tl.load(u + pos * u_l, ok_d, 0.0).to(tl.float32) * dt
+                B_r = tl.load(packed + (t_begin + (m - 1) * ROWS + r).to(tl.int64) * (2 * BLOCK_N))
+                h = tl.exp2(dt[None, :] * a2) * h + B_r[:, None] * x[None, :]
+            tl.store(scratch + m * (BLOCK_N * BLOCK_D), h)
+        tl.debug_barrier()  # it has been written
+
+        dA_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+        dD_tile = tl.zeros([BLOCK_D], tl.float32)
+        dbias_tile = tl.zeros([BLOCK_D], tl.float32)
+        for j in range(groups):
+            at = t_begin + (groups - 1 - j) * ROWS
+            h = tl.load(scratch + (groups - 1 - j) * (BLOCK_N * BLOCK_D))
+            before = ()
+            decays = ()
+            steps = ()
+            for r in tl.static_range(ROWS):
+                ok = ok_d & (at + r < t_end)
+                pos = (origin + sign * (at + r)).to(tl.int64)
+                dt = _step(tl.load(delta + pos * delta_l, ok, 0.0).to(tl.float32) + shift, SOFTPLUS)
+                dt = tl.where(ok, dt, 0.0)
+                x = tl.load(u + pos * u_l, ok, 0.0).to(tl.float32) * dt
+                B_r = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N))
+                decay = tl.exp2(dt[None, :] * a2)
+                before = before + (h,)
+                decays = decays + (decay,)
+                steps = steps + (dt,)
+                h = decay * h + B_r[:, None] * x[None, :]
+            for r in tl.static_range(ROWS - 1, -1, -1):
+                ok = ok_d & (at + r < t_end)
+                ok_r = ok_n & (at + r < t_end)
+                pos = (origin + sign * (at + r)).to(tl.int64)
+                dt = steps[r]
+                u_r = tl.load(u + pos * u_l, ok, 0.0).to(tl.float32)
+                B_r = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N))
+                C_r = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N) + BLOCK_N)
+                dy = tl.load(dout + pos * dout_l, ok, 0.0).to(tl.float32)
+                if z is not None:
+                    gate = tl.load(z + pos * z_l, ok, 0.0).to(tl.float32)
+                    sig = _sigmoid(gate)
+                    y = tl.sum(h * C_r[:, None], axis=0) + skip * u_r
+                    slope = sig + gate * sig * (1.0 - sig)
+                    tl.store(dz + pos * dz_l, (dy * y * slope).to(dz.dtype.element_ty), ok)
+                    dy *= gate * sig
+                tl.store(dC + pos * dC_l, tl.sum(h * dy[None, :], axis=1).to(dC.dtype.element_ty), ok_r)
+                g = w + C_r[:, None] * dy[None, :]
+                tl.store(dB + pos * dB_l, tl.sum(g * (u_r * dt)[None, :], axis=1).to(dB.dtype.element_ty), ok_r)
+                dx = tl.sum(g * B_r[:, None], axis=0)
+                h = before[r]
+                w = g * decays[r]
+                q = w * h
+                dA_tile += q * dt[None, :]
+                ddt = tl.sum(q * a2, axis=0) * LN2 + dx * u_r
+                if SOFTPLUS:  # its slope, of delta itself: 1 - exp(-dt) would lose small steps
+                    ddt *= _sigmoid(tl.load(delta + pos * delta_l, ok, 0.0).to(tl.float32) + shift)
+                ddt = tl.where(ok, ddt, 0.0)
+                tl.store(du + pos * du_l, (dx * dt + skip * dy).to(du.dtype.element_ty), ok)
+                tl.store(ddelta + pos * ddelta_l, ddt.to(ddelta.dtype.element_ty), ok)
+                dD_tile += dy * u_r
+                dbias_tile += ddt
+        # Two levels of sums, a tile and the segment: rounding of thousands of terms would show in dA. The segment's
+        # wait in memory, where they cost no registers.
+        tl.store(dA, dA_tile + tl.load(dA, (n[:, None] >= 0) & (i > 0), 0.0))
+        if D is not None:
+            tl.store(dD, dD_tile + tl.load(dD, (d >= 0) & (i > 0), 0.0))
+        if bias is not None:
+            tl.store(dbias, dbias_tile + tl.load(dbias, (d >= 0) & (i > 0), 0.0))
