@@ -7,16 +7,19 @@ A patch can apply and still hook into the wrong place after upstream has moved i
 FIRST, LAST, ANY = "<first>", "<last>", None
 IMPORT = "from ultralytics.nn.Addmodules import *"
 LAYERS = "c2, args = parse_layer(m, i, c2, args, width, max_channels)"
-GROUPS = "from ultralytics.nn.Addmodules import exempt_ssm_parameters"
-EXEMPT = "exempt_ssm_parameters(optimizer, model)"
-SCALES = "yaml_model_load = own_scales(yaml_model_load)"
+STRIDES = "declared_strides(self, s)"
+DECAY = "from ultralytics.nn.Addmodules.upstream import without_ssm_decay"
+LINE = "from ultralytics.nn.Addmodules.report import checks_line"
+SHOWN = "LOGGER.info(checks_line())"
 # file, innermost definition, statement before (after a docstring: FIRST), the hook, statement after it
 HOOKS = (
-    ("ultralytics/nn/tasks.py", "", ANY, IMPORT, SCALES),
-    ("ultralytics/nn/tasks.py", "", IMPORT, SCALES, LAST),
+    ("ultralytics/nn/tasks.py", "", ANY, IMPORT, ANY),
     ("ultralytics/nn/tasks.py", "parse_model", "c2 = ch[f]", LAYERS, LAST),
-    ("ultralytics/nn/tasks.py", "DetectionModel.__init__._forward", ANY, "@declared_strides(self, s)", ANY),
-    ("ultralytics/engine/trainer.py", "BaseTrainer.build_optimizer", ANY, GROUPS, EXEMPT),
-    ("ultralytics/engine/trainer.py", "BaseTrainer.build_optimizer", GROUPS, EXEMPT, "return optimizer"),
-    ("ultralytics/utils/checks.py", "check_pip_update_available", FIRST, "return False", ANY),
+    ("ultralytics/nn/tasks.py", "DetectionModel.__init__", "s = 256", STRIDES, "m.inplace = self.inplace"),
+    ("ultralytics/nn/tasks.py", "yaml_model_load", ANY, "@own_scales", ANY),
+    ("ultralytics/engine/trainer.py", "", ANY, DECAY, "ClassDef"),
+    ("ultralytics/engine/trainer.py", "BaseTrainer", ANY, "@without_ssm_decay", ANY),
+    ("ultralytics/utils/checks.py", "check_pip_update_available", ANY, "@lambda check: lambda: False", ANY),
+    ("ultralytics/utils/checks.py", "check_yolo", FIRST, LINE, SHOWN),
+    ("ultralytics/utils/checks.py", "check_yolo", LINE, SHOWN, ANY),
 )

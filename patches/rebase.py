@@ -129,21 +129,22 @@ def result(repository: Repository, label: str, new: dict[str, bytes]) -> tuple[l
     return patches, target
 
 
-def smoke(version: str, target: dict[str, bytes], requires: list[str], folder: Path) -> str:
-    """Run patches/smoke.py on a patched release, in a tree of its own.
+def smoke(version: str, files: dict[str, bytes], requires: list[str], folder: Path, *words: str) -> str:
+    """Run patches/smoke.py on a release, in a tree of its own.
 
     Args:
         version (str): Upstream's version.
-        target (dict[str, bytes]): The patched files.
+        files (dict[str, bytes]): The tree: patched files and this fork's own, or pristine ones alone.
         requires (list[str]): The wheel's requirements; a failure names those that are not installed.
         folder (Path): Where the tree may stand; made anew.
+        *words (str): More arguments for it.
 
     Returns:
         (str): What went wrong; empty if nothing did.
     """
     shutil.rmtree(folder, ignore_errors=True)
     site, run = folder / "site", folder / "run"
-    for name, data in {**target, **tree.own_files()}.items():
+    for name, data in files.items():
         (site / name).parent.mkdir(parents=True, exist_ok=True)
         (site / name).write_bytes(data)
     run.mkdir()
@@ -151,7 +152,7 @@ def smoke(version: str, target: dict[str, bytes], requires: list[str], folder: P
     env = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "ULTRALYTICS_"))}
     env.update(PYTHONPATH=str(site), YOLO_CONFIG_DIR=str(run), YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
     env.update(CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg", PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
-    command = [sys.executable, "smoke.py", version, str(site)]
+    command = [sys.executable, "smoke.py", version, str(site), *words]
     try:
         done = subprocess.run(command, cwd=run, env=env, capture_output=True, text=True, errors="replace", timeout=900)
     except subprocess.TimeoutExpired:
@@ -366,7 +367,7 @@ def finish(repository: Repository) -> None:
             f"Patch {name} changes nothing on {label}: upstream has taken it, or it was skipped. It leaves the series."
         )
     print("Smoke test: build, strides, forward pass, training step", flush=True)
-    if wrong := smoke(state["version"], target, requires, HOME / "smoke"):
+    if wrong := smoke(state["version"], {**target, **tree.own_files()}, requires, HOME / "smoke"):
         raise PatchesError(f"{wrong}\nThe smoke test failed on upstream {label}.{mend}")
     if not state["pin"]:
         leave()

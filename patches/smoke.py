@@ -18,30 +18,33 @@ class Stepped(BaseException):
     """Ends a training after its first step: what follows there, validation and checkpoints, is not tried here."""
 
 
-def main(version: str, where: str) -> None:
+def main(version: str, where: str, pristine: str = "") -> None:
     """Build the model, run it and train it for one step.
 
     Args:
         version (str): Upstream's version that must be running.
         where (str): Folder that `ultralytics` must come from.
+        pristine (str): Not empty: the release has no patches, so try a model of upstream's own.
     """
     import ultralytics
     from ultralytics import YOLO
-    from ultralytics.nn.Addmodules import Mamba, MambaLayer
 
     torch.set_num_threads(1)
     assert Path(ultralytics.__file__).resolve().parents[1] == Path(where).resolve(), ultralytics.__file__
     assert ultralytics.__version__ == version, f"ultralytics {ultralytics.__version__} runs, not {version}"
 
     torch.manual_seed(0)
-    model = YOLO("VMamba-yolov8n.yaml", task="detect")
-    layers = [m for m in model.model.modules() if isinstance(m, MambaLayer)]
-    assert len(layers) == 6, f"{len(layers)} MambaLayers, not 6"
+    model = YOLO("yolov8n.yaml" if pristine else "VMamba-yolov8n.yaml", task="detect")
+    if not pristine:
+        from ultralytics.nn.Addmodules import Mamba, MambaLayer
+
+        layers = [m for m in model.model.modules() if isinstance(m, MambaLayer)]
+        assert len(layers) == 6, f"{len(layers)} MambaLayers, not 6"
     assert model.model.stride.tolist() == [8, 16, 32], model.model.stride
     with torch.no_grad():
         out = model.model.eval()(torch.rand(1, 3, 64, 64))
     out = out[0] if isinstance(out, (tuple, list)) else out
-    assert out.shape == (1, 6, 64 + 16 + 4), out.shape
+    assert out.shape == (1, 4 + model.model.yaml["nc"], 64 + 16 + 4), out.shape
     assert torch.isfinite(out).all(), "the forward pass gives values that are not finite"
 
     seen = {}
@@ -50,7 +53,7 @@ def main(version: str, where: str) -> None:
         seen["before"] = [p.detach().clone() for p in trainer.model.parameters()]
 
     def step(trainer) -> None:
-        seen["loss"], seen["decayed"] = float(trainer.loss), _decayed(trainer)
+        seen["loss"], seen["decayed"] = float(trainer.loss), 0 if pristine else _decayed(trainer)
         seen["after"] = [p.detach().clone() for p in trainer.model.parameters()]
         raise Stepped
 

@@ -273,7 +273,7 @@ def split_requires(requires: list[str]) -> tuple[list[str], dict[str, list[str]]
     """
     plain, extras = [], {}
     for line in requires:
-        match = re.fullmatch(r"(.+?); (?:(.+) and )?extra == \"([^\"]+)\"", line)
+        match = re.fullmatch(r"(.+?) ?; (?:(.+) and )?extra == [\"']([^\"']+)[\"']", line)
         requirement, marker, extra = match.groups() if match else (line, None, None)
         if "extra ==" in requirement + (marker or ""):
             raise PatchesError(f"The wheel's requirement {line!r} has a form that split_requires() does not know.")

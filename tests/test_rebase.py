@@ -21,9 +21,12 @@ import ultralytics
 from ultralytics.nn import tasks
 assert ultralytics.__version__ == sys.argv[1]
 assert Path(ultralytics.__file__).is_relative_to(sys.argv[2])
-assert (Path(sys.argv[2]) / "ultralytics/nn/Addmodules/__init__.py").exists()
-if tasks.task_0() != 0:
+pristine = len(sys.argv) > 3
+assert (Path(sys.argv[2]) / "ultralytics/nn/Addmodules/__init__.py").exists() != pristine
+if tasks.task_0() == -1 and not pristine:
     sys.exit("task 0 is broken")
+if tasks.task_0() == -2:
+    sys.exit("a package is | missing")
 """
 FAR = "# lines far from any patch\n" * 3 + UPSTREAM[TASKS]
 CONFLICT = UPSTREAM[TASKS].replace("return 10\n", "return 5 + 5\n")

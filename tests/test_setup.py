@@ -617,6 +617,15 @@ def test_half_laid_tree_is_told(two_states):
 # Usage
 
 
+def test_another_copy_that_python_imports_is_told(patched, tmp_path):
+    """Edits made in this tree would change nothing, and their author would look for the reason elsewhere."""
+    for folder, said in ((patched.root, "this tree"), (tmp_path / "site", f"another copy, {tmp_path / 'site'}")):
+        (folder / "ultralytics").mkdir(parents=True, exist_ok=True)
+        (folder / "ultralytics/__init__.py").touch()
+        patched.env["PYTHONPATH"] = str(folder)
+        assert f"Import    {said}" in patched.run("status")
+
+
 def test_usage():
     for args, code in ((["--help"], 0), (["setup", "--help"], 0), ([], 2), (["nonsense"], 2)):
         command = [sys.executable, "-m", "patches", *args]

@@ -61,6 +61,12 @@ def test_version_of_upstream_is_not_patched(built):
     assert f'__version__ = "{load_pin().version}"'.encode() in base["ultralytics/__init__.py"]
 
 
+def test_moving_the_pin_leaves_the_pages_true():
+    """The commit that moves it touches patches/ alone: whoever wants the version reads the pin."""
+    for name in ("README.md", "CITATION.cff", "CONTRIBUTING.md", "pyproject.toml", "setup.py", "patches/README.md"):
+        assert load_pin().version not in (ROOT / name).read_text(encoding="utf-8"), name
+
+
 @pytest.mark.parametrize("row", HOOKS, ids=lambda row: row[3][:40])
 def test_hooks_are_missed_where_they_are_absent(built, row):
     assert check_hooks(built[1], (row,)) == []
@@ -77,11 +83,18 @@ def test_hooks_in_the_wrong_place_are_told(built):
         return check_hooks({**built[1], path: "".join([*lines[:to], indent + line.lstrip(), *lines[to:]]).encode()})
 
     assert "after 'c2 = ch[f]'" in moved(TASKS, "c2, args = parse_layer(", "m_ = torch.nn.Sequential(*(m(*args)")[0]
-    assert "must stand in DetectionModel" in moved(TASKS, "@declared_strides(", "def forward(self, x, *args")[0]
-    assert any(
-        "'return optimizer'" in line for line in moved(TRAINER, "exempt_ssm_parameters(optimizer", "LOGGER.info(")
-    )
+    assert "must stand in DetectionModel" in moved(TASKS, "declared_strides(self", "self.model.eval()")[0]
+    assert "must stand in yaml_model_load" in moved(TASKS, "@own_scales", "def guess_model_scale(")[0]
+    assert "must stand in BaseTrainer" in moved(TRAINER, "@without_ssm_decay", "def __init__(self, cfg")[0]
     assert "cannot be read" in check_hooks({**built[1], TASKS: b"def f(:\n"})[0]
+
+
+def test_yolo_checks_tells_of_the_scan(tmp_path):
+    code = "import sys; sys.argv = ['yolo', 'checks']; from ultralytics.cfg import entrypoint; entrypoint()"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(tmp_path)}
+    where = {"cwd": tmp_path, "env": env, "text": True, "encoding": "utf-8"}
+    said = subprocess.run([sys.executable, "-c", code], **where, capture_output=True, check=True).stdout
+    assert re.search(r"(?m)^VMamba scan +\w+ on cpu .*python -m ultralytics\.nn\.Addmodules$", said), said
 
 
 # Nothing of upstream's

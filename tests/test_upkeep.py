@@ -136,6 +136,7 @@ def test_sample():
 
 def test_matrix_tells_what_goes_and_changes_nothing(fork):  # noqa: F811
     wheel(fork.wheels, "1.2", files("1.2", FAR.replace("return 0\n", "return -1\n")))
+    wheel(fork.wheels, "1.2.1", files("1.2.1", FAR.replace("return 0\n", "return -2\n")))
     wheel(fork.wheels, "1.3", files("1.3", CONFLICT))
     wheel(fork.wheels, "1.4", files("1.4", FAR))
     wheel(fork.wheels, "1.5", files("1.5", FAR.replace("return 10\n", "return 10  # first\n")))
@@ -143,18 +144,22 @@ def test_matrix_tells_what_goes_and_changes_nothing(fork):  # noqa: F811
     said = fork.run("matrix", "--write", code=1)
     assert state(fork) == before
     rows = {row["version"]: row for row in json.loads(fork.read("benchmarks/results/upkeep-matrix.json"))["rows"]}
-    assert list(rows) == ["1.0", "1.1", "1.2", "1.3", "1.4", "1.5"]
+    assert list(rows) == ["1.0", "1.1", "1.2", "1.2.1", "1.3", "1.4", "1.5"]
     assert [rows[v]["smoke"] for v in ("1.0", "1.1", "1.4", "1.5")] == ["passed"] * 4
     assert "task 0 is broken" in rows["1.2"]["smoke"]
+    assert rows["1.2.1"]["smoke"] == "cannot run here, pristine upstream neither: a package is | missing"
     assert rows["1.3"]["direct"] == f"first conflicts in {TASKS}"
     assert rows["1.3"]["smoke"] == "not run"
     assert rows["1.5"]["direct"] == "first became empty"
     assert rows["1.4"]["stepwise"] == ""
     assert [row["same"] for row in rows.values()][:3] == [None, True, True]
-    assert "3 of 6 releases without a hand's help" in said
+    counted = "4 of 7 releases without a hand's help; smoke test run on 6, passed on 4; on 1 pristine upstream cannot"
+    assert counted in said
     page = fork.read("docs/upkeep/matrix.md")
     assert f"| 1.3 | first conflicts in {TASKS} |" in page
     assert "| 1.2 | clean | clean, same | task 0 is broken |" in page
+    assert "| 1.2.1 | clean | clean, same | cannot run here, pristine upstream neither: a package is \\| mis" in page
+    assert counted in page
 
 
 def test_matrix_goes_on_where_it_was(fork):  # noqa: F811
