@@ -136,7 +136,10 @@ int run_block_forward(const BlockArgs& p) {
   const int64_t tasks_of_block = p.K * split.parts, per_state = p.N * kFwdBlock, carry = split.segs * (per_state + kFwdBlock);
   const int64_t packed_size = round_up(Packed::size(p, false), 16);
   const int64_t projected_size = streams || p.projected.data ? 0 : round_up(wave * kept, 16);
-  const int64_t sums_size = streams ? wave * (in_turn ? 1 : p.K) * rows_size : wave * per_group * tasks_of_block * part_rows;
+  // The output holds the sum of directions that follow each other until the gate replaces it, where its rows are fit for it.
+  const bool in_place = in_turn && p.out.dtype == kF32 && p.out.s[2] == 1 && p.D % kFwdBlock == 0;
+  const int64_t stream_sums = in_place ? 0 : wave * (in_turn ? 1 : p.K) * rows_size;
+  const int64_t sums_size = streams ? stream_sums : wave * per_group * tasks_of_block * part_rows;
   const int64_t carry_size = split.segs > 1 ? wave * per_group * p.K * carry : 0;
   Buffer memory(packed_size + projected_size + sums_size + carry_size);
   if (!memory.get()) return kNoMemory;
@@ -162,7 +165,9 @@ int run_block_forward(const BlockArgs& p) {
         if (!s) return;
         for (int64_t j = 0; j < in_task; ++j) {
           const int64_t b = b0 + i * in_task / p.K, k = in_turn ? j : i % p.K;
-          kernels.block_stream(p, f, {b, k, sums + i * rows_size, j > 0, in_turn && j + 1 == p.K}, packed.source, s);
+          float* y = in_place ? (float*)(intptr_t)p.out.data + b * p.out.s[0] : sums + i * rows_size;
+          const int64_t y_ld = in_place ? p.out.s[1] : padded_channels(p.D);
+          kernels.block_stream(p, f, {b, k, y, y_ld, j > 0, in_turn && j + 1 == p.K}, packed.source, s);
         }
       });
       if (in_turn) continue;

@@ -183,8 +183,8 @@ static void block_stream(const BlockArgs& p, const ForwardArgs& f, const StreamT
     }
     gemm(s.T, width, p.D, u, Dp, 1, weights.to_rows, width, rows, width, false);
     if (p.projected.data && k < p.Q) store_projections(p, p.projected, b, k, s, rows);
-    float* y = task.y + s.first * Dp;
-    const int64_t y_ld = s.step * Dp;
+    float* y = task.y + s.first * task.y_ld;
+    const int64_t y_ld = s.step * task.y_ld;
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t d0 = i * kFB;
       const int dn = (int)(p.D - d0 < kFB ? p.D - d0 : kFB), vecs = (dn + kW - 1) / kW;
@@ -199,7 +199,7 @@ static void block_stream(const BlockArgs& p, const ForwardArgs& f, const StreamT
       if (task.finish) {
         const int64_t l0 = s.step > 0 ? s.first : s.first - (s.T - 1);
         float* sum = task.y + d0;
-        block_finish(p, RowsTask{b, l0, l0 + s.T}, d0, &sum, Dp, 1, gate_scratch);
+        block_finish(p, RowsTask{b, l0, l0 + s.T}, d0, &sum, task.y_ld, 1, gate_scratch);
       }
     }
   }

@@ -128,7 +128,8 @@ struct BwdTask {
 // A whole sequence in one direction with all its channels: convolution, projections and scan tile by tile.
 struct StreamTask {
   int64_t b, k;
-  float* y;           // [L][Dp], rows at their tokens' positions
+  float* y;           // [L][y_ld], rows at their tokens' positions, whole vectors of 16
+  int64_t y_ld;
   bool accumulate;    // add to what the direction before left in y
   bool finish;        // y is complete behind the last direction: gate and store
 };
