@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ultralytics.nn.Addmodules.selective_scan import cpu, inner, mamba_inner, op, registry, token_norm
 from ultralytics.nn.Addmodules.selective_scan.registry import use_backend
+from ultralytics.nn.Addmodules.VMamba import MambaLayer
 
 NAMES = ("xz", "conv_w", "conv_b", "x_proj", "dt_proj", "A", "D", "dt_bias", "out_w", "out_b")
 # Error against float64 relative to its norm: float32 absolutely, low precision as a multiple of that of PyTorch's own
@@ -379,3 +385,43 @@ def test_own_threads_and_those_of_openmp_give_the_same_bits() -> None:
         cpu._library.vmamba_use_openmp(1)
     for name, x in run(args, orders, "cpp").items():
         assert torch.equal(x, own[name]), name
+
+
+# Training in several processes ----------------------------------------------------------------------------------------
+
+RANK = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from ultralytics.nn.Addmodules.VMamba import MambaLayer
+
+rank, rendezvous, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+torch.manual_seed(0)
+layer = nn.parallel.DistributedDataParallel(MambaLayer(8, d_state=4))
+x = torch.randn(4, 8, 5, 7)[2 * rank : 2 * rank + 2]
+for _ in range(2):
+    layer.zero_grad()
+    layer(x).square().mean().backward()
+torch.save([p.grad for p in layer.parameters()], f"{out}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Gradients that two gloo processes average over halves of a batch are those of the whole batch."""
+    command = [sys.executable, "-c", RANK]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen([*command, str(r), str(tmp_path / "meet"), str(tmp_path)], env=environment) for r in (0, 1)
+    ]
+    assert [r.wait(timeout=120) for r in ranks] == [0, 0]
+    torch.manual_seed(0)
+    layer = MambaLayer(8, d_state=4)
+    layer(torch.randn(4, 8, 5, 7)).square().mean().backward()
+    for rank in (0, 1):
+        for got, p in zip(torch.load(tmp_path / f"{rank}.pt"), layer.parameters(), strict=True):
+            torch.testing.assert_close(got, p.grad, rtol=1e-4, atol=1e-6)

@@ -31,6 +31,7 @@ from torch import Tensor
 from .selective_scan import cpu, registry
 from .selective_scan.op import FORWARD, REVERSED, scan
 from .selective_scan.reference import selective_scan_ref
+from .VMamba import MambaLayer
 
 __all__ = ("Row", "checks_line", "environment", "main", "render", "self_test", "speed")
 
@@ -488,6 +489,19 @@ def _by_backend(**inputs: Tensor) -> Tensor:
     return scan(**inputs, delta_softplus=True, orders=[FORWARD, REVERSED])[0]
 
 
+def _layer_results(device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the output of a seeded layer and its gradients by the map and by every parameter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer, x = MambaLayer(6, d_state=5), torch.randn(2, 6, 5, 13)  # odd sizes, more tokens than two tiles
+    layer, x = layer.to(device, dtype), x.to(device, dtype).requires_grad_()
+    out = layer(x)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.device, out.dtype)
+    names, leaves = zip(("map", x), *layer.named_parameters())
+    grads = torch.autograd.grad((out * weight).sum(), leaves)
+    return {"layer": out.detach(), **{f"layer, d{n}": g for n, g in zip(names, grads)}}
+
+
 def worst_error(results: dict[str, Tensor], truth: dict[str, Tensor]) -> tuple[str, float]:
     """Return the name of the worst result and its largest error, relative to the largest element of the truth.
 
@@ -504,10 +518,15 @@ def worst_error(results: dict[str, Tensor], truth: dict[str, Tensor]) -> tuple[s
 
 
 def self_test() -> list[Row]:
-    """Hold every backend that works here, on every device, to the float64 reference: output and all eight gradients."""
+    """Hold every backend that works here, on every device, to the float64 reference.
+
+    Compared are a scan's output and its eight gradients, and a whole layer's, with the kernels around the scan.
+    """
     shape = (2, 2, 5, 67, 3)  # B, K, D, L, N: odd sizes, more tokens than two tiles or chunks
     inputs = _inputs(*shape)
     truth = _results(_reference, {k: v.double() for k, v in inputs.items()})
+    with registry.use_backend(registry.REFERENCE):
+        truth |= _layer_results("cpu", torch.float64)
     rows = []
     for device in devices():
         for name, ok, _ in registry.report():
@@ -518,7 +537,8 @@ def self_test() -> list[Row]:
                 with registry.use_backend(name):
                     if name != registry.REFERENCE and not _accepted(name, x):
                         continue
-                    worst, off = worst_error(_results(_by_backend, x), truth)
+                    found = _results(_by_backend, x) | _layer_results(device, torch.float32)
+                    worst, off = worst_error(found, truth)
                 what = f"largest error {off:.1e} ({worst}), bound {BOUND:g}"
             except Exception as e:  # whatever a backend raises on a plain call is its failure, and is to be reported
                 worst, off, what = "", float("inf"), f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
