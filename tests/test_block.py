@@ -387,6 +387,61 @@ def test_own_threads_and_those_of_openmp_give_the_same_bits() -> None:
         assert torch.equal(x, own[name]), name
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_pytorchs_threads_live_on() -> None:
+    """A call with fewer tasks than threads must not end the workers that PyTorch's next operation starts again."""
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    torch.set_num_threads(4)
+    x, weight, big = torch.randn(1, 16, 300), torch.ones(16), torch.randn(1 << 20)
+    seen = set()
+    for _ in range(10):
+        big.add(1)
+        cpu.norm_forward(x, weight, weight, 1e-5)  # two tasks
+        seen |= set(os.listdir("/proc/self/task"))
+    assert len(seen) <= len(os.listdir("/proc/self/task")) + 4
+
+
+# Differentiation that the operators do not have, and users' own changes -----------------------------------------------
+
+
+def test_forward_mode_derivative_is_right() -> None:
+    """Custom operators have none, so it goes through plain operators."""
+    orders = [0, 1]
+    args = make(1, 12, 4, 3, 2, 4, 2, orders)
+    torch.manual_seed(0)
+    step = torch.randn_like(args["xz"])
+    _, tangent = torch.func.jvp(lambda x: mamba_inner(**{**args, "xz": x}, orders=orders), (args["xz"],), (step,))
+    plus, minus = (mamba_inner(**{**args, "xz": args["xz"] + e * step}, orders=orders) for e in (1e-6, -1e-6))
+    torch.testing.assert_close(tangent, (plus - minus) / 2e-6, rtol=1e-6, atol=1e-6)
+
+
+def test_another_norm_or_a_hook_on_it_is_respected() -> None:
+    layer, x = MambaLayer(8, d_state=4), torch.randn(1, 8, 3, 4)
+    expected, seen = layer(x), []
+    handle = layer.norm.register_forward_hook(lambda *a: seen.append(a))
+    torch.testing.assert_close(layer(x), expected)
+    assert seen
+    handle.remove()
+    layer.norm = torch.nn.Identity()
+    assert layer(x).shape == x.shape
+
+
+def test_wrong_sizes_are_named() -> None:
+    args = cast(make(2, 9, 8, 4, 2, 4, 2, [0, 1]), torch.float32)
+    for name, wrong, match in (
+        ("xz", torch.zeros(9, 16), "xz must have 3 axes"),
+        ("A", torch.zeros(8, 4), "A must have 3 axes"),
+        ("x_proj", torch.zeros(2, 9, 8), "x_proj has shape"),
+        ("conv_w", torch.zeros(3, 8, 4), "conv_w 3 rows"),
+        ("out_w", torch.zeros(11, 7), "out_w has shape"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            mamba_inner(**{**args, name: wrong}, orders=[0, 1])
+    with pytest.raises(ValueError, match="3 orders"):
+        mamba_inner(**args, orders=[0, 1, 0])
+
+
 # Training in several processes ----------------------------------------------------------------------------------------
 
 RANK = """

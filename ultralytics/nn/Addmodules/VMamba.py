@@ -592,6 +592,13 @@ class MambaLayer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.mamba = Mamba(d_model=dim, d_state=d_state, d_conv=d_conv, expand=expand, bimamba_type="v2")
 
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one without hooks."""
+        norm = self.norm
+        if type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None and not norm._forward_hooks:
+            return token_norm(x, norm.weight, norm.bias, norm.eps)
+        return norm(x.transpose(1, 2))
+
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of a map (B, C, *spatial).
 
@@ -600,8 +607,7 @@ class MambaLayer(nn.Module):
         """
         if x.dim() < 3 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
-        tokens = token_norm(x.flatten(2), self.norm.weight, self.norm.bias, self.norm.eps)  # (B, L, C)
-        return self.mamba(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.mamba(self._tokens(x.flatten(2))).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -377,7 +377,7 @@ def _msvc() -> Row | str:
 
 
 def packages_row() -> Row:
-    """Return which of the recipe's CUDA packages are here; nothing uses them."""
+    """Return which of the recipe's CUDA packages are here; only VMAMBA_BACKEND=cuda uses one."""
     found = []
     for name in ("mamba-ssm", "causal-conv1d"):
         try:
@@ -385,7 +385,7 @@ def packages_row() -> Row:
         except metadata.PackageNotFoundError:
             continue
     if found:
-        return Row("recipe's kernels", OK, f"{', '.join(found)}; not used, not needed")
+        return Row("recipe's kernels", OK, f"{', '.join(found)}; only for VMAMBA_BACKEND=cuda")
     return Row("recipe's kernels", ABSENT, "mamba-ssm, causal-conv1d: not needed")
 
 

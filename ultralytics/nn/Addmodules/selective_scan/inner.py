@@ -348,6 +348,26 @@ def _like_scan(xz: Tensor, A: Tensor, D: Tensor | None, dt_bias: Tensor | None) 
     return u, u, A, B, B, D, None, dt_bias
 
 
+def _check(
+    xz: Tensor, conv_w: Tensor, x_proj: Tensor, dt_proj: Tensor, A: Tensor, out_w: Tensor | None, orders: list[int]
+) -> None:
+    """Raise ValueError unless the tensors that fix the sizes fit together."""
+    named = {"xz": (xz, 3), "conv_w": (conv_w, 3), "x_proj": (x_proj, 3), "dt_proj": (dt_proj, 3), "A": (A, 3)}
+    for name, (t, axes) in {**named, **({} if out_w is None else {"out_w": (out_w, 2)})}.items():
+        if t.dim() != axes:
+            raise ValueError(f"{name} must have {axes} axes, got {tuple(t.shape)}; see mamba_inner")
+    (groups, dim, state), rows, rank = A.shape, conv_w.shape[0], dt_proj.shape[2]
+    if rows not in (1, groups) or len(orders) != groups:
+        raise ValueError(
+            f"A has {groups} directions, conv_w {rows} rows (1 or as many), and there are {len(orders)} orders"
+        )
+    want = {"x_proj": (x_proj, (rows, rank + 2 * state, dim)), "dt_proj": (dt_proj, (rows, dim, rank))}
+    want |= {"xz": (xz, (*xz.shape[:2], 2 * dim)), "conv_w": (conv_w, (rows, dim, conv_w.shape[2]))}
+    for name, (t, shape) in {**want, **({} if out_w is None else {"out_w": (out_w, (out_w.shape[0], dim))})}.items():
+        if t.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(t.shape)}, expected {shape} with A {tuple(A.shape)}")
+
+
 def mamba_inner(
     xz: Tensor,
     conv_w: Tensor,
@@ -386,10 +406,14 @@ def mamba_inner(
     Returns:
         (Tensor): (B, L, M), or (B, L, D) without out_w.
 
+    Raises:
+        ValueError: If shapes or the number of orders do not fit together.
+
     Source:
         Gu and Dao, "Mamba", 2023, figure 3; Zhu et al., "Vision Mamba", 2024, algorithm 1 for two directions.
     """
     orders = list(orders)
+    _check(xz, conv_w, x_proj, dt_proj, A, out_w, orders)
     state_dtype = torch.float64 if xz.dtype == torch.float64 else torch.float32
     conv_w, conv_b, x_proj, dt_proj, out_w, out_b = (
         None if p is None else p.to(xz.dtype) for p in (conv_w, conv_b, x_proj, dt_proj, out_w, out_b)

@@ -141,8 +141,13 @@ def _exporting() -> bool:
 
 
 def composed() -> bool:
-    """Return whether a scan is composed of plain PyTorch operators now: during export, or the reference is forced."""
-    return _exporting() or registry.forced() == registry.REFERENCE
+    """Return whether a scan is composed of plain PyTorch operators now.
+
+    That is during export, where the reference is forced, and under forward-mode differentiation, which takes the
+    derivative of a custom operator for zero without a word.
+    """
+    forward_mode = getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+    return _exporting() or forward_mode or registry.forced() == registry.REFERENCE
 
 
 def choose(*inputs: Tensor | None) -> str | None:

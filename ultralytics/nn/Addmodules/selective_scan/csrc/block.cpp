@@ -351,13 +351,13 @@ int run_block_backward(const BlockGradArgs& p) {
     return kNoMemory;
   const int64_t lines = P + p.W + 1;
   for_each_task(p.Q * lines, threads, [&](int64_t i) {
-    float* total = scratch_or_fail((size_t)Dp);
+    float* total = scratch_or_fail((size_t)(3 * Dp));
     if (!total) return;
-    for (int64_t d = 0; d < p.D; ++d) {
-      double sum = 0.0;
-      for (int64_t j = 0; j < p.B * pieces; ++j) sum += piece_sums[j * per_piece + i * Dp + d];
-      total[d] = (float)sum;
-    }
+    double* const sum = (double*)(total + Dp);  // Dp is a multiple of 32: aligned
+    for (int64_t d = 0; d < p.D; ++d) sum[d] = 0.0;
+    for (int64_t j = 0; j < p.B * pieces; ++j)
+      for (int64_t d = 0; d < p.D; ++d) sum[d] += piece_sums[j * per_piece + i * Dp + d];
+    for (int64_t d = 0; d < p.D; ++d) total[d] = (float)sum[d];
     const int64_t q = i / lines, line = i % lines, D = p.D;
     if (line < P) kernels.store_rows(p.dx_proj, q * p.dx_proj.s[0] + line * p.dx_proj.s[1], 0, p.dx_proj.s[2], total, Dp, 1, (int)D);
     else if (line < P + p.W)

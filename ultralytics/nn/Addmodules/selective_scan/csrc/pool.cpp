@@ -204,7 +204,9 @@ void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context) {
   const int64_t helpers = (threads < tasks ? threads : tasks) - 1;
 #if defined(VM_OPENMP)
   if (helpers > 0 && openmp_usable()) {
-    GOMP_parallel([](void* j) { work(*static_cast<Job*>(j)); }, &job, (unsigned)(helpers + 1), 0);
+    // Always a full team: libgomp ends the threads that a smaller one leaves over and starts them again for PyTorch's next
+    // operation. Those without a task are done at once.
+    GOMP_parallel([](void* j) { work(*static_cast<Job*>(j)); }, &job, (unsigned)threads, 0);
     return;
   }
 #endif
