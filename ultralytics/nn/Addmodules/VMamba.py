@@ -613,8 +613,3 @@ class MambaLayer(nn.Module):
 def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     """Add the multiply-adds of a Mamba block to thop's count, which doubles them into FLOPs."""
     m.total_ops += m.flops(inputs[0].shape[0], inputs[0].shape[1]) / 2
-
-
-def count_mamba_layer(m: MambaLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Add the norm of a layer, whose own rule waits for a call, to thop's count; the block inside counts itself."""
-    m.total_ops += 4 * output.numel()

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from .VMamba import Mamba, MambaLayer, count_mamba, count_mamba_layer
+from .VMamba import Mamba, MambaLayer, count_mamba
 
 __all__ = (
     "declared_strides",
@@ -40,7 +40,6 @@ def register() -> None:
     except ImportError:  # upstream shows no GFLOPs at all then
         return
     register_hooks[Mamba] = count_mamba
-    register_hooks[MambaLayer] = count_mamba_layer
 
 
 def parse_layer(
