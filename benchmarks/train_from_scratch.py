@@ -1,8 +1,12 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Train models from scratch on one data set with equal settings; keep every epoch's figures.
+"""Train models from scratch on one data set with equal settings; keep every epoch's figures, one file a run.
+
+A run whose file exists is not repeated, so an interrupted study goes on where it stopped, and several processes may
+share one: each takes the runs that nobody has begun. Give each its own copy of the data, because Ultralytics rewrites
+the label caches in it.
 
 Usage:
-    python benchmarks/train_from_scratch.py --data path/to/data.yaml --name bccd --epochs 20 --imgsz 320 --batch 4
+    python benchmarks/train_from_scratch.py --data path/to/data.yaml --name bccd --models yolov8n.yaml --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -58,6 +62,7 @@ def train(model_name: str, args: argparse.Namespace, seed: int) -> dict:
         epochs=args.epochs,
         imgsz=args.imgsz,
         batch=args.batch,
+        nbs=args.nbs,
         seed=seed,
         device=args.device,
         optimizer=args.optimizer,
@@ -82,14 +87,15 @@ def train(model_name: str, args: argparse.Namespace, seed: int) -> dict:
 
 
 def main() -> None:
-    """Run every model with every seed, writing after each, so that an interrupted run keeps what it has."""
+    """Run every model with every seed that has no file yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="data set YAML")
     parser.add_argument("--name", required=True, help="name of the data set in the result")
     parser.add_argument("--models", nargs="+", default=["yolov8n.yaml", "VMamba-yolov8n.yaml"])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--nbs", type=int, default=16, help="images an optimizer step, gathered over batches")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--optimizer", default="auto")
     parser.add_argument("--device", default="cpu")
@@ -103,23 +109,32 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     from benchmarks.environment import environment
 
-    out = ROOT / f"benchmarks/results/train-{args.name}-{args.imgsz}.json"
-    settings = {k: getattr(args, k) for k in ("epochs", "imgsz", "batch", "optimizer", "device")}
-    result = {
-        "benchmark": "train_from_scratch",
-        "data": args.name,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "environment": environment(args.threads),
-        "settings": settings,
-        "runs": [],
-    }
+    folder = ROOT / "benchmarks/results/study"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {k: getattr(args, k) for k in ("epochs", "imgsz", "batch", "nbs", "optimizer", "device")}
     for seed in args.seeds:
         for model in args.models:
-            result["runs"].append(train(model, args, seed))
-            part = out.with_suffix(".part")
-            part.write_text(json.dumps(result, indent=1) + "\n")
-            part.replace(out)
-    print(f"written: {out.relative_to(ROOT)}")
+            out = folder / f"{args.name}-{args.imgsz}-{Path(model).stem}-{seed}.json"
+            begun = out.with_suffix(".begun")
+            try:
+                begun.touch(exist_ok=out.exists())
+            except FileExistsError:
+                print(f"left to another process, or delete {begun.name}: {model}, seed {seed}")
+                continue
+            if not out.exists():
+                result = {
+                    "benchmark": "train_from_scratch",
+                    "data": args.name,
+                    "date": datetime.now(timezone.utc).date().isoformat(),
+                    "environment": environment(args.threads),
+                    "settings": settings,
+                    **train(model, args, seed),
+                }
+                part = out.with_suffix(".part")
+                part.write_text(json.dumps(result, indent=1) + "\n")
+                part.replace(out)
+                print(f"written: {out.relative_to(ROOT)}")
+            begun.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ A patch can apply and still hook into the wrong place after upstream has moved i
 
 FIRST, LAST, ANY = "<first>", "<last>", None
 IMPORT = "from ultralytics.nn.Addmodules import *"
-LAYERS = "c2, args = parse_layer(m, i, c2, args, width, max_channels)"
+LAYERS = "c2, args, n = parse_layer(m, i, c2, args, width, max_channels, n)"
 STRIDES = "declared_strides(self, s)"
 DECAY = "from ultralytics.nn.Addmodules.upstream import without_ssm_decay"
 LINE = "from ultralytics.nn.Addmodules.report import checks_line"

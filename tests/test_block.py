@@ -433,7 +433,9 @@ def test_wrong_sizes_are_named() -> None:
         ("xz", torch.zeros(9, 16), "xz must have 3 axes"),
         ("A", torch.zeros(8, 4), "A must have 3 axes"),
         ("x_proj", torch.zeros(2, 9, 8), "x_proj has shape"),
-        ("conv_w", torch.zeros(3, 8, 4), "conv_w 3 rows"),
+        ("conv_w", torch.zeros(3, 8, 4), "conv_w has shape"),
+        ("x_proj", torch.zeros(3, 10, 8), "x_proj 3 rows"),
+        ("xz", torch.zeros(2, 9, 8), "out_w needs a gate"),
         ("out_w", torch.zeros(11, 7), "out_w has shape"),
     ):
         with pytest.raises(ValueError, match=match):

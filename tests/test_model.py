@@ -118,13 +118,13 @@ def test_yaml_arguments_reach_the_layer() -> None:
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
-        ([128, -3], ValueError, r"layer 2 \(MambaLayer\): d_state must be positive, got -3"),
+        ([128, -3], ValueError, r"layer 2 \(MambaLayer\): Mamba: d_state must be at least 1, got -3"),
         ([128, 16, 4, 2, 1], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
         ([], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
         ([128, "many"], TypeError, r"d_state must be an integer, got 'many'"),
         (["wide"], TypeError, "first argument must be its channel count"),
         ([128, 16, 4, float("inf")], ValueError, "expand must be positive, got inf"),
-        ([128, 16, 4, 0.01], ValueError, "expand must be positive, got 0.01 for 32 channels"),
+        ([128, 16, 4, 0.01], ValueError, r"expand \* d_model must be at least 1, got expand=0.01, d_model=32"),
         ([256], ValueError, r"256 channels are 64 at this scale .* but its input has 32"),
     ],
 )

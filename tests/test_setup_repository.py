@@ -82,7 +82,7 @@ def test_hooks_in_the_wrong_place_are_told(built):
         indent = re.match(" *", lines[to])[0]
         return check_hooks({**built[1], path: "".join([*lines[:to], indent + line.lstrip(), *lines[to:]]).encode()})
 
-    assert "after 'c2 = ch[f]'" in moved(TASKS, "c2, args = parse_layer(", "m_ = torch.nn.Sequential(*(m(*args)")[0]
+    assert "after 'c2 = ch[f]'" in moved(TASKS, "c2, args, n = parse_layer(", "m_ = torch.nn.Sequential(*(m(*args)")[0]
     assert "must stand in DetectionModel" in moved(TASKS, "declared_strides(self", "self.model.eval()")[0]
     assert "must stand in yaml_model_load" in moved(TASKS, "@own_scales", "def guess_model_scale(")[0]
     assert "must stand in BaseTrainer" in moved(TRAINER, "@without_ssm_decay", "def __init__(self, cfg")[0]

@@ -17,17 +17,21 @@ from .selective_scan import (
     scan_flops,
     selective_scan_fn,
     selective_scan_ref,
-    token_norm,
 )
 from .selective_scan.checks import check_inner_inputs
+from .ssm import StateSpace, inverse_softplus_steps, norm_tokens, positive_int, positive_number
+from .vss import SS2D, C2fVSS, VSSBlock
 
 __all__ = (
+    "SS2D",
     "BiMambaInnerFn",
+    "C2fVSS",
     "Mamba",
     "MambaInnerFn",
     "MambaInnerFnNoOutProj",
     "MambaLayer",
     "SelectiveScanFn",
+    "VSSBlock",
     "bimamba_inner_fn",
     "bimamba_inner_ref",
     "mamba_inner_fn",
@@ -345,16 +349,7 @@ class BiMambaInnerFn:
 # Modules --------------------------------------------------------------------------------------------------------------
 
 
-def _positive_int(owner: str, **values: object) -> None:
-    """Raise unless every value is an integer of at least 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{owner}: {name} must be an integer, got {value!r} ({type(value).__name__})")
-        if value < 1:
-            raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
-
-
-class Mamba(nn.Module):
+class Mamba(StateSpace):
     """Mamba block with one or two scan directions, (B, L, d_model) -> (B, L, d_model).
 
     State dicts move to and from `mamba_ssm.Mamba` (bimamba_type "none") and Vim ("v1", "v2"): names and shapes agree.
@@ -381,6 +376,7 @@ class Mamba(nn.Module):
     """
 
     bimamba_types = ("none", "v1", "v2")
+    state_names = frozenset({"A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias"})
 
     def __init__(
         self,
@@ -429,13 +425,12 @@ class Mamba(nn.Module):
             ValueError: If a size is below 1, or an option is unknown.
         """
         super().__init__()
-        _positive_int("Mamba", d_model=d_model, d_state=d_state, d_conv=d_conv)
-        if isinstance(expand, bool) or not isinstance(expand, (int, float)):
-            raise TypeError(f"Mamba: expand must be a number, got {expand!r} ({type(expand).__name__})")
+        positive_int("Mamba", d_model=d_model, d_state=d_state, d_conv=d_conv)
+        positive_number("Mamba", expand=expand)
         if int(expand * d_model) < 1:
             raise ValueError(f"Mamba: expand * d_model must be at least 1, got expand={expand}, d_model={d_model}")
         if dt_rank != "auto":
-            _positive_int("Mamba", dt_rank=dt_rank)
+            positive_int("Mamba", dt_rank=dt_rank)
         if dt_init not in ("random", "constant"):
             raise ValueError(f"Mamba: dt_init must be 'random' or 'constant', got {dt_init!r}")
         if not 0 < dt_min <= dt_max:
@@ -477,34 +472,10 @@ class Mamba(nn.Module):
             nn.init.constant_(proj.weight, std)
         else:
             nn.init.uniform_(proj.weight, -std, std)
-        span = math.log(dt_max) - math.log(dt_min)
-        dt = torch.exp(torch.rand(self.d_inner, device=factory["device"]) * span + math.log(dt_min))
-        dt = dt.clamp(min=dt_init_floor)
         with torch.no_grad():
-            proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse softplus
+            proj.bias.copy_(inverse_softplus_steps((self.d_inner,), dt_min, dt_max, dt_init_floor, factory["device"]))
         proj.bias._no_reinit = True
         return proj
-
-    def state_parameters(self) -> dict[str, nn.Parameter]:
-        """Return A_log, D and dt bias of every direction: kept float32, never decayed, never orthogonalised."""
-        return {
-            n: p
-            for n, p in self.named_parameters()
-            if n in {"A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias"}
-        }
-
-    def _apply(self, fn, recurse: bool = True):
-        """Move and cast as any module, but leave the state parameters at float32 or above.
-
-        Ultralytics saves checkpoints and may validate with `model.half()`: A_log rounded to 11 bits would make the
-        metrics of a reloaded checkpoint differ from those of the training that wrote it.
-        """
-        before = {n: p.data for n, p in self.state_parameters().items()}
-        super()._apply(fn, recurse)
-        for name, p in self.state_parameters().items():
-            if p.dtype in (torch.float16, torch.bfloat16) and before[name].dtype not in (torch.float16, torch.bfloat16):
-                p.data = before[name].to(p.device)
-        return self
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mix tokens (B, L, d_model).
@@ -587,17 +558,10 @@ class MambaLayer(nn.Module):
             ValueError: If a size is below 1.
         """
         super().__init__()
-        _positive_int("MambaLayer", dim=dim)
+        positive_int("MambaLayer", dim=dim)
         self.dim = dim
         self.norm = nn.LayerNorm(dim)
         self.mamba = Mamba(d_model=dim, d_state=d_state, d_conv=d_conv, expand=expand, bimamba_type="v2")
-
-    def _tokens(self, x: Tensor) -> Tensor:
-        """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one without hooks."""
-        norm = self.norm
-        if type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None and not norm._forward_hooks:
-            return token_norm(x, norm.weight, norm.bias, norm.eps)
-        return norm(x.transpose(1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of a map (B, C, *spatial).
@@ -607,9 +571,14 @@ class MambaLayer(nn.Module):
         """
         if x.dim() < 3 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
-        return self.mamba(self._tokens(x.flatten(2))).transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.mamba(norm_tokens(self.norm, x.flatten(2))).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     """Add the multiply-adds of a Mamba block to thop's count, which doubles them into FLOPs."""
     m.total_ops += m.flops(inputs[0].shape[0], inputs[0].shape[1]) / 2
+
+
+def count_ss2d(m: SS2D, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Add what an SS2D computes outside its children, which count themselves, to thop's count."""
+    m.total_ops += m.own_flops(output.shape[0], output.shape[2] * output.shape[3]) / 2

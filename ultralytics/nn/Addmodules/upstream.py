@@ -7,7 +7,6 @@ The patches hold one-line hooks only, so that they survive upstream's changes; a
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -16,8 +15,11 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
-from .VMamba import Mamba, MambaLayer, count_mamba
+from .ssm import StateSpace
+from .VMamba import SS2D, C2fVSS, Mamba, MambaLayer, VSSBlock, count_mamba, count_ss2d
+from .vss import Mlp
 
 __all__ = (
     "declared_strides",
@@ -28,27 +30,38 @@ __all__ = (
     "without_ssm_decay",
 )
 
-LAYERS: tuple[type[nn.Module], ...] = (MambaLayer,)  # layers of model YAMLs whose first argument is their width
+# Layers of model YAMLs. The first argument of each is its width: of the input too, or of the output alone.
+SAME_WIDTH: tuple[type[nn.Module], ...] = (MambaLayer, SS2D, VSSBlock)
+NEW_WIDTH: tuple[type[nn.Module], ...] = (C2fVSS,)
+LAYERS = SAME_WIDTH + NEW_WIDTH
 
 
 def register() -> None:
     """Make our modules known to restricted checkpoint loading and to the FLOP counter."""
     if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals([Mamba, *LAYERS])
+        torch.serialization.add_safe_globals([Mamba, Mlp, StochasticDepth, *LAYERS])
     try:
         from thop.profile import register_hooks
     except ImportError:  # upstream shows no GFLOPs at all then
         return
     register_hooks[Mamba] = count_mamba
+    register_hooks[SS2D] = count_ss2d
 
 
 def parse_layer(
-    layer: type[nn.Module], index: int, channels: int, args: list, width: float, max_channels: float
-) -> tuple[int, list]:
+    layer: type[nn.Module],
+    index: int,
+    channels: int,
+    args: list,
+    width: float,
+    max_channels: float,
+    repeats: int,
+) -> tuple[int, list, int]:
     """Turn the YAML arguments of a Vision Mamba layer into constructor arguments; leave every other layer alone.
 
-    The first YAML argument is the layer's width before scaling, as in Ultralytics' own rows; the layer keeps the
-    channels of its input, so after scaling both must agree. The arguments after it are the constructor's.
+    The first YAML argument is the layer's width before scaling, as in Ultralytics' own rows. A MambaLayer, SS2D or
+    VSSBlock keeps the channels of its input, so after scaling both must agree; a C2fVSS has its own width and takes
+    the repeats as the number of its inner blocks. The arguments after it are the constructor's, by position.
 
     Args:
         layer (type[nn.Module]): Class that the YAML names.
@@ -57,40 +70,45 @@ def parse_layer(
         args (list): Arguments in the YAML.
         width (float): Width multiple of the scale.
         max_channels (float): Channel limit of the scale.
+        repeats (int): How many times the row is to be repeated, after scaling.
 
     Returns:
         channels (int): Channels of the layer's output.
         args (list): Arguments for the constructor.
+        repeats (int): How many layers upstream should build one behind the other.
 
     Raises:
         TypeError: If the arguments are of the wrong number or type.
         ValueError: If a value is out of range, or the width is not that of the input.
     """
     if layer not in LAYERS:
-        return channels, args
+        return channels, args, repeats
     where = f"model YAML layer {index} ({layer.__name__})"
-    names = list(inspect.signature(layer).parameters)
+    hidden = ("c1", "n") if layer in NEW_WIDTH else ()  # what the row tells by its place
+    names = [name for name in inspect.signature(layer).parameters if name not in hidden]
     if not 1 <= len(args) <= len(names):
         raise TypeError(f"{where} takes 1 to {len(names)} arguments, {names}, got {len(args)}: {args}")
     dim = args[0]
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
         raise TypeError(f"{where}: the first argument must be its channel count, a positive integer, got {dim!r}")
-    for name, value in zip(names[1:], args[1:]):
-        number = (int, float) if name == "expand" else int
-        if isinstance(value, bool) or not isinstance(value, number):
-            kind = "a number" if name == "expand" else "an integer"
-            raise TypeError(f"{where}: {name} must be {kind}, got {value!r}; the arguments are {names}")
-        if not 0 < value < math.inf or (name == "expand" and value * channels < 1):
-            raise ValueError(f"{where}: {name} must be positive, got {value} for {channels} channels")
     from ultralytics.utils.ops import make_divisible  # here, because upstream's utils import this package's callers
 
     scaled = make_divisible(min(dim, max_channels) * width, 8)
-    if scaled != channels:
+    if layer in NEW_WIDTH:
+        own, count = [channels, scaled, repeats, *args[1:]], 1
+    elif scaled == channels:
+        own, count = [channels, *args[1:]], repeats
+    else:
         raise ValueError(
             f"{where}: {dim} channels are {scaled} at this scale (width {width}, max {max_channels}), but its input "
             f"has {channels}; write the channel count of the layer before it"
         )
-    return channels, [channels, *args[1:]]
+    try:
+        with torch.device("meta"):  # no memory and no random numbers: only the constructor's own checks
+            layer(*own)
+    except (TypeError, ValueError) as e:
+        raise type(e)(f"{where}: {e}; its arguments are {names}, got {args}") from None
+    return scaled, own, count
 
 
 class _Maps(list):
@@ -194,7 +212,7 @@ def without_ssm_decay(trainer: type) -> type:
 
 
 def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Move A_log, D and dt bias of every Mamba block to the group without weight decay and orthogonalised updates.
+    """Move A, D and dt bias of every scan to the group without weight decay and orthogonalised updates.
 
     The number of groups stays as upstream made it, so optimizer states of checkpoints fit. Must run before an optimizer
     state is loaded.
@@ -206,7 +224,7 @@ def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) ->
     Raises:
         ValueError: If no group is without weight decay.
     """
-    exempt = {id(p): p for m in model.modules() if isinstance(m, Mamba) for p in m.state_parameters().values()}
+    exempt = {id(p): p for m in model.modules() if isinstance(m, StateSpace) for p in m.state_parameters().values()}
     if not exempt:
         return
     groups = optimizer.param_groups

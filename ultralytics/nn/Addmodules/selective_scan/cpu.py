@@ -30,9 +30,10 @@ __all__ = (
 
 name = "cpp"
 
-ABI_VERSION = 2  # of csrc/scan.h
+ABI_VERSION = 3  # of csrc/scan.h
 TILE = 32  # tokens per checkpoint; the library reports its own, and another number is refused
 MAX_STATES = 256
+NO_GATE = 2  # a flag of the block
 MAX_TAPS, MAX_RANK, MAX_DIRECTIONS = 16, 256, 16  # of the block
 ISA_LEVELS = {"auto": 0, "plain": 1, "avx2": 2, "avx512": 3}
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -240,7 +241,8 @@ def block_accepts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias) -> tuple[b
     for label, t in (("A", A), ("D", D), ("dt_bias", dt_bias)):
         if t is not None and (t.device.type != "cpu" or t.layout != torch.strided or t.dtype != torch.float32):
             return False, f"{label} is no dense CPU tensor of float32"
-    sizes = ("taps", conv_w.shape[2], MAX_TAPS), ("rank", dt_proj.shape[2], MAX_RANK)
+    taps = 1 if conv_w is None else conv_w.shape[2]
+    sizes = ("taps", taps, MAX_TAPS), ("rank", dt_proj.shape[2], MAX_RANK)
     for label, size, most in (*sizes, ("directions", A.shape[0], MAX_DIRECTIONS), ("states", A.shape[2], MAX_STATES)):
         if not 1 <= size <= most:
             return False, f"{label}: {size}, only 1 to {most}"
@@ -255,8 +257,8 @@ def block_forward(
     Nothing of size (B, K, L, D) is stored. With Kc = 1 row, conv and projections are shared by all directions.
 
     Args:
-        xz (torch.Tensor): Input projection, x beside the gate z (B, L, 2D).
-        conv_w (torch.Tensor): (Kc, D, W).
+        xz (torch.Tensor): Input projection, x beside the gate z (B, L, 2D), or x alone (B, L, D) and no gate.
+        conv_w (torch.Tensor | None): (Kc, D, W); without it, one tap of 1.
         conv_b (torch.Tensor | None): (Kc, D).
         x_proj (torch.Tensor): (Kc, R + 2N, D).
         dt_proj (torch.Tensor): (Kc, D, R).
@@ -269,17 +271,19 @@ def block_forward(
 
     Returns:
         (torch.Tensor): Gated output (B, L, D).
-        (torch.Tensor | None): The same before the gate (B, L, D).
+        (torch.Tensor | None): The same before the gate (B, L, D), None too where there is no gate.
         (torch.Tensor | None): Projections (B, Kc, L, R + 2N).
         (torch.Tensor | None): States (B, K, num_checkpoints(L), D, N) float32, in scan order.
     """
     lib = _loaded()
+    conv_w = _identity_taps(x_proj) if conv_w is None else conv_w
     head, order = _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders)
     _, _, _, bs, k, kc, d, length, n, r, _ = head
     out = xz.new_empty(bs, length, d)
     y = projected = states = None
     if keep:
-        y, projected = torch.empty_like(out), xz.new_empty(bs, kc, length, r + 2 * n)
+        y = torch.empty_like(out) if xz.shape[2] == 2 * d else None
+        projected = xz.new_empty(bs, kc, length, r + 2 * n)
         states = xz.new_empty((bs, k, num_checkpoints(length), n, d), dtype=torch.float32).transpose(-1, -2)
     args = [*head, states.shape[2] if keep else 0, ctypes.addressof(order)]
     for t in (xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out, y, projected, states):
@@ -307,10 +311,12 @@ def block_backward(
 ):
     """Return the gradients of `block_forward` by its tensors, None for absent ones, and its output if `gated`.
 
-    dout is the gradient of the gated output (B, L, D), and y, projected and states are what forward kept. Each gradient
-    has its input's dtype.
+    dout is the gradient of the output (B, L, D), and y, projected and states are what forward kept. Each gradient has
+    its input's dtype. Without a gate y is None, and `gated` must be False.
     """
     lib = _loaded()
+    convolves = conv_w is not None
+    conv_w = conv_w if convolves else _identity_taps(x_proj)
     head, order = _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders)
     _, _, _, bs, k, kc, d, length, n, r, _ = head
     count = num_checkpoints(length)
@@ -320,6 +326,8 @@ def block_backward(
         ("projected", projected, (bs, kc, length, r + 2 * n)),
         ("states", states, (bs, k, count, d, n)),
     ):
+        if label == "y" and xz.shape[2] == d:
+            continue
         if t.shape != shape or t.dtype not in ((torch.float32,) if label == "states" else _DTYPES):
             raise ValueError(f"{label} {tuple(t.shape)} {t.dtype} does not belong to this block, expected {shape}")
     inputs = (xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias)
@@ -330,7 +338,14 @@ def block_backward(
     for t in (*inputs, y, projected, states, dout, *grads, out):
         args += _tensor(t)
     _raise(lib, lib.vmamba_block_backward(_BLOCK_GRAD_ARGS(*args), len(args)))
+    if not convolves:
+        grads[1] = None
     return (*grads, out)
+
+
+def _identity_taps(x_proj: torch.Tensor) -> torch.Tensor:
+    """Return the weights (Kc, D, 1) of a convolution that changes nothing, for x_proj (Kc, P, D)."""
+    return x_proj.new_ones(x_proj.shape[0], x_proj.shape[2], 1)
 
 
 def _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders) -> tuple[list[int], object]:
@@ -338,10 +353,9 @@ def _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softpl
     ok, reason = block_accepts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias)
     if not ok:
         raise ValueError(reason)
-    (bs, length, d), (k, _, n), (kc, _, w), r = xz.shape, A.shape, conv_w.shape, dt_proj.shape[2]
-    d //= 2
+    (bs, length, width), (k, d, n), (kc, _, w), r = xz.shape, A.shape, conv_w.shape, dt_proj.shape[2]
     for label, t, shape in (
-        ("xz", xz, (bs, length, 2 * d)),
+        ("xz", xz, (bs, length, d if width == d else 2 * d)),
         ("conv_w", conv_w, (kc, d, w)),
         ("conv_b", conv_b, (kc, d)),
         ("x_proj", x_proj, (kc, r + 2 * n, d)),
@@ -354,7 +368,8 @@ def _block_head(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, delta_softpl
             raise ValueError(f"{label} has shape {tuple(t.shape)}, expected {shape}")
     if kc not in (1, k) or len(orders) != k:
         raise ValueError(f"{kc} rows of conv and projections and {len(orders)} orders for {k} directions")
-    head = [ABI_VERSION, torch.get_num_threads(), int(delta_softplus), bs, k, kc, d, length, n, r, w]
+    flags = int(delta_softplus) | (NO_GATE if width == d else 0)
+    head = [ABI_VERSION, torch.get_num_threads(), flags, bs, k, kc, d, length, n, r, w]
     return head, (ctypes.c_int64 * k)(*orders)
 
 

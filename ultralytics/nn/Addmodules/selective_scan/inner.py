@@ -24,6 +24,11 @@ from .op import REVERSED
 __all__ = ("causal_conv", "mamba_inner")
 
 
+def _split(xz: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
+    """Return the input x (B, L, D) of a block and its gate z, if the input projection (B, L, 2D) has one."""
+    return (xz, None) if xz.shape[-1] == dim else xz.chunk(2, dim=-1)
+
+
 def _as_map(x: Tensor) -> Tensor:
     """View (B, L, D) tokens as a channels_last map (B, D, 1, L): depthwise conv2d takes it without a copy."""
     return x.transpose(1, 2).unsqueeze(2)
@@ -73,14 +78,16 @@ def _causal_conv_backward(
     return dx.squeeze(2).transpose(1, 2), dw.flip(1) if order == REVERSED else dw, db if has_bias else None
 
 
-def _conv_all(x: Tensor, weight: Tensor, bias: Tensor | None, orders: Sequence[int]) -> Tensor:
-    """Convolve x (B, L, D) once per row of weight (Kc, D, W): (B, Kc, L, D)."""
+def _conv_all(x: Tensor, weight: Tensor | None, bias: Tensor | None, orders: Sequence[int]) -> Tensor:
+    """Convolve x (B, L, D) once per row of weight (Kc, D, W): (B, Kc, L, D), or x as (B, 1, L, D) without a weight."""
+    if weight is None:
+        return x.unsqueeze(1)
     ys = [causal_conv(x, weight[k], None if bias is None else bias[k], orders[k]) for k in range(weight.shape[0])]
     return ys[0].unsqueeze(1) if len(ys) == 1 else torch.stack(ys, 1)
 
 
 def _project(u: Tensor, x_proj: Tensor, dt_proj: Tensor) -> tuple[Tensor, Tensor]:
-    """Project conv outputs (B, Kc, L, D) to (B, Kc, L, R + 2N), and their first R to delta (B, Kc, L, D)."""
+    """Project conv outputs (B, Kc or 1, L, D) to (B, Kc, L, R + 2N), and their first R to delta (B, Kc, L, D)."""
     x_dbl = torch.matmul(u, x_proj.transpose(1, 2))
     return x_dbl, torch.matmul(x_dbl[..., : dt_proj.shape[2]], dt_proj.transpose(1, 2))
 
@@ -96,7 +103,7 @@ def _scan_inputs(u: Tensor, delta: Tensor, x_dbl: Tensor, rank: int, groups: int
 
 def _compose(
     xz: Tensor,
-    conv_w: Tensor,
+    conv_w: Tensor | None,
     conv_b: Tensor | None,
     x_proj: Tensor,
     dt_proj: Tensor,
@@ -108,7 +115,7 @@ def _compose(
     backend: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ungated sum over directions (B, L, D), the projections and the kept states, in PyTorch."""
-    u = F.silu(_conv_all(xz.chunk(2, dim=-1)[0], conv_w, conv_b, orders))
+    u = F.silu(_conv_all(_split(xz, A.shape[1])[0], conv_w, conv_b, orders))
     x_dbl, delta = _project(u, x_proj, dt_proj)
     u, delta, B, C = _scan_inputs(u, delta, x_dbl, dt_proj.shape[2], len(orders))
     y, states = op.scan(u, delta, A, B, C, D, None, dt_bias, delta_softplus, orders, backend)
@@ -117,34 +124,37 @@ def _compose(
 
 
 def _gate(y: Tensor, xz: Tensor) -> Tensor:
-    """Gate y (B, L, D) by SiLU(z)."""
-    return y * F.silu(xz.chunk(2, dim=-1)[1])
+    """Gate y (B, L, D) by SiLU(z), if there is a z."""
+    z = _split(xz, y.shape[-1])[1]
+    return y if z is None else y * F.silu(z)
 
 
 def _compose_backward(
     dout: Tensor,
     xz: Tensor,
-    conv_w: Tensor,
+    conv_w: Tensor | None,
     conv_b: Tensor | None,
     x_proj: Tensor,
     dt_proj: Tensor,
     A: Tensor,
     D: Tensor | None,
     dt_bias: Tensor | None,
-    y: Tensor,
+    y: Tensor | None,
     x_dbl: Tensor,
     states: Tensor,
     delta_softplus: bool,
     orders: list[int],
     backend: str,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients by xz, conv_w, conv_b, x_proj, dt_proj, A, D and dt_bias, and the gated output."""
+    """Return the gradients by xz, conv_w, conv_b, x_proj, dt_proj, A, D and dt_bias, and the gated output, if gated."""
     groups, rank = len(orders), dt_proj.shape[2]
-    x, z = xz.chunk(2, dim=-1)
-    gate = torch.sigmoid(z)
-    silu_z = z * gate
-    dy = dout * silu_z
-    dz = dout * y * (gate + silu_z * (1 - gate))
+    x, z = _split(xz, A.shape[1])
+    dy = dout
+    if z is not None:
+        gate = torch.sigmoid(z)
+        silu_z = z * gate
+        dy = dout * silu_z
+        dz = dout * y * (gate + silu_z * (1 - gate))
 
     v = _conv_all(x, conv_w, conv_b, orders)
     gate = torch.sigmoid(v)
@@ -165,26 +175,29 @@ def _compose_backward(
         backend,
     )
     du, ddelta, dB, dC = (t.transpose(2, 3) for t in (du, ddelta, dB, dC))  # (B, K, L, D) and (B, K, L, N)
-    if conv_w.shape[0] == 1 and groups > 1:  # shared conv and projections: their directions add up
+    if x_proj.shape[0] == 1 and groups > 1:  # shared conv and projections: their directions add up
         du, ddelta, dB, dC = (t.sum(1, keepdim=True) for t in (du, ddelta, dB, dC))
     ddt_proj = torch.einsum("bkld,bklr->kdr", ddelta, x_dbl[..., :rank])
     dx_dbl = torch.cat([torch.matmul(ddelta, dt_proj), dB, dC], -1)
-    dx_proj = torch.einsum("bklr,bkld->krd", dx_dbl, u)
+    dx_proj = torch.einsum("bklr,bkld->krd", dx_dbl, u.expand(-1, dx_dbl.shape[1], -1, -1))
     dv = (du + torch.matmul(dx_dbl, x_proj)) * (gate + u * (1 - gate))
-    grads = [
-        _causal_conv_backward(dv[:, k], x, conv_w[k], orders[k], conv_b is not None) for k in range(conv_w.shape[0])
-    ]
-    dx = reduce(torch.add, (g[0] for g in grads))
-    dconv_w = torch.stack([g[1] for g in grads])
-    dconv_b = torch.stack([g[2] for g in grads]) if conv_b is not None else None
+    dconv_w = dconv_b = None
+    if conv_w is None:
+        dx = reduce(torch.add, dv.unbind(1))
+    else:
+        grads = [_causal_conv_backward(dv[:, k], x, w, orders[k], conv_b is not None) for k, w in enumerate(conv_w)]
+        dx = reduce(torch.add, (g[0] for g in grads))
+        dconv_w = torch.stack([g[1] for g in grads])
+        dconv_b = torch.stack([g[2] for g in grads]) if conv_b is not None else None
     dD, ddt_bias = dD if D is not None else None, ddt_bias if dt_bias is not None else None
-    return torch.cat([dx, dz], -1), dconv_w, dconv_b, dx_proj, ddt_proj, dA, dD, ddt_bias, y * silu_z
+    dxz, gated = (dx, None) if z is None else (torch.cat([dx, dz], -1), y * silu_z)
+    return dxz, dconv_w, dconv_b, dx_proj, ddt_proj, dA, dD, ddt_bias, gated
 
 
 # The operator ---------------------------------------------------------------------------------------------------------
 
 _INPUTS = (
-    "Tensor xz, Tensor conv_w, Tensor? conv_b, Tensor x_proj, Tensor dt_proj, Tensor A, Tensor? D, Tensor? dt_bias, "
+    "Tensor xz, Tensor? conv_w, Tensor? conv_b, Tensor x_proj, Tensor dt_proj, Tensor A, Tensor? D, Tensor? dt_bias, "
     "Tensor? out_w, Tensor? out_b"
 )
 _SETTINGS = "bool delta_softplus, int[] orders, str backend"
@@ -203,7 +216,7 @@ def _fused(backend: str, *block: Tensor | None) -> ModuleType | None:
 )
 def _mamba_inner(
     xz: Tensor,
-    conv_w: Tensor,
+    conv_w: Tensor | None,
     conv_b: Tensor | None,
     x_proj: Tensor,
     dt_proj: Tensor,
@@ -223,11 +236,12 @@ def _mamba_inner(
             out, *kept = module.block_forward(*block, delta_softplus, list(orders), keep)
         else:
             y, *kept = _compose(*block, delta_softplus, list(orders), backend)
-            kept = [t.contiguous() for t in (y, kept[0])] + kept[1:]
-            out = _gate(kept[0], xz)
+            y = y.contiguous()
+            out = _gate(y, xz)
+            kept = [None if out is y else y, kept[0].contiguous(), kept[1]]
         if out_w is not None:
             out = F.linear(out, out_w, out_b)
-    return (out, *kept) if keep else (out, *(xz.new_empty(0) for _ in range(3)))
+    return out, *(xz.new_empty(0) if t is None else t for t in (kept if keep else (None,) * 3))
 
 
 @_mamba_inner.register_fake
@@ -238,7 +252,8 @@ def _(
     out = xz.new_empty(batch, length, dim if out_w is None else out_w.shape[0])
     if not keep:
         return out, *(xz.new_empty(0) for _ in range(3))
-    y, x_dbl = xz.new_empty(batch, length, dim), xz.new_empty(batch, conv_w.shape[0], length, x_proj.shape[1])
+    y = xz.new_empty(0) if xz.shape[2] == dim else xz.new_empty(batch, length, dim)
+    x_dbl = xz.new_empty(batch, x_proj.shape[0], length, x_proj.shape[1])
     count = registry.get(backend).num_checkpoints(length)
     return out, y, x_dbl, A.new_empty(batch, groups, count, state, dim).transpose(-1, -2)
 
@@ -254,7 +269,7 @@ def _(
 def _mamba_inner_backward(
     dout: Tensor,
     xz: Tensor,
-    conv_w: Tensor,
+    conv_w: Tensor | None,
     conv_b: Tensor | None,
     x_proj: Tensor,
     dt_proj: Tensor,
@@ -273,7 +288,7 @@ def _mamba_inner_backward(
     block = xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias
     with op.no_autocast(dout.device.type):  # it may run inside an autocast block, where forward's casts are no use
         dgated = dout if out_w is None else torch.matmul(dout, out_w)
-        kept = y, projected, states
+        kept = None if xz.shape[2] == A.shape[1] else y, projected, states
         if module := _fused(backend, *block):
             *grads, gated = module.block_backward(
                 dgated, *block, *kept, delta_softplus, list(orders), out_w is not None
@@ -313,12 +328,12 @@ _mamba_inner.register_autograd(_backward, setup_context=_setup_context)
 
 def _parts(xz_shape, conv_w_shape, x_proj_shape, dt_proj_shape, A_shape, out_w_shape) -> tuple[int, int, int, int, int]:
     """Return the FLOPs of the convolutions, x_proj, dt_proj, the scans and out_proj, 2 for a multiply-add."""
-    (batch, length, _), (groups, dim, state), rows = xz_shape, A_shape, conv_w_shape[0]
+    (batch, length, _), (groups, dim, state), rows = xz_shape, A_shape, x_proj_shape[0]
     tokens = 2 * batch * length * dim
     scans = op.scan_flops(batch, groups * dim, length, state)
     out = 0 if out_w_shape is None else tokens * out_w_shape[0]
     return (
-        tokens * rows * conv_w_shape[2],
+        0 if conv_w_shape is None else tokens * rows * conv_w_shape[2],
         tokens * rows * x_proj_shape[1],
         tokens * rows * dt_proj_shape[2],
         scans,
@@ -343,34 +358,47 @@ def _flops_backward(
 
 def _like_scan(xz: Tensor, A: Tensor, D: Tensor | None, dt_bias: Tensor | None) -> tuple[Tensor | None, ...]:
     """Return tensors with the shapes, dtypes and device of the scan inside, for the choice of a backend."""
-    u = xz.chunk(2, dim=-1)[0].transpose(1, 2).unsqueeze(1).expand(-1, A.shape[0], -1, -1)
+    u = _split(xz, A.shape[1])[0].transpose(1, 2).unsqueeze(1).expand(-1, A.shape[0], -1, -1)
     B = u[:, :, :1].expand(-1, -1, A.shape[2], -1)
     return u, u, A, B, B, D, None, dt_bias
 
 
 def _check(
-    xz: Tensor, conv_w: Tensor, x_proj: Tensor, dt_proj: Tensor, A: Tensor, out_w: Tensor | None, orders: list[int]
+    xz: Tensor,
+    conv_w: Tensor | None,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    out_w: Tensor | None,
+    orders: list[int],
 ) -> None:
     """Raise ValueError unless the tensors that fix the sizes fit together."""
     named = {"xz": (xz, 3), "conv_w": (conv_w, 3), "x_proj": (x_proj, 3), "dt_proj": (dt_proj, 3), "A": (A, 3)}
-    for name, (t, axes) in {**named, **({} if out_w is None else {"out_w": (out_w, 2)})}.items():
-        if t.dim() != axes:
+    for name, (t, axes) in {**named, "out_w": (out_w, 2)}.items():
+        if t is not None and t.dim() != axes:
             raise ValueError(f"{name} must have {axes} axes, got {tuple(t.shape)}; see mamba_inner")
-    (groups, dim, state), rows, rank = A.shape, conv_w.shape[0], dt_proj.shape[2]
+    (groups, dim, state), rows, rank = A.shape, x_proj.shape[0], dt_proj.shape[2]
     if rows not in (1, groups) or len(orders) != groups:
         raise ValueError(
-            f"A has {groups} directions, conv_w {rows} rows (1 or as many), and there are {len(orders)} orders"
+            f"A has {groups} directions, x_proj {rows} rows (1 or as many), and there are {len(orders)} orders"
         )
     want = {"x_proj": (x_proj, (rows, rank + 2 * state, dim)), "dt_proj": (dt_proj, (rows, dim, rank))}
-    want |= {"xz": (xz, (*xz.shape[:2], 2 * dim)), "conv_w": (conv_w, (rows, dim, conv_w.shape[2]))}
-    for name, (t, shape) in {**want, **({} if out_w is None else {"out_w": (out_w, (out_w.shape[0], dim))})}.items():
+    gated = xz.shape[2] != dim
+    if out_w is not None and not gated:
+        raise ValueError(f"out_w needs a gate: xz must be (B, L, {2 * dim}), got {tuple(xz.shape)}")
+    want["xz"] = xz, (*xz.shape[:2], (1 + gated) * dim)
+    if conv_w is not None:
+        want["conv_w"] = conv_w, (rows, dim, conv_w.shape[2])
+    if out_w is not None:
+        want["out_w"] = out_w, (out_w.shape[0], dim)
+    for name, (t, shape) in want.items():
         if t.shape != shape:
             raise ValueError(f"{name} has shape {tuple(t.shape)}, expected {shape} with A {tuple(A.shape)}")
 
 
 def mamba_inner(
     xz: Tensor,
-    conv_w: Tensor,
+    conv_w: Tensor | None,
     conv_b: Tensor | None,
     x_proj: Tensor,
     dt_proj: Tensor,
@@ -389,8 +417,8 @@ def mamba_inner(
     cast to the dtype of xz, but for A, D and dt_bias, which stay float32 (float64 for float64).
 
     Args:
-        xz (Tensor): Input projection, x beside z (B, L, 2D).
-        conv_w (Tensor): (Kc, D, W).
+        xz (Tensor): Input projection, x beside z (B, L, 2D), or x alone (B, L, D): no gate, and no out_w.
+        conv_w (Tensor, optional): (Kc, D, W); without it the scans take SiLU(x).
         conv_b (Tensor, optional): (Kc, D).
         x_proj (Tensor): (Kc, R + 2N, D).
         dt_proj (Tensor): (Kc, D, R).

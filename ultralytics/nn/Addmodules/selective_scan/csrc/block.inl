@@ -117,8 +117,13 @@ static void block_finish(const BlockArgs& p, const RowsTask& task, int64_t d0, f
         for (int c = 0; c < vecs * kW; c += kW)
           vstore(y + t * y_ld + c, vadd(vload(y + t * y_ld + c), vload(partial_y[part] + (l + t) * y_ld + c)));
     if (p.y.data) store_rows(p.y, task.b * p.y.s[0] + l * p.y.s[1] + d0 * p.y.s[2], p.y.s[1], p.y.s[2], y, y_ld, s.T, dn);
-    const Rows z = token_rows(gate, task.b, 0, d0, s, dn, kFB, zs);
     const int64_t offset = task.b * p.out.s[0] + l * p.out.s[1] + d0 * p.out.s[2];
+    if (p.flags & kFlagNoGate) {
+      if (y != (float*)(intptr_t)p.out.data + offset || p.out.dtype != kF32)  // else the output held the sum all along
+        store_rows(p.out, offset, p.out.s[1], p.out.s[2], y, y_ld, s.T, dn);
+      continue;
+    }
+    const Rows z = token_rows(gate, task.b, 0, d0, s, dn, kFB, zs);
     const bool direct = p.out.dtype == kF32 && p.out.s[2] == 1 && dn == kFB;
     float* out = direct ? (float*)(intptr_t)p.out.data + offset : os;
     const int64_t ld = direct ? p.out.s[1] : kFB;
@@ -236,10 +241,15 @@ static void block_gate(const BlockGradArgs& p, const RowsTask& task, float* dy, 
     const Span s = {(int)(task.l1 - l < kTile ? task.l1 - l : kTile), l, 1};
     for (int64_t d0 = 0; d0 < p.D; d0 += kFB) {
       const int dn = (int)(p.D - d0 < kFB ? p.D - d0 : kFB);
+      const Tensor& o = p.dout;
+      const int64_t at = task.b * o.s[0] + l * o.s[1] + d0 * o.s[2];
+      if (p.flags & kFlagNoGate) {
+        load_rows(dy + l * Dp + d0, Dp, o, at, o.s[1], o.s[2], s.T, dn, (dn + kW - 1) / kW * kW);
+        continue;
+      }
+      const Rows g = get_rows(o, at, o.s[1], o.s[2], s.T, dn, kFB, gs);
       const Rows z = token_rows(gate, task.b, 0, d0, s, dn, kFB, zs);
       const Rows y = get_rows(p.y, task.b * p.y.s[0] + l * p.y.s[1] + d0 * p.y.s[2], p.y.s[1], p.y.s[2], s.T, dn, kFB, ys);
-      const Tensor& o = p.dout;
-      const Rows g = get_rows(o, task.b * o.s[0] + l * o.s[1] + d0 * o.s[2], o.s[1], o.s[2], s.T, dn, kFB, gs);
       for (int c = 0; c < dn; c += kW) {
         float* to = dy + l * Dp + d0;
         int t = 0;

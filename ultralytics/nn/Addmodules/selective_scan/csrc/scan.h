@@ -8,7 +8,7 @@
 namespace vmamba {
 
 // Raised whenever the argument layout below changes: cpu.py refuses any other number.
-constexpr int64_t kAbiVersion = 2;
+constexpr int64_t kAbiVersion = 3;
 
 // Tokens per tile and per checkpoint. The backward pass keeps decay and state of one tile for four states at a time
 // in scratch; 32 tokens keep that near the first-level cache and the checkpoints at N / 32 floats a token and channel.
@@ -42,7 +42,7 @@ struct BackwardArgs {
   Tensor du, ddelta, dA, dB, dC, dD, dz, dbias;
 };
 
-// The block around the scan. xz, dxz: (b, l, c), x before z; conv_w: (q, d, w), conv_b: (q, d), x_proj: (q, p, d),
+// The block around the scan. xz, dxz: (b, l, c), x before z, or x alone with kFlagNoGate; conv_w: (q, d, w), conv_b: (q, d), x_proj: (q, p, d),
 // dt_proj: (q, d, r), where q is one row a direction k or one for all, and p counts r, then B's n, then C's n;
 // projected: (b, q, l, p); out, y, dout, gated: (b, l, d), y before the gate. y, projected and gated may be absent.
 struct BlockArgs {
@@ -69,6 +69,7 @@ struct NormGradArgs {
 };
 
 constexpr int64_t kFlagSoftplus = 1;
+constexpr int64_t kFlagNoGate = 2;  // of the block: out is the sum over directions, and y and gated are absent
 
 inline int64_t round_up(int64_t x, int64_t m) { return (x + m - 1) / m * m; }
 inline int64_t num_tiles(int64_t L) { return (L + kTile - 1) / kTile; }

@@ -1,0 +1,78 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Token orders of a two-dimensional map: its expansion into directions, their scans, and the merge by adding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .selective_scan import FORWARD, REVERSED, mamba_inner
+
+__all__ = ("COLUMNS", "COLUMNS_REVERSED", "ROWS", "ROWS_REVERSED", "cross_scan", "token_order", "transpose_tokens")
+
+# Directions of SS2D by their index in the parameters, as in the VMamba repository.
+ROWS, COLUMNS, ROWS_REVERSED, COLUMNS_REVERSED = range(4)
+
+
+def transpose_tokens(x: Tensor, height: int, width: int) -> Tensor:
+    """Turn tokens (B, H*W, D) of a map in row order into those of the transposed map, which is column order."""
+    return x.unflatten(1, (height, width)).transpose(1, 2).flatten(1, 2)
+
+
+def token_order(direction: int, height: int, width: int) -> Tensor:
+    """Return the tokens (H*W) of a map, numbered in row order, as a direction visits them.
+
+    Raises:
+        ValueError: If the direction is unknown.
+
+    Examples:
+        >>> token_order(COLUMNS_REVERSED, 2, 3).tolist()
+        [5, 2, 4, 1, 3, 0]
+    """
+    if direction not in (ROWS, COLUMNS, ROWS_REVERSED, COLUMNS_REVERSED):
+        raise ValueError(f"direction must be 0 to 3 (rows, columns, rows reversed, columns reversed), got {direction}")
+    order = torch.arange(height * width)
+    if direction in (COLUMNS, COLUMNS_REVERSED):
+        order = order.view(height, width).t().flatten()
+    return order.flip(0) if direction in (ROWS_REVERSED, COLUMNS_REVERSED) else order
+
+
+def cross_scan(
+    x: Tensor,
+    height: int,
+    width: int,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+) -> Tensor:
+    """Scan SiLU(x) along rows, columns and both reversed, each with its own parameters, and add the results.
+
+    Reversed directions are an order inside the scan and share their input with the forward ones. Columns are rows of
+    the transposed map, so the expansion is one transposed copy, not four, and the merge adds two maps, not four.
+
+    Args:
+        x (Tensor): Tokens of a map in row order (B, H*W, D), before the activation.
+        height (int): H.
+        width (int): W.
+        x_proj (Tensor): (4, R + 2N, D).
+        dt_proj (Tensor): (4, D, R).
+        A (Tensor): (4, D, N).
+        D (Tensor): (4, D).
+        dt_bias (Tensor): (4, D).
+
+    Returns:
+        (Tensor): (B, H*W, D).
+
+    Source:
+        Liu et al., "VMamba: Visual State Space Model", 2024, section 4.2 (SS2D: cross-scan, S6, cross-merge).
+    """
+
+    def both_ways(tokens: Tensor, forward: int, reversed: int) -> Tensor:
+        own = (p[forward : reversed + 1 : reversed - forward] for p in (x_proj, dt_proj, A, D, dt_bias))
+        return mamba_inner(tokens, None, None, *own, orders=(FORWARD, REVERSED))
+
+    rows = both_ways(x, ROWS, ROWS_REVERSED)
+    columns = both_ways(transpose_tokens(x, height, width), COLUMNS, COLUMNS_REVERSED)
+    return rows + transpose_tokens(columns, width, height)
