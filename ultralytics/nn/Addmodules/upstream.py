@@ -22,6 +22,7 @@ from .VMamba import SS2D, C2fVSS, Mamba, MambaLayer, VSSBlock, count_mamba, coun
 from .vss import Mlp
 
 __all__ = (
+    "check_rows",
     "declared_strides",
     "exempt_ssm_parameters",
     "own_scales",
@@ -154,10 +155,10 @@ def declared_strides(model: nn.Module, size: int) -> None:
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
-    """Decorate the model YAML loader: `VMamba-*.yaml` names reach any one-letter scale of their file, `d` included.
+    """Decorate the model YAML loader: any one-letter scale of a `VMamba-*.yaml`, and errors for rows of our layers.
 
-    Upstream knows n, s, m, l, x, and rewrites the whole path, folders included. Names that do not begin with `VMamba-`
-    go to upstream's loader untouched, and so do files that exist under the very name.
+    Upstream knows the scales n, s, m, l, x behind a version number, and rewrites the whole path, folders included.
+    Names that do not begin with `VMamba-` go to upstream's loader untouched.
 
     Args:
         load (Callable): Upstream's `yaml_model_load`.
@@ -168,26 +169,65 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
 
     @wraps(load)
     def yaml_model_load(path: str | Path) -> dict:
-        path = Path(path)
-        name = re.fullmatch(r"(VMamba-yolo(?:e-)?v?\d+)([a-z])((?:[-_].+)?)", path.stem)
-        if not name:
-            return load(path)
-        import yaml
-
-        from ultralytics.utils.checks import check_yaml
-
-        family, scale, rest = name.groups()
-        base = path.with_name(f"{family}{rest}{path.suffix}")
-        file = check_yaml(str(path), hard=False) or check_yaml(str(base), hard=False)
-        if not file:
-            return load(path)  # upstream's own error
-        d = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # upstream's reader has had several names
-        scales = d.get("scales") or {}
-        if scales and scale not in scales:
-            raise ValueError(f"{path.name}: {Path(file).name} has no scale '{scale}', only {sorted(scales)}")
-        return {**d, "scale": scale, "yaml_file": str(path)}
+        d = _load_scaled(Path(path)) or load(path)
+        check_rows(d, Path(path).name)
+        return d
 
     return yaml_model_load
+
+
+def _load_scaled(path: Path) -> dict | None:
+    """Return the model that a name like VMamba-yolov8d-seg.yaml means, or None where it has not that form."""
+    name = re.fullmatch(r"(VMamba-yolo(?:v?\d+)?)([a-z])((?:[-_].+)?)", path.stem)
+    if not name:
+        return None
+    import yaml
+
+    from ultralytics.utils.checks import check_yaml
+
+    family, scale, rest = name.groups()
+    base = path.with_name(f"{family}{rest}{path.suffix}")
+    file = check_yaml(str(path), hard=False) or check_yaml(str(base), hard=False)
+    if not file:
+        return None  # upstream's own error
+    d = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # upstream's reader has had several names
+    scales = d.get("scales") or {}
+    if scales and scale not in scales:
+        raise ValueError(f"{path.name}: {Path(file).name} has no scale '{scale}', only {sorted(scales)}")
+    return {**d, "scale": scale, "yaml_file": str(path)}
+
+
+def check_rows(d: dict, file: str) -> None:
+    """Raise for rows of our layers that upstream's parser would answer with an index or key error of its own.
+
+    Args:
+        d (dict): Contents of a model YAML.
+        file (str): Its name, for messages.
+
+    Raises:
+        TypeError: If a row has not four entries, or `from` or `repeats` is no integer.
+        ValueError: If `from` names no earlier layer, `repeats` is below 1, or a layer's name is misspelt.
+    """
+    ours = {layer.__name__: layer for layer in LAYERS}
+    folded = {name.casefold(): name for name in ours}
+    for index, row in enumerate([*(d.get("backbone") or ()), *(d.get("head") or ())]):
+        module = row[2] if isinstance(row, (list, tuple)) and len(row) > 2 else None
+        if not isinstance(module, str) or module.casefold() not in folded:
+            continue
+        where = f"{file}: layer {index} ({module})"
+        if module not in ours:
+            raise ValueError(f"{where}: there is no such layer; did you mean {folded[module.casefold()]}?")
+        if len(row) != 4 or not isinstance(row[3], (list, tuple)):
+            raise TypeError(f"{where}: a row is [from, repeats, module, [arguments]], got {row}")
+        source, repeats = row[:2]
+        if isinstance(source, bool) or not isinstance(source, int):
+            raise TypeError(f"{where}: `from` must be the index of one layer, got {source!r}; put a Concat before it")
+        if not (source == -1 or -index <= source < index):
+            raise ValueError(
+                f"{where}: `from` is {source}, but the layers before it are 0 to {index - 1}, or -1 to {-max(index, 1)}"
+            )
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            raise ValueError(f"{where}: repeats must be an integer of at least 1, got {repeats!r}")
 
 
 def without_ssm_decay(trainer: type) -> type:
