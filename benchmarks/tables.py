@@ -116,6 +116,36 @@ def train() -> str:
     return "\n\n".join(parts)
 
 
+def ss2d_cpu() -> str:
+    """Return the table of benchmarks/ss2d_cpu.py."""
+    r = load("ss2d_cpu")
+    if r is None:
+        return unmeasured("ss2d_cpu")
+    rows: dict[tuple, dict] = {}
+    for row in r["rows"]:
+        key = row["form"], " x ".join(map(str, row["shape"])), row["kind"].replace("_", " + "), row["threads"]
+        rows.setdefault(key, {})[row["subject"]] = row
+    subjects = ["ours", "four copies", "VMamba repository"]
+
+    def cell(row: dict) -> str:
+        if row["time"] is None:
+            return "not run" if row["absent"] else "red"
+        return ms(row["time"])
+
+    def ratio(of: dict) -> str:
+        return times(of["four copies"]["time"]["median_ms"] / of["ours"]["time"]["median_ms"])
+
+    body = [[*key, *(cell(of[name]) for name in subjects), ratio(of)] for key, of in rows.items()]
+    head = ["VSS block", "map (B, C, H, W)", "", "threads", "ours, ms", "four copies, ms", "VMamba repository, ms"]
+    why = "; ".join(sorted({row["absent"] for row in r["rows"] if row["absent"]}))
+    note = (
+        "Four copies: our scan in the form that peers use. VMamba repository: its own module with our weights; it has no "
+        f"CPU path, so its scan is a loop over tokens.{f' Not run: {why}.' if why else ''}"
+    )
+    command = "python benchmarks/ss2d_cpu.py --peer <VMamba>/classification/models"
+    return f"{note}\n\n{table([*head, 'four copies / ours'], body)}\n\n{source(r, command)}"
+
+
 # The CPU benchmarks
 
 NAMES = {
@@ -317,6 +347,7 @@ PAGES = {
     "docs/benchmarks.md": {"targets": targets, "scan_cpu": scan_cpu, "model_cpu": model_cpu},
     "docs/design/cpu-kernel.md": {"scan_isa": scan_isa},
     "docs/design/selective-scan.md": {"memory": memory},
+    "docs/design/scan2d.md": {"ss2d_cpu": ss2d_cpu},
     "docs/models/vmamba-yolov8.md": {"train": train},
 }
 

@@ -22,7 +22,7 @@ from .reference import selective_scan_ref
 
 __all__ = ("FORWARD", "REVERSED", "choose", "composed", "scan", "scan_flops", "selective_scan_fn")
 
-FORWARD, REVERSED = 0, 1  # token orders; the column orders of a 2D map will be 2 and 3
+FORWARD, REVERSED = 0, 1  # token orders
 
 
 def no_autocast(device_type: str) -> AbstractContextManager:
