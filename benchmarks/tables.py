@@ -78,42 +78,46 @@ def memory() -> str:
     return f"{note}\n\n{blocks}\n\n{steps}\n\n{source(r, 'python benchmarks/memory.py')}"
 
 
-def train() -> str:
-    """Return the tables of benchmarks/train_from_scratch.py, one for each data set."""
+def study_runs() -> dict[str, dict[str, list[dict]]]:
+    """Return the runs of benchmarks/train_from_scratch.py by data set and model, in the order of their seeds."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for file in sorted((RESULTS / "study").glob("*.json")):
+        run = json.loads(file.read_text())
+        found.setdefault(run["data"], {}).setdefault(Path(run["model"]).stem, []).append(run)
+    for models in found.values():
+        for runs in models.values():
+            runs.sort(key=lambda run: run["seed"])
+    return found
+
+
+def study() -> str:
+    """Return the tables of the study, one for each data set, the best model first."""
     parts = []
-    for file in sorted(RESULTS.glob("train-*.json")):
-        r = json.loads(file.read_text())
-        s = r["settings"]
+    for name, models in study_runs().items():
         rows = []
-        for run in r["runs"]:
-            seconds = [e["train_cpu_seconds"] for e in run["epochs"]]  # others on the machine matter less
-            rows.append(
-                [
-                    Path(run["model"]).stem,
-                    run["seed"],
-                    f"{run['parameters'] / 1e6:.2f} M",
-                    f"{run['gflops']:.2f}",
-                    f"{run['best']['mAP50']:.3f}",
-                    f"{run['best']['mAP50-95']:.3f}",
-                    f"{sorted(seconds)[len(seconds) // 2]:.1f}",
-                ]
-            )
-        head = [
-            "model",
-            "seed",
-            "parameters",
-            f"GFLOPs at {s['imgsz']}",
-            "mAP50",
-            "mAP50-95",
-            "CPU seconds a training epoch",
-        ]
-        command = (
-            f"python benchmarks/train_from_scratch.py --data <{r['data']}> --name {r['data']} --epochs {s['epochs']} "
-            f"--imgsz {s['imgsz']} --batch {s['batch']} --threads {r['environment']['threads']}"
-        )
-        title = f"{r['data']}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, optimizer {s['optimizer']}:"
-        parts.append(f"{title}\n\n{table(head, rows)}\n\n{source(r, command)}")
-    return "\n\n".join(parts)
+        for model, runs in models.items():
+            settings = [run["settings"] for run in runs]
+            if any(s != settings[0] for s in settings):
+                raise SystemExit(f"study, {name}: runs of {model} with different settings do not go into one row")
+            scores = {key: [run["best"][key] for run in runs] for key in ("mAP50", "mAP50-95")}
+            mean = {key: sum(v) / len(v) for key, v in scores.items()}
+            row = [
+                model,
+                f"{runs[0]['parameters'] / 1e6:.2f} M",
+                f"{runs[0]['gflops']:.2f}",
+                ", ".join(str(run["seed"]) for run in runs),
+                f"{mean['mAP50']:.3f}",
+                f"**{mean['mAP50-95']:.3f}**",
+                " / ".join(f"{x:.3f}" for x in scores["mAP50-95"]),
+            ]
+            rows.append((mean["mAP50-95"], row))
+        first = next(iter(models.values()))[0]
+        s, e = first["settings"], first["environment"]
+        head = ["model", "parameters", f"GFLOPs at {s['imgsz']}", "seeds", "mAP50", "mAP50-95", "by seed"]
+        body = table(head, [row for _, row in sorted(rows, key=lambda r: -r[0])])
+        title = f"{name}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, an optimizer step every {s['nbs']} images:"
+        parts.append(f"{title}\n\n{body}\n\n{e['cpu']}, torch {e['torch']}; date, commit and every epoch in the JSON files.")
+    return "\n\n".join(parts) or unmeasured("train_from_scratch")
 
 
 def ss2d_cpu() -> str:
@@ -348,7 +352,7 @@ PAGES = {
     "docs/design/cpu-kernel.md": {"scan_isa": scan_isa},
     "docs/design/selective-scan.md": {"memory": memory},
     "docs/design/scan2d.md": {"ss2d_cpu": ss2d_cpu},
-    "docs/models/vmamba-yolov8.md": {"train": train},
+    "docs/study.md": {"study": study},
 }
 
 
