@@ -25,8 +25,15 @@ BUILD_PRODUCTS = {".pyc", ".pyd", ".so", ".o", ".obj", ".dll", ".dylib"}
 REQUIRES = ["torch>=2.4.0", "einops>=0.6.0", "scikit-learn>=1.0"]  # torch: torch.library.custom_op
 EXTRAS = {
     "cuda": ["mamba-ssm>=2.2.0", "causal-conv1d>=1.4.0"],
-    # setuptools lets the packaging tests build a wheel in the environment at hand
-    "test": ["pytest>=8.0", "pytest-timeout>=2.3", "hypothesis>=6.100", "lap>=0.5.12", "ruff>=0.9", "setuptools>=77"],
+    # ruff in one series, because new ones bring new rules; setuptools lets the packaging tests build a wheel in place
+    "test": [
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "lap>=0.5.12",
+        "ruff>=0.17,<0.18",
+        "setuptools>=77",
+    ],
     "bench": ["mambapy>=1.2.0,<1.3"],  # a peer that benchmarks/scan_cpu.py times
     "dev": ["ultralytics[test]", "build>=1.0"],
 }

@@ -115,8 +115,13 @@ def study() -> str:
         s, e = first["settings"], first["environment"]
         head = ["model", "parameters", f"GFLOPs at {s['imgsz']}", "seeds", "mAP50", "mAP50-95", "by seed"]
         body = table(head, [row for _, row in sorted(rows, key=lambda r: -r[0])])
-        title = f"{name}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, an optimizer step every {s['nbs']} images:"
-        parts.append(f"{title}\n\n{body}\n\n{e['cpu']}, torch {e['torch']}; date, commit and every epoch in the JSON files.")
+        title = (
+            f"{name}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, "
+            f"an optimizer step every {s['nbs']} images:"
+        )
+        parts.append(
+            f"{title}\n\n{body}\n\n{e['cpu']}, torch {e['torch']}; date, commit and every epoch in the JSON files."
+        )
     return "\n\n".join(parts) or unmeasured("train_from_scratch")
 
 
@@ -143,8 +148,8 @@ def ss2d_cpu() -> str:
     head = ["VSS block", "map (B, C, H, W)", "", "threads", "ours, ms", "four copies, ms", "VMamba repository, ms"]
     why = "; ".join(sorted({row["absent"] for row in r["rows"] if row["absent"]}))
     note = (
-        "Four copies: our scan in the form that peers use. VMamba repository: its own module with our weights; it has no "
-        f"CPU path, so its scan is a loop over tokens.{f' Not run: {why}.' if why else ''}"
+        "Four copies: our scan in the form that peers use. VMamba repository: its own module with our weights; it has "
+        f"no CPU path, so its scan is a loop over tokens.{f' Not run: {why}.' if why else ''}"
     )
     command = "python benchmarks/ss2d_cpu.py --peer <VMamba>/classification/models"
     return f"{note}\n\n{table([*head, 'four copies / ours'], body)}\n\n{source(r, command)}"

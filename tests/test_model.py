@@ -467,7 +467,7 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("row", "error", "message"),
-    (
+    [
         ([[0, 1], 1, "MambaLayer", [128]], TypeError, r"layer 2 \(MambaLayer\): `from` must be the index of one layer"),
         ([5, 1, "SS2D", [128]], ValueError, r"layer 2 \(SS2D\): `from` is 5, but the layers before it are 0 to 1"),
         ([-3, 1, "VSSBlock", [128]], ValueError, r"layer 2 \(VSSBlock\): `from` is -3"),
@@ -475,9 +475,17 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
         ([-1, 1, "C2fVSS"], TypeError, "a row is"),
         ([-1, 1, "VSSblock", [128]], ValueError, r"there is no such layer; did you mean VSSBlock\?"),
         ([-1, 1, "VSSBlock", [64]], ValueError, "64 channels are 16 at this scale .* but its input has 32"),
-        ([-1, 1, "VSSBlock", [128, 16, 4]], ValueError, r"layer 2 \(VSSBlock\): SS2D: d_conv must be odd, got 4; its arg"),
-        ([-1, 1, "C2fVSS", [128, 1, 1, "two"]], ValueError, "mlp_ratio must be a number from 0 to below inf, got 'two'"),
-    ),
+        (
+            [-1, 1, "VSSBlock", [128, 16, 4]],
+            ValueError,
+            r"layer 2 \(VSSBlock\): SS2D: d_conv must be odd, got 4; its arg",
+        ),
+        (
+            [-1, 1, "C2fVSS", [128, 1, 1, "two"]],
+            ValueError,
+            "mlp_ratio must be a number from 0 to below inf, got 'two'",
+        ),
+    ],
 )
 def test_wrong_rows_of_a_file_name_the_layer(row: list, error: type[Exception], message: str, tmp_path: Path) -> None:
     d = config()
@@ -495,4 +503,6 @@ def test_rows_build_repeats_in_or_behind_each_other() -> None:
     d["backbone"][4] = [-1, 6, "C2fVSS", [256]]
     model = DetectionModel(d, verbose=False).model
     assert [type(m).__name__ for m in model[2]] == ["VSSBlock"] * 3
-    assert type(model[4]).__name__ == "C2fVSS" and len(model[4].m) == 6 and model[4].c == 32
+    assert type(model[4]).__name__ == "C2fVSS"
+    assert len(model[4].m) == 6
+    assert model[4].c == 32

@@ -116,8 +116,8 @@ def test_cross_scan_gradients_in_float64() -> None:
     assert torch.autograd.gradcheck(lambda x, *p: cross_scan(x, 2, 3, *p), args)
 
 
-@pytest.mark.parametrize("gate", (True, False))
-@pytest.mark.parametrize("d_conv", (1, 3))
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize("d_conv", [1, 3])
 def test_ss2d_is_the_papers_block(gate: bool, d_conv: int) -> None:
     torch.manual_seed(0)
     m = SS2D(8, d_state=4, d_conv=d_conv, gate=gate).double()
@@ -201,13 +201,13 @@ def test_a_peers_linear_scan_has_our_result() -> None:
 
 @pytest.mark.parametrize(
     "layer",
-    (
+    [
         lambda: SS2D(8),
         lambda: SS2D(8, d_conv=1, gate=False, bias=True),
         lambda: VSSBlock(8),
         lambda: VSSBlock(8, 1, 3, 1, 2, False, 0.5, 1e-2),
         lambda: C2fVSS(8, 16, 2),
-    ),
+    ],
 )
 def test_layers_train_and_keep_their_shape(layer) -> None:
     torch.manual_seed(0)
@@ -218,7 +218,8 @@ def test_layers_train_and_keep_their_shape(layer) -> None:
         assert y.shape == (2, 16 if isinstance(m, C2fVSS) else 8, *size)
         if size == (6, 5):
             y.square().sum().backward()
-            assert torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
+            assert torch.isfinite(x.grad).all()
+            assert x.grad.abs().sum() > 0
             missing = [n for n, p in m.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
             assert not missing
     m.eval()
@@ -239,7 +240,7 @@ def test_residual_and_layer_scale() -> None:
     assert not torch.equal(dropped.eval()(x), x)
 
 
-@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision(dtype: torch.dtype) -> None:
     """Half modules keep float32 states; their error stays near that of the same block's rounded input."""
     torch.manual_seed(0)
@@ -275,7 +276,7 @@ def test_compiles_and_exports() -> None:
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
-    (
+    [
         (lambda: SS2D(8, d_conv=4), ValueError, "SS2D: d_conv must be odd, got 4"),
         (lambda: SS2D(8, gate="yes"), TypeError, "SS2D: gate must be True or False, got 'yes'"),
         (lambda: SS2D(8, expand=0.01), ValueError, "expand \\* dim must be at least 1"),
@@ -288,7 +289,7 @@ def test_compiles_and_exports() -> None:
         (lambda: SS2D(8)(torch.zeros(1, 4, 2, 2)), ValueError, r"SS2D expects \(B, 8, H, W\) with pixels"),
         (lambda: VSSBlock(8)(torch.zeros(1, 8, 2)), ValueError, r"VSSBlock expects \(B, 8, H, W\)"),
         (lambda: VSSBlock(8)(torch.zeros(1, 8, 0, 2)), ValueError, "with pixels"),
-    ),
+    ],
 )
 def test_wrong_arguments(make, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
