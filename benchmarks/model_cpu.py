@@ -94,7 +94,7 @@ def forwards(names: list[str], threads: int, sizes: list[int], seconds: float) -
     for name in names:
         model = build(name)
         own = has_own_layers(model)
-        model = model.eval().fuse(verbose=False)
+        model = model.eval().fuse(verbose=False).to(memory_format=torch.channels_last)  # as predict does on x86
         for size in sizes:
             x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
