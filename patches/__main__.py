@@ -47,8 +47,7 @@ def status(online: bool) -> int:
     if (state := rebase.read_state()) is not None:
         cut = " was cut short while the pin moved" if state["moving"] else " is under way"
         print(f"Rebase    to {state['label']}{cut}. Next: {rebase.GO_ON}, or {rebase.GIVE_UP}")
-    if online:
-        print(f"Newest    {_newest(pin)}")
+    print(f"Newest    {_newest(pin) if online else 'not asked for. Next: python -m patches status --online'}")
     print(
         "Note      `pip install -U ultralytics` would replace this fork by stock Ultralytics, of the same name.\n"
         "          Should that happen: pip install -e ."
@@ -87,15 +86,32 @@ def setup(force: bool) -> int:
     return 0
 
 
-def extract(name: str | None, message: list[str] | None) -> int:
-    """Write edits made in place into the series, or write the series anew when there are none."""
+def extract(name: str | None, message: list[str] | None, edit: bool = False) -> int:
+    """Write edits made in place into the series, or write the series anew when there are none.
+
+    Args:
+        name (str | None): The patch that takes the edits.
+        message (list[str] | None): Paragraphs of its message; None keeps the one it has.
+        edit (bool): The patch must exist; a new message alone is enough to do then.
+
+    Returns:
+        (int): 0, the exit code.
+    """
     with tree.lock():
-        _extract(name and name.removesuffix(".patch"), message)
+        _extract(name and name.removesuffix(".patch"), message, edit)
     return 0
 
 
-def _extract(name: str | None, message: list[str] | None) -> None:
+def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
     pin, patches, manifest = load_pin(), load_series(), tree.read_manifest()
+    if (state := rebase.read_state()) is not None:
+        raise PatchesError(
+            f"A rebase to {state['label']} is under way and rests on the series as it is. Nothing was changed.\n"
+            f"Next: {rebase.GO_ON}, or {rebase.GIVE_UP}"
+        )
+    names = [patch.name for patch in patches]
+    if edit and name not in names:
+        raise PatchesError(f"The series has no patch {name!r}. It has: {', '.join(names) or 'none'}.")
     if not manifest["complete"] or manifest["inputs"] != tree.fingerprint(pin, patches):
         raise PatchesError(
             "The tree was not laid from this pin and series, so edits in it cannot be told from older patches.\n"
@@ -103,9 +119,10 @@ def _extract(name: str | None, message: list[str] | None) -> None:
         )
     base, target, requires = tree.build(pin, patches)
     edited = {path: data for path in target if (data := tree.read(path)) is not None and data != target[path]}
-    if bool(edited) != bool(name):
+    if bool(edited) != bool(name) and not (edit and message):
         raise PatchesError(
-            "Nothing to extract: no upstream file differs from what is laid. Edit one under ultralytics/ first."
+            "Nothing to extract: no upstream file differs from what is laid. Edit one under ultralytics/ first"
+            + (", or give a new message with -m." if edit else ".")
             if name
             else "These upstream files are edited. Say which patch takes the edits, new or old:\n"
             + "".join(f"  {path}\n" for path in edited)
@@ -113,7 +130,6 @@ def _extract(name: str | None, message: list[str] | None) -> None:
         )
     for path, data in edited.items():
         refuse_unfinished(path, data)
-    names = [patch.name for patch in patches]
     if name and not re.fullmatch(r"[a-z][a-z0-9.-]*", name):
         raise PatchesError(f"{name!r} is no patch name: use small letters, digits and hyphens, such as nn-tasks-what.")
     if name and name not in names and not message:
@@ -139,6 +155,11 @@ def _extract(name: str | None, message: list[str] | None) -> None:
     tree.record(tree.fingerprint(pin, load_series()), True, requires, files)
     print("".join(f"Wrote patches/{n}.patch\n" for n in changed), end="")
     print(f"The {'other ' * bool(changed)}{len(names) - len(changed)} patches are to the byte what they were.")
+    if text and "drop when" not in text.lower():
+        print(
+            f"Its message does not tell when it can be dropped. Next: python -m patches edit {name} "
+            f"-m {text.splitlines()[0]!r} -m 'why it exists' -m 'Drop when ...'"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -170,6 +191,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     add.add_argument("name", nargs="?", metavar="NAME", help="patch that takes the edits, without .patch")
     add.add_argument("-m", "--message", action="append", help="a paragraph: why it exists, when it can be dropped")
+    add = commands.add_parser(
+        "edit",
+        help="change a patch of the series: its lines, its message, or both",
+        description="Adds edits made in place to upstream files to a patch of the series, as extract does, or gives it "
+        "another message, or both.",
+        epilog="example: python -m patches edit utils-plotting-font -m 'utils/plotting: find fonts' "
+        "-m 'The look-up fails offline. Drop when upstream ships a font.'",
+    )
+    add.add_argument("name", metavar="NAME", help="the patch, without .patch")
+    add.add_argument("-m", "--message", action="append", help="a paragraph of its new message; the first is its title")
     commands.add_parser("check", help="apply from scratch, extract again, verify the hooks, look for upstream's code")
     add = commands.add_parser(
         "rebase",
@@ -217,8 +248,8 @@ def main(argv: list[str] | None = None) -> int:
             return status(args.online)
         if args.command == "setup":
             return setup(args.force)
-        if args.command == "extract":
-            return extract(args.name, args.message)
+        if args.command in ("extract", "edit"):
+            return extract(args.name, args.message, args.command == "edit")
         if args.command == "check":
             print("".join(f"ok  {line}\n" for line in check()), end="")
         elif args.command == "export":

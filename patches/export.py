@@ -10,7 +10,7 @@ from patches import ROOT, PatchesError, tree
 from patches.check import check_hooks, tracked_files
 from patches.hooks import HOOKS
 from patches.series import FORMAT, Repository, load_series
-from patches.upstream import fetch, load_pin, read_wheel, remove
+from patches.upstream import load_pin, remove
 
 OURS = ("train.py", "datasets/")  # what goes along besides our files under ultralytics/, where upstream has nothing
 MESSAGE = """VMamba-YOLO: layers, selective scan, model files
@@ -37,7 +37,7 @@ def mails() -> list[tuple[str, bytes]]:
     The first adds our own files, so that every commit after it can be imported.
     """
     pin, patches = load_pin(), load_series()
-    with tree.lock(), Repository(read_wheel(fetch(pin))[0], patches) as repository:
+    with tree.lock(), Repository(tree.build(pin, patches)[0], patches) as repository:
         series = repository.mails()
         repository.git("checkout", "-q", "--detach", repository.commits[0])
         repository.commit(own_files(), MESSAGE)

@@ -195,10 +195,11 @@ def start(version: str, source: str | None) -> None:
             )
         old = read_wheel(fetch(pin))[0]
         apply(old, patches)
+        latest = version == "latest"
         if source:
             label, files, new = from_clone(source, version)
         else:
-            if version == "latest":
+            if latest:
                 version = versions()[0]
             if not NUMBERED.fullmatch(version):
                 raise PatchesError(f"{version!r} is no release of upstream: give a version such as {pin.version}.")
@@ -206,6 +207,9 @@ def start(version: str, source: str | None) -> None:
             label, files = version, read_wheel(fetch(new))[0]
         if new == pin:
             print(f"Nothing to do: the pin is upstream {pin.version} already.")
+            return
+        if latest and new and by_number(new.version) < by_number(pin.version):  # a mirror or a clone that lags behind
+            print(f"Nothing to do: the newest release there, {new.version}, is older than the pin, {pin.version}.")
             return
         tree.refuse_clash(label, files)
         remove(HOME)

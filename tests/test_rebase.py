@@ -110,6 +110,19 @@ def test_latest_is_by_number_and_status_tells(fork):
     assert "the pin is upstream's newest release, 1.10" in fork.run("status", "--online")
 
 
+def test_latest_never_goes_back(fork, clone):
+    """A mirror may lag behind the pin, and a clone may lack the newest tags."""
+    fork.run("rebase", "1.1")
+    before = state(fork)
+    (fork.wheels / "ultralytics-1.1-py3-none-any.whl").unlink()
+    assert "the newest release there, 1.0, is older than the pin, 1.1" in fork.run("rebase", "latest")
+    git(clone, "tag", "-d", "v1.1")
+    assert "the newest release there, 1.0, is older than the pin, 1.1" in fork.run(
+        "rebase", "latest", "--from", str(clone)
+    )
+    untouched(fork, before)
+
+
 def test_only_the_folder_of_patches_changes(fork):
     shutil.copy(fork.root.parents[0] / "fork/patches/README.md", fork.root / "README.md")
     fork.write(".gitignore", "/ultralytics/**\n!/ultralytics/**/\n!/ultralytics/nn/Addmodules/**\n/.upstream/\n*.pyc\n")
@@ -178,6 +191,9 @@ def test_conflict_then_abort(fork):
         assert "-    return 10\n" in shown
     assert "to 1.2 is under way" in fork.run("status")
     assert "is under way" in fork.run("rebase", "1.1", code=1)
+    for command in (["extract"], ["edit", "first", "-m", "why"]):  # its end would throw the work on the conflict away
+        assert "rests on the series as it is" in fork.run(*command, code=1)
+    assert state(fork) == before
     assert "given up" in fork.run("rebase", "--abort")
     untouched(fork, before)
     assert "No rebase is under way" in fork.run("rebase", "--abort", code=1)
@@ -308,6 +324,26 @@ def test_foreign_file_in_the_way_is_refused(fork):
     (fork.root / new).unlink()
     fork.run("rebase", "--continue")
     moved(fork, "1.2")
+
+
+def test_patched_file_that_upstream_renames_or_drops(fork):
+    """Git follows a rename; where the file is gone, the hooks are missed and nothing moves."""
+    moved_to, hooks = "ultralytics/nn/parser.py", fork.read("patches/hooks.py")
+    renamed = files("1.2", **{TASKS: None, moved_to: FAR})
+    wheel(fork.wheels, "1.2", renamed)
+    wheel(fork.wheels, "1.3", files("1.3", **{TASKS: None}))
+    before = state(fork)
+    said = fork.run("rebase", "1.2", code=1)
+    assert f"{TASKS} cannot be read as Python" in said
+    fork.run("rebase", "--abort")
+    assert f"Patch first conflicts with upstream 1.3 in\n  {TASKS}\n" in fork.run("rebase", "1.3", code=1)
+    fork.run("rebase", "--abort")
+    untouched(fork, before)
+    fork.write("patches/hooks.py", hooks.replace(TASKS, moved_to))
+    fork.write("patches/smoke.py", SMOKE.replace("import tasks", "import parser as tasks"))
+    fork.run("rebase", "1.2")
+    moved(fork, "1.2")
+    assert "return 10  # first" in fork.read(moved_to)
 
 
 def test_release_with_our_names_is_refused(fork):
