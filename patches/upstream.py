@@ -139,8 +139,14 @@ def fetch(pin: Pin) -> bytes:
             f"and {PIN.relative_to(PIN.parents[1])} asks for\n  {pin.sha256}\nNothing was changed. Get the wheel again "
             f"from a source you trust; the pin itself moves only with a new upstream release."
         )
-    replace(cached, data)
+    _keep(pin.wheel, data)
     return data
+
+
+def _keep(wheel: str, data: bytes) -> None:
+    """Keep a wheel in the cache with its hash beside it, by which `release` knows a whole one."""
+    replace(CACHE / wheel, data)
+    replace(CACHE / f"{wheel}.sha256", sha256(data).encode())
 
 
 def release(version: str) -> Pin:
@@ -171,8 +177,7 @@ def release(version: str) -> Pin:
         data = cached.read_bytes()
     else:
         data = _download(version, None, "")
-    replace(cached, data)
-    replace(noted, sha256(data).encode())
+    _keep(pin.wheel, data)
     return Pin(pin.version, pin.local, sha256(data))
 
 
@@ -229,11 +234,18 @@ def _download(version: str, digest: str | None, damaged: str) -> bytes:
         if done.returncode == 0:
             return (Path(folder) / wheel).read_bytes()
     lines = [line for line in done.stdout.strip().splitlines() if not re.search(r"Retry\(total=[1-9]", line)]
-    said = "".join(f"  {line}\n" for line in lines[-8:])
+    said = "".join(f"  {line if len(line) <= 300 else line[:297] + '...'}\n" for line in lines[-8:])
     if "DO NOT MATCH THE HASHES" in done.stdout:
         raise PatchesError(
             f"The download of {wheel} does not have the pinned hash and was thrown away. pip said:\n{said}"
             f"Nothing was changed. Check the index or proxy that pip uses here; do not edit the hash."
+        )
+    offered = re.search(r"\(from versions: ([^)]+)\)", done.stdout)
+    if offered and (known := sorted(filter(NUMBERED.fullmatch, offered[1].split(", ")), key=by_number)):
+        raise PatchesError(
+            f"{damaged}The registry has no ultralytics {version} for this Python ({sys.version.split()[0]}). It has "
+            f"{len(known)} releases, the newest {known[-1]}. Nothing was changed.\nName one of them, or a folder that "
+            f"holds the wheel: {FOLDER_VARIABLE}=FOLDER"
         )
     raise PatchesError(
         f"{damaged}{wheel} could not be downloaded. pip said:\n{said}Nothing was changed. Either try again with a "

@@ -384,6 +384,10 @@ def test_pip_brings_the_new_release(fork):
     fork.env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(fork.wheels), PIP_CONFIG_FILE=os.devnull)
     assert "Fetching upstream ultralytics 1.1" in fork.run("rebase", "1.1")
     moved(fork, "1.1")
+    said = fork.run("rebase", "7.7", code=1)
+    assert "The registry has no ultralytics 7.7 for this Python" in said
+    assert "It has 2 releases, the newest 1.1." in said
+    assert "Fetching" not in fork.run("rebase", "1.0")  # both wheels were fetched before
 
 
 def test_usage(fork):
