@@ -12,6 +12,7 @@ import torch
 import triton  # before the backend, which counts an interpreter only if triton has been imported
 import triton.language as tl
 
+from tests import test_block as block
 from tests.test_cpu_backend import errors, layouts, loop, make
 from ultralytics.nn.Addmodules import selective_scan as engine
 from ultralytics.nn.Addmodules.selective_scan import gpu, gpu_kernels, registry
@@ -44,7 +45,8 @@ def exp2_of(x, out, SIZE: tl.constexpr):
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrink what divides tokens and channels, ask for many segments, and poison fresh memory with NaN."""
     torch.manual_seed(0)
-    for name, value in {"FORWARD_ROWS": 2, "BACKWARD_ROWS": 2, "CARRY_ROWS": 2, "BLOCK_D": 4}.items():
+    sizes = {"FORWARD_ROWS": 2, "BACKWARD_ROWS": 2, "CARRY_ROWS": 2, "BLOCK_D": 4}
+    for name, value in {**sizes, "BLOCK_TOKENS": 4, "BLOCK_CHANNELS": 4, "SLOPE_STEPS": 2}.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(gpu, "tile_length", lambda length: 4)
     monkeypatch.setattr(gpu, "_processors", lambda device: 1000)
@@ -180,3 +182,71 @@ def test_empty_batch_and_bad_arguments():
         gpu.forward(*args, True, [0])
     with pytest.raises(ValueError, match="delta"):
         gpu.forward(args[0], args[1][..., :-1], *args[2:], True, [0, 1])
+
+
+# The block: batch, L, D, N, R, W, rows of conv and projections, orders
+
+
+BLOCKS = [(1, 9, 5, 3, 2, 4, 2, [0, 1]), (2, 3, 3, 1, 1, 2, 1, [1, 0]), (1, 1, 1, 2, 5, 1, 1, [0])]
+
+
+@pytest.mark.parametrize("case", BLOCKS, ids=lambda c: "-".join(map(str, c[:7])))
+def test_block_and_every_gradient(case):
+    *sizes, orders = case
+    args = block.make(*sizes, orders)
+    truth = block.run(args, orders, "reference")
+    for name, x in block.run(block.cast(args, torch.float32), orders, "triton").items():
+        assert x.shape == truth[name].shape
+        assert block.error(x, truth[name]) < block.FLOAT32, name
+
+
+def test_block_with_delta_as_a_product_outside_the_scan(monkeypatch):
+    monkeypatch.setattr(gpu, "MAX_RANK", 1)
+    orders = [1, 0]
+    args = block.make(1, 5, 5, 2, 3, 2, 2, orders)
+    truth = block.run(args, orders, "reference", softplus=False)
+    for name, x in block.run(block.cast(args, torch.float32), orders, "triton", softplus=False).items():
+        assert block.error(x, truth[name]) < block.FLOAT32, name
+
+
+def test_block_without_anything_optional(monkeypatch):
+    """No gate, no convolution (as SS2D calls it), no bias, no skip, one segment."""
+    monkeypatch.setattr(gpu, "_processors", lambda device: 0)
+    args = block.make(1, 6, 5, 2, 2, 1, 2, [0, 1], optional=False)
+    args |= {"conv_w": None, "xz": args["xz"][..., :5]}
+    truth = block.run(args, [0, 1], "reference")
+    for name, x in block.run(block.cast(args, torch.float32), [0, 1], "triton").items():
+        assert block.error(x, truth[name]) < block.FLOAT32, name
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 1.1), (torch.bfloat16, 3.0)], ids=str)
+def test_block_in_low_precision(dtype, bound):
+    """Held to the error of PyTorch's own composition; the interpreter cuts bfloat16 off where a GPU rounds it."""
+    args = block.make(1, 6, 5, 3, 2, 3, 2, [0, 1])
+    low = block.cast(args, dtype)
+    truth = block.run(block.cast(low, torch.float64), [0, 1], "reference")
+    plain, ours, again = (block.run(low, [0, 1], b) for b in ("reference", "triton", "triton"))
+    total, allowed = (sum(block.error(r[n], truth[n]) for n in truth) for r in (ours, plain))
+    assert total <= bound * allowed
+    for name, x in ours.items():
+        assert x.dtype == low[name[1:]].dtype if name != "out" else x.dtype == dtype
+        assert torch.equal(x, again[name]), name
+
+
+def test_block_keeps_nothing_for_inference():
+    args = block.cast(block.make(1, 6, 3, 2, 2, 3, 2, [0, 1]), torch.float32)
+    call = [*list(args.values())[:8], True, [0, 1]]
+    full, y, projected, states = gpu.block_forward(*call, True)
+    out, *kept = gpu.block_forward(*call, False)
+    assert torch.equal(out, full)
+    assert kept == [None, None, None]
+    assert y.shape == out.shape
+    assert projected.is_contiguous()
+    assert states.stride(3) == 1
+    empty = gpu.block_forward(args["xz"][:0], *call[1:], True)
+    assert [t.shape[0] for t in empty] == [0] * 4
+    grads = gpu.block_backward(empty[0], args["xz"][:0], *call[1:8], *empty[1:], *call[8:], True)
+    assert [g.abs().sum().item() for g in grads] == [0] * 9
+    with pytest.raises(ValueError, match="dt_proj"):
+        gpu.block_forward(*call[:4], args["dt_proj"][:, :2], *call[5:], True)
+    assert not gpu.block_accepts(*(t.double() for t in call[:8]))[0]

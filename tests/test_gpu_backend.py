@@ -56,21 +56,32 @@ def build(kernel: str, target: tuple, folder: Path, monkeypatch, num_warps: int 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from ultralytics.nn.Addmodules.selective_scan import gpu_kernels
+    from ultralytics.nn.Addmodules.selective_scan import gpu_block_kernels, gpu_kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
-    function = getattr(gpu_kernels, kernel)
-    tokens = {"u", "v", "delta", "B", "C", "z", "dout", "out", "du", "ddelta", "dz"}
+    of_block = hasattr(gpu_block_kernels, kernel)
+    function = getattr(gpu_block_kernels if of_block else gpu_kernels, kernel)
+    tokens = {"u", "v", "delta", "B", "C", "low", "proj", "z", "dout", "out", "du", "ddelta", "dz"}
+    tokens |= {"x", "y", "ys", "dv", "dx", "dy"}
     wide = {"A", "D", "bias", "states", "enter", "scratch", "packed", "ends", "sums", "dA", "dB", "dC", "dD", "dbias"}
-    constants = {"N": 16, "BLOCK_N": 16, "BLOCK_D": 32, "TILE": 64, "SOFTPLUS": True, "FMA_STATES": 0, **constants}
-    constants |= dict.fromkeys(absent) | {f"{x}_d": 1 for x in tokens}
+    wide |= {"parts"}
+    if of_block:
+        tokens, wide = tokens | {"w", "bias"}, wide - {"bias"}
+        constants = {"TAPS": 4, "TOKENS": gpu.BLOCK_TOKENS, "STEPS": gpu.SLOPE_STEPS, "BLOCK_D": 64, **constants}
+    else:
+        constants = {"N": 16, "BLOCK_N": 16, "BLOCK_D": 32, "RANK": 0, "TILE": 64, **constants}
+        constants |= {"BLOCK_R": max(4, constants["RANK"]) if constants["RANK"] else 0, "SOFTPLUS": True}
+        constants = {"FMA_STATES": 0, **constants}
+        absent = (*absent, "delta") if constants["RANK"] else (*absent, "low", "proj")
+    constants |= dict.fromkeys(absent) | {f"{x}_d": 1 for x in tokens - {"proj", "w", "bias"}}
     signature, values, hints = {}, {}, {}
     for i, name in enumerate(p.name for p in function.params):
         if name in constants:
             signature[name], values[(i,)] = "constexpr", constants[name]
         else:
             signature[name] = "*bf16" if name in tokens else "*fp32" if name in wide else "i32"
-            if name in tokens | wide or (name == "channels" and kernel == "scan_backward"):
+            specialised = of_block and re.search("_[bkl]$", name) or kernel == "scan_backward" and name == "channels"
+            if name in tokens | wide or specialised:
                 hints[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature, constexprs=values, attrs=hints)
     return compile(source, target=GPUTarget(*target), options={"num_warps": num_warps}).asm
@@ -85,7 +96,14 @@ KERNELS = [
     ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True}),
     ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "absent": ("z", "enter")}),
     ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS}),
+    ("pack_weights", {"TOKENS": 64, "RANK": 4}),
+    ("scan_local", {"ROWS": gpu.FORWARD_ROWS, "ADJOINT": False, "RANK": 4}),
+    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "RANK": 4}),
+    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "RANK": 16}),
+    ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS, "RANK": 4}),
+    ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS, "RANK": 16}),
 ]
+BLOCK_KERNELS = ["conv_silu", "conv_silu_slope", "conv_input", "merge_gate", "gate_slope"]
 
 
 def spills(ptx: str, folder: Path) -> int:
@@ -103,7 +121,9 @@ def spills(ptx: str, folder: Path) -> int:
 
 
 @needs_triton
-@pytest.mark.parametrize(("kernel", "constants"), KERNELS[1:6], ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("kernel", "constants"), [*KERNELS[1:6], *KERNELS[8:10]], ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_machine_code_of_the_forward_kernels(kernel, constants, tmp_path, monkeypatch):
     """A thread has whole channels: no value crosses threads, and B and C arrive by loads of four floats."""
     asm = build(kernel, HOPPER, tmp_path, monkeypatch, **constants)
@@ -122,6 +142,18 @@ def test_kernels_compile_for(target, kernel, constants, tmp_path, monkeypatch):
     asm = build(kernel, target, tmp_path, monkeypatch, **constants)
     if target is HOPPER:
         assert spills(asm["ptx"], tmp_path) <= 64
+    else:
+        assert re.search(r"\.vgpr_spill_count:\s+0\b", asm["amdgcn"])
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [HOPPER, MI300], ids=["sm_90", "gfx942"])
+@pytest.mark.parametrize("kernel", BLOCK_KERNELS)
+def test_block_kernels_compile_for(target, kernel, tmp_path, monkeypatch):
+    asm = build(kernel, target, tmp_path, monkeypatch, gpu.BLOCK_WARPS, absent=())
+    if target is HOPPER:
+        assert spills(asm["ptx"], tmp_path) == 0
     else:
         assert re.search(r"\.vgpr_spill_count:\s+0\b", asm["amdgcn"])
 

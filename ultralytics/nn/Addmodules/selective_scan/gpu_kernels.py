@@ -6,7 +6,8 @@ them, and sums over states cost no exchange between threads. docs/design/gpu-ker
 their work. Only what triton.language offers is used, so that the same source serves NVIDIA and AMD.
 
 Names of the arguments: `x_b, x_k, x_d, x_l` are the strides of x, `segs` the parts that one scan is divided into,
-`blocks` the blocks of channels, bit k of `orders` is set if group k runs against token order.
+`blocks` the blocks of channels, bit k of `orders` is set if group k runs against token order. With RANK > 0 there is no
+delta in memory: it is dt_proj (K, D, RANK) times the RANK numbers of a token that pack_weights puts behind its B and C.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 _TOKENS = ("u", "v", "delta", "z", "dout", "out", "du", "ddelta", "dz")
 _RUNTIME = [f"{x}_{i}" for x in _TOKENS for i in "bkl"] + [f"{x}_{i}" for x in ("B", "C") for i in "bknl"]
 _RUNTIME += [f"{x}_{i}" for x in ("dB", "dC") for i in "bkinl"]
+_RUNTIME += [f"{x}_{i}" for x in ("low", "proj") for i in "bklrd"]
 _RUNTIME += ["A_k", "A_d", "A_n", "D_k", "D_d", "bias_k", "bias_d"]
 _RUNTIME += ["K", "L", "tiles", "per_seg", "segs", "blocks", "orders", "first", "width", "padded"]
 _CHANNEL_A_THREAD = [*_RUNTIME, "channels"]
@@ -84,12 +86,39 @@ def _step(x, SOFTPLUS: tl.constexpr):
     return x
 
 
+@triton.jit
+def _projection(proj, proj_r, d, proj_d, ok_d, RANK: tl.constexpr, BLOCK_R: tl.constexpr):
+    """Return the rows of dt_proj that a block of channels needs, as tiles (up to 8, channels); none without a rank.
+
+    Of a tile of 16 rows Triton would spread a channel over threads.
+    """
+    tiles = ()
+    for i in tl.static_range(0, BLOCK_R, 8):
+        r = i + tl.arange(0, 8 if BLOCK_R > 8 else BLOCK_R)
+        place = proj + d.to(tl.int64)[None, :] * proj_d + r.to(tl.int64)[:, None] * proj_r
+        tiles = tiles + (tl.load(place, (r < RANK)[:, None] & ok_d[None, :], 0.0).to(tl.float32),)
+    return tiles
+
+
+@triton.jit
+def _delta(delta, at, ok, low, weights, RANK: tl.constexpr, BLOCK_R: tl.constexpr):
+    """Return delta of one token, before bias and softplus: from memory, or the sum over the rank of weights and low."""
+    if RANK > 0:
+        x = tl.zeros([ok.shape[0]], tl.float32)
+        for i in tl.static_range(0, BLOCK_R, 8):
+            row = tl.load(low + i + tl.arange(0, 8 if BLOCK_R > 8 else BLOCK_R))
+            x += tl.sum(weights[i // 8] * row[:, None], axis=0)
+    else:
+        x = tl.load(delta + at, ok, 0.0).to(tl.float32)
+    return x
+
+
 @triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
 def pack_weights(
-    B, C, packed, B_b, B_k, B_n, B_l, C_b, C_k, C_n, C_l, K, L, padded, orders,
-    N: tl.constexpr, BLOCK_N: tl.constexpr, TOKENS: tl.constexpr,
+    B, C, low, packed, B_b, B_k, B_n, B_l, C_b, C_k, C_n, C_l, low_b, low_k, low_r, low_l, K, L, padded, orders,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Copy B and C to float32 (B K, padded L, B | C, BLOCK_N) in scan order, zeros beyond N and L.
+    """Copy B, C and low to float32 rows (B K, padded L, B | C | low) in scan order, zeros beyond N, RANK and L.
 
     Every thread of the scan needs every B and C: aligned rows make that 8 loads a token in place of 32 and a
     conversion each. Programs: padded / TOKENS x (B K).
@@ -104,26 +133,34 @@ def pack_weights(
     ok = (t < L)[:, None] & (n < N)[None, :]
     pos = (reverse * (L - 1) + (1 - 2 * reverse) * t).to(tl.int64)[:, None]
     n64 = n.to(tl.int64)[None, :]
-    place = packed + (bk * padded + t[:, None]) * (2 * BLOCK_N) + n[None, :]
+    place = packed + (bk * padded + t[:, None]) * (2 * BLOCK_N + BLOCK_R) + n[None, :]
     row = tl.load(B + b * B_b + k * B_k + n64 * B_n + pos * B_l, ok, 0.0)
     tl.store(place, row.to(tl.float32))
     row = tl.load(C + b * C_b + k * C_k + n64 * C_n + pos * C_l, ok, 0.0)
     tl.store(place + BLOCK_N, row.to(tl.float32))
+    if RANK > 0:
+        r = tl.arange(0, BLOCK_R)
+        ok = (t < L)[:, None] & (r < RANK)[None, :]
+        row = tl.load(low + b * low_b + k * low_k + r.to(tl.int64)[None, :] * low_r + pos * low_l, ok, 0.0)
+        place = packed + (bk * padded + t[:, None]) * (2 * BLOCK_N + BLOCK_R) + 2 * BLOCK_N + r[None, :]
+        tl.store(place, row.to(tl.float32))
 
 
 @triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
 def scan_local(
-    v, delta, A, packed, z, bias, ends, sums,
-    v_b, v_k, v_d, v_l, delta_b, delta_k, delta_d, delta_l, z_b, z_k, z_d, z_l, A_k, A_d, A_n, bias_k, bias_d,
+    v, delta, A, packed, proj, z, bias, ends, sums,
+    v_b, v_k, v_d, v_l, delta_b, delta_k, delta_d, delta_l, z_b, z_k, z_d, z_l, A_k, A_d, A_n,
+    proj_k, proj_d, proj_r, bias_k, bias_d,
     K, channels, L, tiles, per_seg, segs, blocks, orders, first,
-    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, ADJOINT: tl.constexpr, FMA_STATES: tl.constexpr,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, SOFTPLUS: tl.constexpr, ADJOINT: tl.constexpr, FMA_STATES: tl.constexpr,
 ):  # fmt: skip
     """Scan each segment from zero: its end state and the sum of its steps.
 
     Forward: v is u, h = a h + dt u B. Adjoint, against scan order: v is dout, w = a (w + dy C).
     Programs: blocks x (segments from `first`) x (B K).
     """
+    ROW: tl.constexpr = 2 * BLOCK_N + BLOCK_R
     FIRST: tl.constexpr = ROWS - 1 if ADJOINT else 0
     STOP: tl.constexpr = -1 if ADJOINT else ROWS
     STRIDE: tl.constexpr = -1 if ADJOINT else 1
@@ -147,12 +184,17 @@ def scan_local(
     # A pointer that moves from rows to rows, and 32-bit offsets that stay.
     v += b * v_b + k * v_k
     v_at = sign * rows[:, None] * v_l + d[None, :] * v_d
-    delta += b * delta_b + k * delta_k
-    delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
+    if RANK > 0:
+        proj += k * proj_k
+    else:
+        delta += b * delta_b + k * delta_k
+        delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
+    weights_dt = _projection(proj, proj_r, d, proj_d, ok_d, RANK, BLOCK_R)
     if z is not None:
         z += b * z_b + k * z_k
         z_at = sign * rows[:, None] * z_l + d[None, :] * z_d
-    packed += bk * tiles * TILE * (2 * BLOCK_N) + (BLOCK_N if ADJOINT else 0)
+    packed += bk * tiles * TILE * ROW
+    B_or_C = packed + (BLOCK_N if ADJOINT else 0) + n
 
     h = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     total = tl.zeros([BLOCK_D], tl.float32)
@@ -164,21 +206,27 @@ def scan_local(
         t = at + rows
         ok = (t < t_end)[:, None] & ok_d[None, :]
         pos = (origin + sign * at).to(tl.int64)
-        dt = _step(tl.load(delta + pos * delta_l + delta_at, ok, 0.0).to(tl.float32) + shift, SOFTPLUS)
-        dt = tl.where(ok, dt, 0.0)
+        if RANK == 0:
+            dt = _step(tl.load(delta + pos * delta_l + delta_at, ok, 0.0).to(tl.float32) + shift, SOFTPLUS)
+            dt = tl.where(ok, dt, 0.0)
         x = tl.load(v + pos * v_l + v_at, ok, 0.0).to(tl.float32)
         if ADJOINT:
             if z is not None:
                 gate = tl.load(z + pos * z_l + z_at, ok, 0.0).to(tl.float32)
                 x *= gate * _sigmoid(gate)
-        else:
-            x *= dt
-        total += tl.sum(dt, axis=0)
         for r in tl.static_range(FIRST, STOP, STRIDE):
-            weight = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N) + n)
-            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
-            drive = weight[:, None] * _row(x, r, ROWS)[None, :]
-            h = decay * (h + drive) if ADJOINT else decay * h + drive
+            row = (at + r).to(tl.int64) * ROW
+            if RANK > 0:
+                low = packed + row + 2 * BLOCK_N
+                dt_r = _step(_delta(delta, 0, ok_d, low, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
+                dt_r = tl.where(ok_d & (at + r < t_end), dt_r, 0.0)
+            else:
+                dt_r = _row(dt, r, ROWS)
+            total += dt_r
+            decay = _exp2(dt_r[None, :] * a2, n[:, None], FMA_STATES)
+            drive = tl.load(B_or_C + row)[:, None]
+            x_r = _row(x, r, ROWS)
+            h = decay * (h + drive * x_r[None, :]) if ADJOINT else decay * h + drive * (dt_r * x_r)[None, :]
     place = (bk * segs + seg) * (BLOCK_N * BLOCK_D * blocks)
     tl.store(ends + place + n[:, None] * (BLOCK_D * blocks) + d[None, :], h)
     tl.store(sums + (bk * segs + seg) * (BLOCK_D * blocks) + d, total)
@@ -219,17 +267,18 @@ def scan_carry(
 
 @triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
 def scan_forward(
-    u, delta, A, packed, D, z, bias, out, states, enter,
+    u, delta, A, packed, proj, D, z, bias, out, states, enter,
     u_b, u_k, u_d, u_l, delta_b, delta_k, delta_d, delta_l, z_b, z_k, z_d, z_l, out_b, out_k, out_d, out_l,
-    A_k, A_d, A_n, D_k, D_d, bias_k, bias_d,
+    A_k, A_d, A_n, proj_k, proj_d, proj_r, D_k, D_d, bias_k, bias_d,
     K, channels, L, tiles, per_seg, segs, blocks, orders,
-    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, FMA_STATES: tl.constexpr,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, FMA_STATES: tl.constexpr,
 ):  # fmt: skip
     """Scan each segment from the state that enters it, with output and the state after every tile.
 
     Programs: blocks x segs x (B K). Without KEEP only the last state of a scan is stored.
     """
+    ROW: tl.constexpr = 2 * BLOCK_N + BLOCK_R
     pid = tl.program_id(0)
     block = pid % blocks
     seg = (pid // blocks) % segs
@@ -252,14 +301,18 @@ def scan_forward(
         skip = tl.load(D + k * D_k + d64 * D_d, ok_d, 0.0)
     u += b * u_b + k * u_k
     u_at = sign * rows[:, None] * u_l + d[None, :] * u_d
-    delta += b * delta_b + k * delta_k
-    delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
+    if RANK > 0:
+        proj += k * proj_k
+    else:
+        delta += b * delta_b + k * delta_k
+        delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
+    weights_dt = _projection(proj, proj_r, d, proj_d, ok_d, RANK, BLOCK_R)
     out += b * out_b + k * out_k
     out_at = sign * rows[:, None] * out_l + d[None, :] * out_d
     if z is not None:
         z += b * z_b + k * z_k
         z_at = sign * rows[:, None] * z_l + d[None, :] * z_d
-    packed += bk * tiles * TILE * (2 * BLOCK_N)
+    packed += bk * tiles * TILE * ROW
     if KEEP:
         states += bk * tiles * N * channels
     else:
@@ -275,27 +328,34 @@ def scan_forward(
     # The next rows are loaded before the current ones are used.
     ok = (t_begin + rows < t_end)[:, None] & ok_d[None, :]
     pos = (origin + sign * t_begin).to(tl.int64)
-    next_delta = tl.load(delta + pos * delta_l + delta_at, ok, 0.0)
+    if RANK == 0:
+        next_delta = tl.load(delta + pos * delta_l + delta_at, ok, 0.0)
     next_u = tl.load(u + pos * u_l + u_at, ok, 0.0)
     for i in range(groups):
         at = t_begin + i * ROWS
         ok = (at + rows < t_end)[:, None] & ok_d[None, :]
         pos = (origin + sign * at).to(tl.int64)
         x = next_u.to(tl.float32)
-        dt = next_delta.to(tl.float32)
         ok_next = (at + ROWS + rows < t_end)[:, None] & ok_d[None, :]
         next_pos = (origin + sign * (at + ROWS)).to(tl.int64)
-        next_delta = tl.load(delta + next_pos * delta_l + delta_at, ok_next, 0.0)
+        if RANK == 0:
+            dt = next_delta.to(tl.float32)
+            next_delta = tl.load(delta + next_pos * delta_l + delta_at, ok_next, 0.0)
         next_u = tl.load(u + next_pos * u_l + u_at, ok_next, 0.0)
-        dt = tl.where(ok, _step(dt + shift, SOFTPLUS), 0.0)
+        if RANK == 0:
+            dt = tl.where(ok, _step(dt + shift, SOFTPLUS), 0.0)
         y = tl.zeros([ROWS, BLOCK_D], tl.float32)
-        v = x * dt
         for r in tl.static_range(ROWS):
-            weight = packed + (at + r).to(tl.int64) * (2 * BLOCK_N) + n
-            B_r = tl.load(weight)
-            C_r = tl.load(weight + BLOCK_N)
-            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
-            h = decay * h + B_r[:, None] * _row(v, r, ROWS)[None, :]
+            row = packed + (at + r).to(tl.int64) * ROW
+            if RANK > 0:
+                dt_r = _step(_delta(delta, 0, ok_d, row + 2 * BLOCK_N, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
+                dt_r = tl.where(ok_d & (at + r < t_end), dt_r, 0.0)
+            else:
+                dt_r = _row(dt, r, ROWS)
+            B_r = tl.load(row + n)
+            C_r = tl.load(row + BLOCK_N + n)
+            decay = _exp2(dt_r[None, :] * a2, n[:, None], FMA_STATES)
+            h = decay * h + B_r[:, None] * (dt_r * _row(x, r, ROWS))[None, :]
             y = tl.where(rows[:, None] == r, tl.sum(h * C_r[:, None], axis=0)[None, :], y)
         if D is not None:
             y += skip[None, :] * x
@@ -315,14 +375,15 @@ def scan_forward(
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def scan_backward(
-    dout, u, delta, A, packed, D, z, bias, states, enter, scratch, du, ddelta, dz, dB, dC, dA, dD, dbias,
+    dout, u, delta, A, packed, proj, D, z, bias, states, enter, scratch, du, ddelta, dz, dB, dC, dA, dD, dbias,
     dout_b, dout_k, dout_d, dout_l, u_b, u_k, u_d, u_l, delta_b, delta_k, delta_d, delta_l,
     z_b, z_k, z_d, z_l,
     du_b, du_k, du_d, du_l, ddelta_b, ddelta_k, ddelta_d, ddelta_l, dz_b, dz_k, dz_d, dz_l,
-    dB_b, dB_k, dB_i, dB_n, dB_l, dC_b, dC_k, dC_i, dC_n, dC_l, A_k, A_d, A_n, D_k, D_d, bias_k, bias_d,
+    dB_b, dB_k, dB_i, dB_n, dB_l, dC_b, dC_k, dC_i, dC_n, dC_l,
+    A_k, A_d, A_n, proj_k, proj_d, proj_r, D_k, D_d, bias_k, bias_d,
     K, channels, L, tiles, per_seg, segs, blocks, orders,
-    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """Return every gradient of each segment, tile by tile against scan order.
 
@@ -331,6 +392,7 @@ def scan_backward(
     goes back over them. dB and dC are sums over this block's channels only, dA, dD and dbias over this segment's
     tokens; they are added up outside, in a fixed order. Programs: blocks x segs x (B K).
     """
+    ROW: tl.constexpr = 2 * BLOCK_N + BLOCK_R
     pid = tl.program_id(0)
     block = pid % blocks
     seg = (pid // blocks) % segs
@@ -353,10 +415,15 @@ def scan_backward(
         skip = tl.load(D + k * D_k + d64 * D_d, ok_d, 0.0)
     dout += b * dout_b + k * dout_k + d64 * dout_d
     u += b * u_b + k * u_k + d64 * u_d
-    delta += b * delta_b + k * delta_k + d64 * delta_d
+    if RANK > 0:
+        proj += k * proj_k
+    else:
+        delta += b * delta_b + k * delta_k + d64 * delta_d
+    weights_dt = _projection(proj, proj_r, d, proj_d, ok_d, RANK, BLOCK_R)
     du += b * du_b + k * du_k + d64 * du_d
     ddelta += b * ddelta_b + k * ddelta_k + d64 * ddelta_d
-    packed += bk * tiles * TILE * (2 * BLOCK_N) + n
+    low = packed + bk * tiles * TILE * ROW + 2 * BLOCK_N
+    packed += bk * tiles * TILE * ROW + n
     dB += b * dB_b + k * dB_k + block.to(tl.int64) * dB_i + n64 * dB_n
     dC += b * dC_b + k * dC_k + block.to(tl.int64) * dC_i + n64 * dC_n
     if z is not None:
@@ -388,10 +455,12 @@ def scan_backward(
         tl.store(scratch, h)
         for m in range(1, groups):
             for r in tl.static_range(ROWS):
-                pos = (origin + sign * (t_begin + (m - 1) * ROWS + r)).to(tl.int64)
-                dt = _step(tl.load(delta + pos * delta_l, ok_d, 0.0).to(tl.float32) + shift, SOFTPLUS)
+                t = t_begin + (m - 1) * ROWS + r
+                pos = (origin + sign * t).to(tl.int64)
+                row = t.to(tl.int64) * ROW
+                dt = _step(_delta(delta, pos * delta_l, ok_d, low + row, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
                 x = tl.load(u + pos * u_l, ok_d, 0.0).to(tl.float32) * dt
-                B_r = tl.load(packed + (t_begin + (m - 1) * ROWS + r).to(tl.int64) * (2 * BLOCK_N))
+                B_r = tl.load(packed + row)
                 h = tl.exp2(dt[None, :] * a2) * h + B_r[:, None] * x[None, :]
             tl.store(scratch + m * (BLOCK_N * BLOCK_D), h)
         tl.debug_barrier()  # it has been written
@@ -408,10 +477,11 @@ def scan_backward(
             for r in tl.static_range(ROWS):
                 ok = ok_d & (at + r < t_end)
                 pos = (origin + sign * (at + r)).to(tl.int64)
-                dt = _step(tl.load(delta + pos * delta_l, ok, 0.0).to(tl.float32) + shift, SOFTPLUS)
+                row = (at + r).to(tl.int64) * ROW
+                dt = _step(_delta(delta, pos * delta_l, ok, low + row, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
                 dt = tl.where(ok, dt, 0.0)
                 x = tl.load(u + pos * u_l, ok, 0.0).to(tl.float32) * dt
-                B_r = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N))
+                B_r = tl.load(packed + row)
                 decay = tl.exp2(dt[None, :] * a2)
                 before = before + (h,)
                 decays = decays + (decay,)
@@ -421,10 +491,11 @@ def scan_backward(
                 ok = ok_d & (at + r < t_end)
                 ok_r = ok_n & (at + r < t_end)
                 pos = (origin + sign * (at + r)).to(tl.int64)
+                row = (at + r).to(tl.int64) * ROW
                 dt = steps[r]
                 u_r = tl.load(u + pos * u_l, ok, 0.0).to(tl.float32)
-                B_r = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N))
-                C_r = tl.load(packed + (at + r).to(tl.int64) * (2 * BLOCK_N) + BLOCK_N)
+                B_r = tl.load(packed + row)
+                C_r = tl.load(packed + row + BLOCK_N)
                 dy = tl.load(dout + pos * dout_l, ok, 0.0).to(tl.float32)
                 if z is not None:
                     gate = tl.load(z + pos * z_l, ok, 0.0).to(tl.float32)
@@ -443,7 +514,8 @@ def scan_backward(
                 dA_tile += q * dt[None, :]
                 ddt = tl.sum(q * a2, axis=0) * LN2 + dx * u_r
                 if SOFTPLUS:  # its slope, of delta itself: 1 - exp(-dt) would lose small steps
-                    ddt *= _sigmoid(tl.load(delta + pos * delta_l, ok, 0.0).to(tl.float32) + shift)
+                    raw = _delta(delta, pos * delta_l, ok, low + row, weights_dt, RANK, BLOCK_R)
+                    ddt *= _sigmoid(raw + shift)
                 ddt = tl.where(ok, ddt, 0.0)
                 tl.store(du + pos * du_l, (dx * dt + skip * dy).to(du.dtype.element_ty), ok)
                 tl.store(ddelta + pos * ddelta_l, ddt.to(ddelta.dtype.element_ty), ok)
