@@ -75,8 +75,8 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     Raises:
         PatchesError: If the clone lacks the commit, or the series does not go onto it. The clone is then as it was.
     """
-    pin = load_pin()
-    onto = onto or f"v{pin.version}"
+    tag = f"v{load_pin().version}"
+    onto = onto or tag
     repository = Repository({}, []).at(clone)
     git = repository.git
     if not clone.is_dir() or Path(git("rev-parse", "--show-toplevel")).resolve() != clone.resolve():
@@ -86,7 +86,8 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     try:
         start = git("rev-parse", "--verify", "--quiet", f"{onto}^{{commit}}")
     except PatchesError:
-        raise PatchesError(f"{clone} has no {onto}. In it: git fetch origin tag v{pin.version}") from None
+        fetch = f"tag {tag}" if onto == tag else onto
+        raise PatchesError(f"{clone} has no {onto}. In it: git fetch origin {fetch}") from None
     git("check-ref-format", "--branch", branch)
     if git("for-each-ref", f"refs/heads/{branch}"):
         raise PatchesError(f"{clone} has a branch {branch} already. Give another name, or delete it there.")
@@ -104,8 +105,8 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
             git("branch", branch, inside.git("rev-parse", "HEAD"))
         except PatchesError as e:
             raise PatchesError(
-                f"{e}\nThe series was made on v{pin.version} and does not go onto {onto} as it is. Nothing changed. "
-                f"Next: python -m patches rebase {onto} --from {clone}, or a branch on v{pin.version} and git rebase"
+                f"{e}\nThe series was made on {tag} and does not go onto {onto} as it is. Nothing changed. "
+                f"Next: python -m patches rebase {onto} --from {clone}, or a branch on {tag} and git rebase"
             ) from None
         finally:
             remove(work)

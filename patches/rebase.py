@@ -257,7 +257,13 @@ def from_clone(source: str, ref: str) -> tuple[str, dict[str, bytes], Pin | None
                     f"{source} has no tag of a release, such as v8.4.190. Fetch its tags, or name a ref."
                 )
             ref = max(tags, key=by_number)
-        git("fetch", "-q", "--depth=1", source, f"refs/tags/v{ref}" if NUMBERED.fullmatch(ref) else ref)
+        try:
+            git("fetch", "-q", "--depth=1", source, f"refs/tags/v{ref}" if NUMBERED.fullmatch(ref) else ref)
+        except PatchesError as e:
+            raise PatchesError(
+                f"{e}\n{source} cannot be reached, or has no {ref}. Nothing was changed. Name a clone of upstream's "
+                f"repository and a tag, a branch or a whole commit id that it has, such as v{load_pin().version}."
+            ) from None
         with tarfile.open(fileobj=io.BytesIO(git("archive", "FETCH_HEAD", "ultralytics", raw=True))) as archive:
             files = {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}
         label = f"clone-{git('rev-parse', '--short=12', 'FETCH_HEAD')}"

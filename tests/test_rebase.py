@@ -470,9 +470,11 @@ def clone(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("ref", ["v1.1", "1.1", "latest"])
+@pytest.mark.parametrize("ref", ["v1.1", "1.1", "latest", "commit", "address"])
 def test_rebase_from_a_clone(fork, clone, ref):
-    fork.run("rebase", ref, "--from", str(clone))
+    source = clone.as_uri() if ref == "address" else str(clone)
+    ref = {"commit": git(clone, "rev-parse", "v1.1^{commit}").strip(), "address": "v1.1"}.get(ref, ref)
+    fork.run("rebase", ref, "--from", source)
     moved(fork, "1.1")
 
 
@@ -492,5 +494,6 @@ def test_what_is_no_release_is_a_rehearsal(fork, clone):
 
 def test_wrong_clone_is_told(fork, clone, tmp_path):
     for ref, source in (("v9", clone), ("main", tmp_path / "nowhere"), ("main", fork.root)):
-        fork.run("rebase", ref, "--from", str(source), code=1)
+        said = fork.run("rebase", ref, "--from", str(source), code=1)
+        assert f"{source} cannot be reached, or has no {ref}. Nothing was changed." in said
     untouched(fork, state(fork))

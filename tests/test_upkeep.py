@@ -88,7 +88,7 @@ def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path): 
     said = checkout.run(*export, str(clone), "--onto", "main", code=1)
     assert "does not go onto main" in said
     assert "rebase main --from" in said
-    assert "has no v9" in checkout.run(*export, str(clone), "--onto", "v9", code=1)
+    assert "has no v9. In it: git fetch origin v9" in checkout.run(*export, str(clone), "--onto", "v9", code=1)
     assert "must never enter" in checkout.run(*export, str(checkout.root), code=1)
     checkout.run(*export, str(tmp_path / "nowhere"), code=1)
     checkout.run(*export, str(clone), "--to", "x", code=2)
