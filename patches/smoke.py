@@ -13,6 +13,10 @@ from pathlib import Path
 
 import torch
 
+# Trackers of trainings that releases of upstream call where they are installed: they start services, write files, or
+# refuse an old release, and nothing of this fork is in them
+TRACKERS = ("clearml", "comet_ml", "dvclive", "mlflow", "neptune", "ray", "tensorboard", "wandb")
+
 
 class Stepped(BaseException):
     """Ends a training after its first step: what follows there, validation and checkpoints, is not tried here."""
@@ -26,6 +30,7 @@ def main(version: str, where: str, pristine: str = "") -> None:
         where (str): Folder that `ultralytics` must come from.
         pristine (str): Not empty: the release has no patches, so try a model of upstream's own.
     """
+    sys.modules.update(dict.fromkeys(TRACKERS))  # None: importing one fails, as if it were not installed
     import ultralytics
     from ultralytics import YOLO
 
