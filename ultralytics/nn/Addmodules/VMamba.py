@@ -571,7 +571,7 @@ class MambaLayer(nn.Module):
         """
         if x.dim() < 3 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
-        return self.mamba(norm_tokens(self.norm, x.flatten(2))).transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.mamba(norm_tokens(self.norm, x.flatten(2))).transpose(1, 2).reshape(x.shape)
 
 
 def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:

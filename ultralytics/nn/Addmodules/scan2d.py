@@ -16,7 +16,7 @@ ROWS, COLUMNS, ROWS_REVERSED, COLUMNS_REVERSED = range(4)
 
 def transpose_tokens(x: Tensor, height: int, width: int) -> Tensor:
     """Turn tokens (B, H*W, D) of a map in row order into those of the transposed map, which is column order."""
-    return x.unflatten(1, (height, width)).transpose(1, 2).flatten(1, 2)
+    return x.reshape(x.shape[0], height, width, x.shape[2]).transpose(1, 2).flatten(1, 2)
 
 
 def token_order(direction: int, height: int, width: int) -> Tensor:

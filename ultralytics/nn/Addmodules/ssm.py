@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .selective_scan import token_norm
+from .selective_scan.op import composed
 
 __all__ = ("StateSpace", "inverse_softplus_steps", "norm_tokens", "positive_int", "positive_number")
 
@@ -46,7 +47,8 @@ def inverse_softplus_steps(
 
 def norm_tokens(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one without hooks."""
-    if type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None and not norm._forward_hooks:
+    plain = type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None
+    if plain and not norm._forward_hooks and not composed():  # a graph needs the width as the norm's number
         return token_norm(x, norm.weight, norm.bias, norm.eps)
     return norm(x.transpose(1, 2))
 

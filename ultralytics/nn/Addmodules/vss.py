@@ -30,7 +30,7 @@ def _tokens(x: Tensor) -> Tensor:
 
 def _map(tokens: Tensor, height: int, width: int) -> Tensor:
     """View tokens (B, H*W, C) as a channels_last map (B, C, H, W)."""
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
 
 
 class SS2D(StateSpace):

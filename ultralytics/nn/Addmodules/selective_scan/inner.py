@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import op, registry
+from . import export, op, registry
 from .op import REVERSED
 
 __all__ = ("causal_conv", "mamba_inner")
@@ -26,7 +26,7 @@ __all__ = ("causal_conv", "mamba_inner")
 
 def _split(xz: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
     """Return the input x (B, L, D) of a block and its gate z, if the input projection (B, L, 2D) has one."""
-    return (xz, None) if xz.shape[-1] == dim else xz.chunk(2, dim=-1)
+    return (xz, None) if xz.shape[-1] == dim else xz.split(dim, dim=-1)
 
 
 def _as_map(x: Tensor) -> Tensor:
@@ -121,6 +121,32 @@ def _compose(
     y, states = op.scan(u, delta, A, B, C, D, None, dt_bias, delta_softplus, orders, backend)
     y = reduce(torch.add, y.unbind(1)).transpose(1, 2)  # sum(1) is several times slower on a CPU
     return y, x_dbl, states
+
+
+def _compose_graph(
+    xz: Tensor,
+    conv_w: Tensor | None,
+    conv_b: Tensor | None,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    delta_softplus: bool,
+    orders: Sequence[int],
+) -> Tensor:
+    """Return the ungated sum over directions (B, L, D) for an exporter: tokens first and few copies."""
+    x, (rows, width, _), rank = _split(xz, A.shape[1])[0], x_proj.shape, dt_proj.shape[2]
+    state = (width - rank) // 2
+    us = [
+        F.silu(x if conv_w is None else causal_conv(x, conv_w[k], None if conv_b is None else conv_b[k], orders[k]))
+        for k in range(1 if conv_w is None else rows)
+    ]
+    us = [export.fill(export.in_order(us[min(k, len(us) - 1)].transpose(0, 1), o)) for k, o in enumerate(orders)]
+    ranks, Bs, Cs = zip(*(F.linear(u, x_proj[k % rows]).split((rank, state, state), 2) for k, u in enumerate(us)))
+    deltas = [F.linear(r, dt_proj[k % rows]) for k, r in enumerate(ranks)]
+    ys = export.tokens_scan(us, deltas, Bs, Cs, A, D, dt_bias, delta_softplus)
+    return reduce(torch.add, (export.in_order(y[: x.shape[1]], o) for y, o in zip(ys, orders))).transpose(0, 1)
 
 
 def _gate(y: Tensor, xz: Tensor) -> Tensor:
@@ -454,5 +480,9 @@ def mamba_inner(
         keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
         if backend is not None and (recompute or not keep):
             return _mamba_inner(*given, delta_softplus, orders, backend, keep)[0]
-        out = _gate(_compose(*block, delta_softplus, orders, backend)[0], xz)
+        if op.exporting():
+            y = _compose_graph(*block, delta_softplus, orders)
+        else:
+            y = _compose(*block, delta_softplus, orders, backend)[0]
+        out = _gate(y.to(xz.dtype), xz)
         return out if out_w is None else F.linear(out, out_w, out_b)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import chunked, registry
+from . import export, registry
 from .checks import check_canonical, check_scan_inputs
 from .reference import selective_scan_ref
 
@@ -134,7 +134,7 @@ def _flops_backward(dout_shape, u_shape, delta_shape, A_shape, *args, out_shape=
     return 3 * _flops(u_shape, delta_shape, A_shape)
 
 
-def _exporting() -> bool:
+def exporting() -> bool:
     """Return whether a graph is being recorded for export, where custom operators cannot go."""
     exporting = getattr(torch.compiler, "is_exporting", bool)  # since PyTorch 2.7
     return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or exporting()
@@ -147,7 +147,7 @@ def composed() -> bool:
     derivative of a custom operator for zero without a word.
     """
     forward_mode = getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
-    return _exporting() or forward_mode or registry.forced() == registry.REFERENCE
+    return exporting() or forward_mode or registry.forced() == registry.REFERENCE
 
 
 def choose(*inputs: Tensor | None) -> str | None:
@@ -213,8 +213,9 @@ def scan(
         raise ValueError(f"orders must hold {FORWARD} or {REVERSED} for each of {u.shape[1]} groups, got {orders}")
     backend = backend or choose(u, delta, A, B, C, D, z, delta_bias)
     if backend is None:
-        run = chunked.traceable if _exporting() else _scan_reference
-        return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders)
+        if exporting():
+            return export.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders), u.new_empty(0)
+        return _scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders)
     out, states = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend)
     return out, states.detach()
 
@@ -263,6 +264,8 @@ def selective_scan_fn(
         (1, 2, 5)
     """
     check_scan_inputs(u, delta, A, B, C, D, z, delta_bias)
+    if return_last_state and exporting():
+        raise ValueError("return_last_state=True cannot be exported: graphs hold the outputs of a scan only")
     if registry.forced() == registry.REFERENCE or A.is_complex() or B.dim() == 2 or C.dim() == 2:
         return selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
     B, C = (x if x.dim() == 4 else x.unsqueeze(1) for x in (B, C))
