@@ -187,7 +187,7 @@ def test_empty_batch_and_bad_arguments():
 # The block: batch, L, D, N, R, W, rows of conv and projections, orders
 
 
-BLOCKS = [(1, 9, 5, 3, 2, 4, 2, [0, 1]), (2, 3, 3, 1, 1, 2, 1, [1, 0]), (1, 1, 1, 2, 5, 1, 1, [0])]
+BLOCKS = [(1, 7, 5, 3, 2, 4, 2, [0, 1]), (2, 3, 3, 1, 1, 2, 1, [1, 0]), (1, 1, 1, 2, 5, 1, 1, [0])]
 
 
 @pytest.mark.parametrize("case", BLOCKS, ids=lambda c: "-".join(map(str, c[:7])))

@@ -87,27 +87,37 @@ def _step(x, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def _projection(proj, proj_r, d, proj_d, ok_d, RANK: tl.constexpr, BLOCK_R: tl.constexpr):
-    """Return the rows of dt_proj that a block of channels needs, as tiles (up to 8, channels); none without a rank.
+def _projection(proj, proj_r, d, proj_d, ok_d, RANK: tl.constexpr):
+    """Return the columns of dt_proj that a block of channels needs, RANK times (channels)."""
+    columns = ()
+    for r in tl.static_range(RANK):
+        columns = columns + (tl.load(proj + d.to(tl.int64) * proj_d + r * proj_r, ok_d, 0.0).to(tl.float32),)
+    return columns
 
-    Of a tile of 16 rows Triton would spread a channel over threads.
-    """
-    tiles = ()
-    for i in tl.static_range(0, BLOCK_R, 8):
-        r = i + tl.arange(0, 8 if BLOCK_R > 8 else BLOCK_R)
-        place = proj + d.to(tl.int64)[None, :] * proj_d + r.to(tl.int64)[:, None] * proj_r
-        tiles = tiles + (tl.load(place, (r < RANK)[:, None] & ok_d[None, :], 0.0).to(tl.float32),)
-    return tiles
+
+# A column at a time, not one tile (RANK, channels) and its sum: Triton 3.6 would spread a channel over threads.
 
 
 @triton.jit
-def _delta(delta, at, ok, low, weights, RANK: tl.constexpr, BLOCK_R: tl.constexpr):
-    """Return delta of one token, before bias and softplus: from memory, or the sum over the rank of weights and low."""
+def _delta_rows(low, columns, rows, d, ROW: tl.constexpr, RANK: tl.constexpr):
+    """Return delta of a few tokens, (ROWS, channels), whose low ranks are rows of packed; before bias and softplus.
+
+    Each channel loads for itself, which costs as little as one load for all and keeps a channel in its thread.
+    """
+    low += rows[:, None] * ROW + (d * 0)[None, :]
+    x = tl.load(low) * columns[0][None, :]
+    for r in tl.static_range(1, RANK):
+        x += tl.load(low + r) * columns[r][None, :]
+    return x
+
+
+@triton.jit
+def _delta(delta, at, ok, low, columns, RANK: tl.constexpr):
+    """Return delta of one token, (channels), before bias and softplus: from memory, or from its low ranks."""
     if RANK > 0:
-        x = tl.zeros([ok.shape[0]], tl.float32)
-        for i in tl.static_range(0, BLOCK_R, 8):
-            row = tl.load(low + i + tl.arange(0, 8 if BLOCK_R > 8 else BLOCK_R))
-            x += tl.sum(weights[i // 8] * row[:, None], axis=0)
+        x = tl.load(low) * columns[0]
+        for r in tl.static_range(1, RANK):
+            x += tl.load(low + r) * columns[r]
     else:
         x = tl.load(delta + at, ok, 0.0).to(tl.float32)
     return x
@@ -189,7 +199,7 @@ def scan_local(
     else:
         delta += b * delta_b + k * delta_k
         delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
-    weights_dt = _projection(proj, proj_r, d, proj_d, ok_d, RANK, BLOCK_R)
+    columns = _projection(proj, proj_r, d, proj_d, ok_d, RANK)
     if z is not None:
         z += b * z_b + k * z_k
         z_at = sign * rows[:, None] * z_l + d[None, :] * z_d
@@ -206,27 +216,24 @@ def scan_local(
         t = at + rows
         ok = (t < t_end)[:, None] & ok_d[None, :]
         pos = (origin + sign * at).to(tl.int64)
-        if RANK == 0:
-            dt = _step(tl.load(delta + pos * delta_l + delta_at, ok, 0.0).to(tl.float32) + shift, SOFTPLUS)
-            dt = tl.where(ok, dt, 0.0)
+        if RANK > 0:
+            dt = _delta_rows(packed + at.to(tl.int64) * ROW + 2 * BLOCK_N, columns, rows, d, ROW, RANK)
+        else:
+            dt = tl.load(delta + pos * delta_l + delta_at, ok, 0.0).to(tl.float32)
+        dt = tl.where(ok, _step(dt + shift, SOFTPLUS), 0.0)
         x = tl.load(v + pos * v_l + v_at, ok, 0.0).to(tl.float32)
         if ADJOINT:
             if z is not None:
                 gate = tl.load(z + pos * z_l + z_at, ok, 0.0).to(tl.float32)
                 x *= gate * _sigmoid(gate)
+        else:
+            x *= dt
+        total += tl.sum(dt, axis=0)
         for r in tl.static_range(FIRST, STOP, STRIDE):
-            row = (at + r).to(tl.int64) * ROW
-            if RANK > 0:
-                low = packed + row + 2 * BLOCK_N
-                dt_r = _step(_delta(delta, 0, ok_d, low, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
-                dt_r = tl.where(ok_d & (at + r < t_end), dt_r, 0.0)
-            else:
-                dt_r = _row(dt, r, ROWS)
-            total += dt_r
-            decay = _exp2(dt_r[None, :] * a2, n[:, None], FMA_STATES)
-            drive = tl.load(B_or_C + row)[:, None]
-            x_r = _row(x, r, ROWS)
-            h = decay * (h + drive * x_r[None, :]) if ADJOINT else decay * h + drive * (dt_r * x_r)[None, :]
+            weight = tl.load(B_or_C + (at + r).to(tl.int64) * ROW)
+            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
+            drive = weight[:, None] * _row(x, r, ROWS)[None, :]
+            h = decay * (h + drive) if ADJOINT else decay * h + drive
     place = (bk * segs + seg) * (BLOCK_N * BLOCK_D * blocks)
     tl.store(ends + place + n[:, None] * (BLOCK_D * blocks) + d[None, :], h)
     tl.store(sums + (bk * segs + seg) * (BLOCK_D * blocks) + d, total)
@@ -306,7 +313,7 @@ def scan_forward(
     else:
         delta += b * delta_b + k * delta_k
         delta_at = sign * rows[:, None] * delta_l + d[None, :] * delta_d
-    weights_dt = _projection(proj, proj_r, d, proj_d, ok_d, RANK, BLOCK_R)
+    columns = _projection(proj, proj_r, d, proj_d, ok_d, RANK)
     out += b * out_b + k * out_k
     out_at = sign * rows[:, None] * out_l + d[None, :] * out_d
     if z is not None:
@@ -338,24 +345,21 @@ def scan_forward(
         x = next_u.to(tl.float32)
         ok_next = (at + ROWS + rows < t_end)[:, None] & ok_d[None, :]
         next_pos = (origin + sign * (at + ROWS)).to(tl.int64)
-        if RANK == 0:
+        if RANK > 0:
+            dt = _delta_rows(packed + at.to(tl.int64) * ROW + 2 * BLOCK_N, columns, rows, d, ROW, RANK)
+        else:
             dt = next_delta.to(tl.float32)
             next_delta = tl.load(delta + next_pos * delta_l + delta_at, ok_next, 0.0)
         next_u = tl.load(u + next_pos * u_l + u_at, ok_next, 0.0)
-        if RANK == 0:
-            dt = tl.where(ok, _step(dt + shift, SOFTPLUS), 0.0)
+        dt = tl.where(ok, _step(dt + shift, SOFTPLUS), 0.0)
         y = tl.zeros([ROWS, BLOCK_D], tl.float32)
+        v = x * dt
         for r in tl.static_range(ROWS):
-            row = packed + (at + r).to(tl.int64) * ROW
-            if RANK > 0:
-                dt_r = _step(_delta(delta, 0, ok_d, row + 2 * BLOCK_N, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
-                dt_r = tl.where(ok_d & (at + r < t_end), dt_r, 0.0)
-            else:
-                dt_r = _row(dt, r, ROWS)
-            B_r = tl.load(row + n)
-            C_r = tl.load(row + BLOCK_N + n)
-            decay = _exp2(dt_r[None, :] * a2, n[:, None], FMA_STATES)
-            h = decay * h + B_r[:, None] * (dt_r * _row(x, r, ROWS))[None, :]
+            weight = packed + (at + r).to(tl.int64) * ROW + n
+            B_r = tl.load(weight)
+            C_r = tl.load(weight + BLOCK_N)
+            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
+            h = decay * h + B_r[:, None] * _row(v, r, ROWS)[None, :]
             y = tl.where(rows[:, None] == r, tl.sum(h * C_r[:, None], axis=0)[None, :], y)
         if D is not None:
             y += skip[None, :] * x
@@ -419,7 +423,7 @@ def scan_backward(
         proj += k * proj_k
     else:
         delta += b * delta_b + k * delta_k + d64 * delta_d
-    weights_dt = _projection(proj, proj_r, d, proj_d, ok_d, RANK, BLOCK_R)
+    columns = _projection(proj, proj_r, d, proj_d, ok_d, RANK)
     du += b * du_b + k * du_k + d64 * du_d
     ddelta += b * ddelta_b + k * ddelta_k + d64 * ddelta_d
     low = packed + bk * tiles * TILE * ROW + 2 * BLOCK_N
@@ -458,7 +462,7 @@ def scan_backward(
                 t = t_begin + (m - 1) * ROWS + r
                 pos = (origin + sign * t).to(tl.int64)
                 row = t.to(tl.int64) * ROW
-                dt = _step(_delta(delta, pos * delta_l, ok_d, low + row, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
+                dt = _step(_delta(delta, pos * delta_l, ok_d, low + row, columns, RANK) + shift, SOFTPLUS)
                 x = tl.load(u + pos * u_l, ok_d, 0.0).to(tl.float32) * dt
                 B_r = tl.load(packed + row)
                 h = tl.exp2(dt[None, :] * a2) * h + B_r[:, None] * x[None, :]
@@ -478,7 +482,7 @@ def scan_backward(
                 ok = ok_d & (at + r < t_end)
                 pos = (origin + sign * (at + r)).to(tl.int64)
                 row = (at + r).to(tl.int64) * ROW
-                dt = _step(_delta(delta, pos * delta_l, ok, low + row, weights_dt, RANK, BLOCK_R) + shift, SOFTPLUS)
+                dt = _step(_delta(delta, pos * delta_l, ok, low + row, columns, RANK) + shift, SOFTPLUS)
                 dt = tl.where(ok, dt, 0.0)
                 x = tl.load(u + pos * u_l, ok, 0.0).to(tl.float32) * dt
                 B_r = tl.load(packed + row)
@@ -514,7 +518,7 @@ def scan_backward(
                 dA_tile += q * dt[None, :]
                 ddt = tl.sum(q * a2, axis=0) * LN2 + dx * u_r
                 if SOFTPLUS:  # its slope, of delta itself: 1 - exp(-dt) would lose small steps
-                    raw = _delta(delta, pos * delta_l, ok, low + row, weights_dt, RANK, BLOCK_R)
+                    raw = _delta(delta, pos * delta_l, ok, low + row, columns, RANK)
                     ddt *= _sigmoid(raw + shift)
                 ddt = tl.where(ok, ddt, 0.0)
                 tl.store(du + pos * du_l, (dx * dt + skip * dy).to(du.dtype.element_ty), ok)

@@ -29,7 +29,7 @@ def available() -> tuple[bool, str]:
     """Return whether the kernels are installed and a device is there, or the reason why not."""
     global _module, _state
     if _state is None:
-        if not torch.cuda.is_available():
+        if torch.cuda.device_count() == 0:  # not is_available(), which starts CUDA when the package is imported
             _state = False, "no CUDA device"
         else:
             try:

@@ -102,6 +102,15 @@ def _log_once(name: str, detail: str) -> None:
         LOGGER.debug(f"selective scan: backend '{name}' ({detail})")
 
 
+def _warn_once(device: str, reasons: list[str]) -> None:
+    """Say once per process that a GPU's scans run in plain PyTorch, which is many times slower, and why."""
+    if "slow" not in _logged and not torch.compiler.is_compiling():
+        _logged.add("slow")
+        LOGGER.warning(
+            f"selective scan: plain PyTorch on {device}, many times slower than its kernels ({'; '.join(reasons)})"
+        )
+
+
 def select(
     u: Tensor,
     delta: Tensor,
@@ -137,6 +146,8 @@ def select(
             ok, why = backend.accepts(u, delta, A, B, C, D, z, delta_bias)
             if ok:
                 _log_once(backend.name, reason)
+                if backend is chunked and u.device.type == "cuda" and _forced == AUTO:
+                    _warn_once(u.device.type, reasons)
                 return backend.name
             reason = why
         reasons.append(f"{backend.name}: {reason}")
