@@ -12,7 +12,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ultralytics.nn.Addmodules.selective_scan import cpu, inner, mamba_inner, op, registry, token_norm
+from ultralytics.nn.Addmodules.selective_scan import (
+    cpu,
+    inner,
+    mamba_inner,
+    op,
+    registry,
+    token_linear,
+    token_norm,
+)
 from ultralytics.nn.Addmodules.selective_scan.registry import use_backend
 from ultralytics.nn.Addmodules.VMamba import MambaLayer
 
@@ -367,6 +375,126 @@ def test_wrong_norm_arguments_are_refused() -> None:
         cpu.norm_backward(
             torch.zeros(1, 4, 5), torch.zeros(1, 4, 5), torch.zeros(4), torch.zeros(1, 5), torch.zeros(1, 5)
         )
+
+
+# Linear layers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["avx512", "avx2", "plain"])
+def isa(request: pytest.FixtureRequest) -> str:
+    """Force each instruction set that this CPU has."""
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    try:
+        return cpu.set_isa(request.param)
+    except ValueError as e:
+        pytest.skip(str(e))
+
+
+def factors(m: int, k: int, n: int, bias: bool = True) -> list[torch.Tensor | None]:
+    """Return a, b and bias of a product."""
+    g = torch.Generator().manual_seed(m + k + n)
+    a, b = torch.randn(m, k, generator=g), torch.randn(k, n, generator=g)
+    return [a, b, torch.randn(n, generator=g) if bias else None]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 16), (5, 3, 48), (67, 40, 64), (130, 257, 80), (3, 700, 112), (64, 512, 512)], ids=str
+)
+def test_product_against_float64(isa: str, sizes: tuple, bias: bool) -> None:
+    """In any layout, the same bits for any number of threads, and as exact as PyTorch's."""
+    a, b, c = factors(*sizes, bias)
+    exact = a.double() @ b.double() + (0 if c is None else c.double())
+    scale = a.double().abs() @ b.double().abs() + (0 if c is None else c.double().abs())
+    got = cpu.matmul(a, b, c)
+    assert ((got - exact).abs() / scale).max() < 4e-7
+    layouts = (
+        (a.t().contiguous().t(), b.t().contiguous().t(), None if c is None else torch.stack((c, c), 1)[:, 0]),
+        (torch.cat((a, a), 1)[:, : sizes[1]], torch.stack((b, b), 2)[..., 0], c),
+    )
+    for x, y, z in layouts:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert torch.equal(cpu.matmul(x, y, z), got)
+
+
+def test_product_of_expanded_factors(isa: str) -> None:
+    a, b, c = factors(20, 9, 32)
+    a, b = a[:1].expand(20, -1), b[:1].expand(9, -1)
+    torch.testing.assert_close(cpu.matmul(a, b, c), a @ b + c)
+
+
+def test_what_a_product_does_not_take() -> None:
+    if not cpu.available()[0]:
+        pytest.skip(cpu.available()[1])
+    a, b, c = factors(4, 3, 16)
+    for wrong in ((a, b[:2], c), (a[0], b, c), (a, b, c[:8]), (a.double(), b.double(), None), (a, b[:, :15], None)):
+        with pytest.raises(ValueError, match="must be|out of range"):
+            cpu.matmul(*wrong)
+    assert cpu.matmul(a[:0], b, c).shape == (0, 16)
+    for *bad, word in ((a, b[:, :15], None, "15 columns"), (a.bfloat16(), b, c, "float32"), (a, b, c.half(), "bias")):
+        ok, reason = cpu.matmul_accepts(*bad)
+        assert not ok
+        assert word in reason
+    cpu.set_isa("plain")
+    assert "AVX-512" in cpu.matmul_accepts(a, b, c)[1]
+
+
+@pytest.mark.parametrize("shape", [(7, 16), (2, 37, 16), (0, 5, 16)], ids=str)
+@pytest.mark.parametrize("outputs", [48, 13], ids=["kernel", "odd"])
+def test_linear_layer_is_that_of_pytorch(shape: tuple, outputs: int) -> None:
+    torch.manual_seed(0)
+    given = torch.randn(shape), torch.randn(outputs, 16), torch.randn(outputs)
+    weight = torch.randn(*shape[:-1], outputs)
+    for args in (given, given[:2]):
+        results = []
+        for fn in (token_linear, torch.nn.functional.linear):
+            leaves = [t.clone().requires_grad_() for t in args]
+            out = fn(*leaves)
+            results.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+        for x, y in zip(*results):
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_layer_leaves_the_rest_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast, other dtypes, another forced backend and forward-mode derivatives."""
+    calls = []
+    monkeypatch.setattr(cpu, "matmul", lambda *a, run=cpu.matmul: calls.append(1) or run(*a))
+    x, w = torch.randn(3, 5, 16), torch.randn(32, 16)
+    token_linear(x, w)
+    fast = cpu.available()[0] and cpu.set_isa("auto") == "AVX-512"
+    assert len(calls) == fast
+    with torch.autocast("cpu", torch.bfloat16):
+        assert token_linear(x, w).dtype == torch.bfloat16
+    assert token_linear(x.double(), w.double()).dtype == torch.float64
+    with use_backend("chunked"):
+        token_linear(x, w)
+    assert len(calls) == fast
+    _, tangent = torch.func.jvp(lambda t: token_linear(t, w), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(tangent, torch.ones_like(x) @ w.t())
+    with pytest.raises(RuntimeError):
+        token_linear(x, w[:, :8])
+
+
+@pytest.mark.parametrize("name", ["cpp", "chunked"])
+def test_opcheck_of_the_product(name: str) -> None:
+    if not registry.get(name).available()[0]:
+        pytest.skip(registry.get(name).available()[1])
+    for bias in (True, False):
+        leaves = [None if t is None else t.requires_grad_() for t in factors(5, 32, 16, bias)]
+        torch.library.opcheck(torch.ops.vmamba.matmul.default, (*leaves, name))
+
+
+def test_linear_layer_compiles_and_is_counted() -> None:
+    x, w = torch.randn(3, 5, 16, requires_grad=True), torch.randn(32, 16, requires_grad=True)
+    fn = lambda a, b: token_linear(a, b).square().sum()  # noqa: E731
+    compiled = torch.compile(fn, fullgraph=True, backend="aot_eager")
+    for a, b in zip(torch.autograd.grad(fn(x, w), (x, w)), torch.autograd.grad(compiled(x, w), (x, w))):
+        torch.testing.assert_close(a, b)
+    with FlopCounterMode(display=False) as counter:
+        fn(x, w).backward()
+    assert counter.get_total_flops() == 3 * 2 * 15 * 16 * 32
 
 
 # Threads --------------------------------------------------------------------------------------------------------------

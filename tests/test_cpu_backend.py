@@ -607,6 +607,7 @@ extern "C" int vmamba_block_forward(const int64_t*, int64_t);
 extern "C" int vmamba_block_backward(const int64_t*, int64_t);
 extern "C" int vmamba_norm(const int64_t*, int64_t);
 extern "C" int vmamba_norm_backward(const int64_t*, int64_t);
+extern "C" int vmamba_matmul(const int64_t*, int64_t);
 
 static unsigned long long seed = 1;
 static float next_value() {
@@ -714,6 +715,16 @@ static int norm(int64_t B, int64_t C, int64_t L, int64_t dtype, bool last, int t
   g.dx = s.make(dtype, {B, C, L}, map, false); g.dweight = channels(false); g.dbias = channels(false);
   return status | vmamba_norm_backward((const int64_t*)&g, sizeof(g) / 8);
 }
+static int product(int64_t M, int64_t K, int64_t N, bool turned, bool bias, int threads) {
+  Store s;
+  const std::vector<int> order = turned ? std::vector<int>{1, 0} : std::vector<int>{0, 1};
+  MatmulArgs p = {};
+  p.abi = kAbiVersion; p.threads = threads; p.M = M; p.K = K; p.N = N;
+  p.a = s.make(kF32, {M, K}, order, true); p.b = s.make(kF32, {K, N}, order, true);
+  p.bias = bias ? s.make(kF32, {N}, {0}, true) : Tensor{};
+  p.c = s.make(kF32, {M, N}, {0, 1}, false);
+  return vmamba_matmul((const int64_t*)&p, sizeof(p) / 8);
+}
 int main() {
   int bad = 0, runs = 0;
   const int64_t shapes[][5] = {{1, 1, 1, 1, 1}, {2, 2, 17, 33, 5}, {1, 2, 35, 70, 16}, {1, 1, 64, 31, 64},
@@ -735,6 +746,7 @@ int main() {
       for (int64_t dtype = 0; dtype < 3; ++dtype)
         for (int keep = 0; keep < 2; ++keep) {
           bad |= norm(s[0], s[3], s[4], dtype, keep, 1 + runs % 3);
+          bad |= product(s[3], 100 * s[0] + s[4], 16 * s[6], keep, dtype > 0, 1 + runs % 3);
           bad |= block(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], dtype, keep, runs % 3 > 0, 1 + runs % 5);
           ++runs;
         }

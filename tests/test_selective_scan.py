@@ -317,6 +317,23 @@ def test_no_full_state_tensor_is_kept() -> None:
     assert sum(t.numel() for t in beyond_inputs) == 2 * 8 * 4 * chunked.num_checkpoints(400)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_a_gradient_only_the_last_state_is_kept(backend: str) -> None:
+    accepting(backend, torch.float32)
+    args = canonical([0, 1], torch.float32, length=100)
+    whole, states = op.scan(*args, True, [0, 1], backend, keep=True)
+    out, last = op.scan(*args, True, [0, 1], backend)
+    assert states.shape[2] == registry.get(backend).num_checkpoints(100) > 1
+    assert last.shape[2] == 1
+    assert torch.equal(out, whole)
+    assert torch.equal(last, states[:, :, -1:])
+    assert last.untyped_storage().nbytes() == 4 * last.numel()
+    args[0].requires_grad_()
+    assert op.scan(*args, True, [0, 1], backend)[1].shape == states.shape
+    with torch.no_grad():
+        assert op.scan(*args, True, [0, 1], backend)[1].shape == last.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -328,7 +345,7 @@ def test_opcheck(backend: str, dtype: torch.dtype, full: bool) -> None:
     args = (u, delta, A, B, C, *((D, z, bias) if full else (None, None, None)), True, [0, 1], backend)
     leaves = tuple(a.detach().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args)
     torch.library.opcheck(torch.ops.vmamba.selective_scan.default, leaves)
-    out, states = op.scan(*args)
+    out, states = op.scan(*args, keep=True)
     torch.library.opcheck(torch.ops.vmamba.selective_scan_backward.default, (out, *args[:8], states, *args[8:]))
 
 

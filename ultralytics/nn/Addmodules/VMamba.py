@@ -17,6 +17,7 @@ from .selective_scan import (
     scan_flops,
     selective_scan_fn,
     selective_scan_ref,
+    token_linear,
 )
 from .selective_scan.checks import check_inner_inputs
 from .ssm import StateSpace, inverse_softplus_steps, norm_tokens, positive_int, positive_number
@@ -489,7 +490,7 @@ class Mamba(StateSpace):
                 f"got {tuple(hidden_states.shape)}"
             )
         two = self.bimamba_type == "v2"
-        xz = F.linear(hidden_states, self.in_proj.weight, self.in_proj.bias)
+        xz = token_linear(hidden_states, self.in_proj.weight, self.in_proj.bias)
 
         def rows(name: str, attribute: str = "weight") -> Tensor | None:
             """Stack a parameter of one or two directions."""

@@ -2,6 +2,7 @@
 """Selective scan (S6): one operator, several backends, and the block around it. Never imports ultralytics."""
 
 from .inner import mamba_inner
+from .linear import token_linear
 from .norm import token_norm
 from .op import FORWARD, REVERSED, scan, scan_flops, selective_scan_fn
 from .reference import selective_scan_ref
@@ -17,6 +18,7 @@ __all__ = (
     "scan_flops",
     "selective_scan_fn",
     "selective_scan_ref",
+    "token_linear",
     "token_norm",
     "use_backend",
 )

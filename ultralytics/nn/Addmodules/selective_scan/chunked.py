@@ -114,6 +114,7 @@ def forward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     orders: list[int],
+    checkpoints: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Scan K groups of channels at once.
 
@@ -128,10 +129,11 @@ def forward(
         delta_bias (Tensor, optional): (K, D).
         delta_softplus (bool): Apply softplus to delta after the bias.
         orders (list[int]): Token order of each group, FORWARD or REVERSED.
+        checkpoints (bool): Keep the states that backward needs; otherwise only the last one.
 
     Returns:
         out (Tensor): (B, K, D, L) in the dtype and layout of u.
-        states (Tensor): Chunk-end states in scan order, (B, K, n, D, N) in the compute dtype.
+        states (Tensor): Chunk-end states in scan order, (B, K, n or 1, D, N) in the compute dtype.
     """
     dtype, length = _compute_dtype(u), u.shape[-1]
     chunk = chunk_length(length)
@@ -162,6 +164,7 @@ def forward(
         y = y * torch.nn.functional.silu(z.to(dtype))
     out = torch.empty_like(u)
     out.copy_(y)
+    h = h if checkpoints else h[:, :, -1:].clone()  # a view would hold all of them
     return out, h.transpose(-1, -2)
 
 

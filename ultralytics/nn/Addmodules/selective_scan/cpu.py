@@ -20,6 +20,8 @@ __all__ = (
     "block_forward",
     "forward",
     "load",
+    "matmul",
+    "matmul_accepts",
     "name",
     "norm_accepts",
     "norm_backward",
@@ -30,10 +32,11 @@ __all__ = (
 
 name = "cpp"
 
-ABI_VERSION = 3  # of csrc/scan.h
+ABI_VERSION = 4  # of csrc/scan.h
 TILE = 32  # tokens per checkpoint; the library reports its own, and another number is refused
 MAX_STATES = 256
 NO_GATE = 2  # a flag of the block
+WHOLE_COLUMNS = 16  # of a product
 MAX_TAPS, MAX_RANK, MAX_DIRECTIONS = 16, 256, 16  # of the block
 ISA_LEVELS = {"auto": 0, "plain": 1, "avx2": 2, "avx512": 3}
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -44,6 +47,7 @@ _BLOCK_ARGS = ctypes.c_int64 * (13 + 12 * 7)
 _BLOCK_GRAD_ARGS = ctypes.c_int64 * (13 + 21 * 7)
 _NORM_ARGS = ctypes.c_int64 * (6 + 6 * 7)
 _NORM_GRAD_ARGS = ctypes.c_int64 * (6 + 8 * 7)
+_MATMUL_ARGS = ctypes.c_int64 * (5 + 4 * 7)
 
 _library: ctypes.CDLL | None = None
 _state: tuple[bool, str] | None = None
@@ -93,6 +97,7 @@ def load(path: str | Path | None = None) -> tuple[bool, str]:
         lib.vmamba_block_backward.argtypes = (_BLOCK_GRAD_ARGS, ctypes.c_int64)
         lib.vmamba_norm.argtypes = (_NORM_ARGS, ctypes.c_int64)
         lib.vmamba_norm_backward.argtypes = (_NORM_GRAD_ARGS, ctypes.c_int64)
+        lib.vmamba_matmul.argtypes = (_MATMUL_ARGS, ctypes.c_int64)
     except AttributeError as e:
         _state = False, f"{path.name} is not this package's library: {e}"
         return _state
@@ -433,6 +438,37 @@ def _check_norm(x, weight, bias) -> tuple[int, int, int]:
     if x.dim() != 3 or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         raise ValueError(f"x {tuple(x.shape)} must be (B, C, L), weight {tuple(weight.shape)} and bias (C)")
     return tuple(x.shape)
+
+
+def matmul_accepts(a, b, bias) -> tuple[bool, str]:
+    """Return whether `matmul` takes these and is worth it, and if not the reason."""
+    for label, t in (("a", a), ("b", b), ("bias", bias)):
+        if t is not None and (t.device.type != "cpu" or t.layout != torch.strided or t.dtype != torch.float32):
+            return False, f"{label} is no dense CPU tensor of float32"
+    if b.shape[1] % WHOLE_COLUMNS or not a.shape[1]:
+        return False, f"{b.shape[1]} columns: only multiples of {WHOLE_COLUMNS}, and sums of at least one product"
+    if _state is None or not _state[1].startswith("AVX-512"):  # torch.compile cannot trace a question to the library
+        return False, "without AVX-512 PyTorch's own product is as fast"
+    return True, ""
+
+
+def matmul(a, b, bias):
+    """Return a (M, K) times b (K, N), any strides, plus bias (N), if given: (M, N) float32.
+
+    PyTorch's product, MKL's, has no AVX-512 kernel for AMD's processors and runs at under half of their peak.
+    """
+    lib = _loaded()
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0] or (bias is not None and bias.shape != b.shape[1:]):
+        shapes = ", ".join(str(None if t is None else tuple(t.shape)) for t in (a, b, bias))
+        raise ValueError(f"a, b, bias must be (M, K), (K, N), (N), got {shapes}")
+    if any(t is not None and (t.dtype != torch.float32 or t.device.type != "cpu") for t in (a, b, bias)):
+        raise ValueError("a, b and bias must be float32 on the CPU")
+    out = a.new_empty(a.shape[0], b.shape[1])
+    args = [ABI_VERSION, torch.get_num_threads(), *a.shape, b.shape[1]]
+    for t in (a, b, bias, out):
+        args += _tensor(t)
+    _raise(lib, lib.vmamba_matmul(_MATMUL_ARGS(*args), len(args)))
+    return out
 
 
 def _bits(value: float) -> int:

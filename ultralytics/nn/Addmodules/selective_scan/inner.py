@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import export, op, registry
+from .linear import product
 from .op import REVERSED
 
 __all__ = ("causal_conv", "mamba_inner")
@@ -113,12 +114,13 @@ def _compose(
     delta_softplus: bool,
     orders: Sequence[int],
     backend: str | None,
+    keep: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ungated sum over directions (B, L, D), the projections and the kept states, in PyTorch."""
     u = F.silu(_conv_all(_split(xz, A.shape[1])[0], conv_w, conv_b, orders))
     x_dbl, delta = _project(u, x_proj, dt_proj)
     u, delta, B, C = _scan_inputs(u, delta, x_dbl, dt_proj.shape[2], len(orders))
-    y, states = op.scan(u, delta, A, B, C, D, None, dt_bias, delta_softplus, orders, backend)
+    y, states = op.scan(u, delta, A, B, C, D, None, dt_bias, delta_softplus, orders, backend, keep)
     y = reduce(torch.add, y.unbind(1)).transpose(1, 2)  # sum(1) is several times slower on a CPU
     return y, x_dbl, states
 
@@ -261,12 +263,12 @@ def _mamba_inner(
         if module := _fused(backend, *block):
             out, *kept = module.block_forward(*block, delta_softplus, list(orders), keep)
         else:
-            y, *kept = _compose(*block, delta_softplus, list(orders), backend)
+            y, *kept = _compose(*block, delta_softplus, list(orders), backend, keep)
             y = y.contiguous()
             out = _gate(y, xz)
             kept = [None if out is y else y, kept[0].contiguous(), kept[1]]
         if out_w is not None:
-            out = F.linear(out, out_w, out_b)
+            out = product(out.flatten(0, 1), out_w.t(), out_b, backend).unflatten(0, out.shape[:2])
     return out, *(xz.new_empty(0) if t is None else t for t in (kept if keep else (None,) * 3))
 
 
@@ -313,7 +315,8 @@ def _mamba_inner_backward(
 ) -> tuple[Tensor, ...]:
     block = xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias
     with op.no_autocast(dout.device.type):  # it may run inside an autocast block, where forward's casts are no use
-        dgated = dout if out_w is None else torch.matmul(dout, out_w)
+        flat = dout.flatten(0, 1)
+        dgated = dout if out_w is None else product(flat, out_w, None, backend).unflatten(0, dout.shape[:2])
         kept = None if xz.shape[2] == A.shape[1] else y, projected, states
         if module := _fused(backend, *block):
             *grads, gated = module.block_backward(
@@ -322,8 +325,7 @@ def _mamba_inner_backward(
         else:
             *grads, gated = _compose_backward(dgated, *block, *kept, delta_softplus, list(orders), backend)
         if out_w is not None:
-            flat = dout.flatten(0, 1)
-            grads += [flat.t() @ gated.flatten(0, 1), flat.sum(0) if out_b is not None else None]
+            grads += [product(flat.t(), gated.flatten(0, 1), None, backend), flat.sum(0) if out_b is not None else None]
         else:
             grads += [None, None]
     return tuple(xz.new_empty(0) if g is None else g.contiguous() for g in grads)

@@ -36,7 +36,7 @@ _SETTINGS = "bool delta_softplus, int[] orders, str backend"  # schemas in full:
 
 
 @torch.library.custom_op(
-    "vmamba::selective_scan", mutates_args=(), schema=f"({_INPUTS}, {_SETTINGS}) -> (Tensor, Tensor)"
+    "vmamba::selective_scan", mutates_args=(), schema=f"({_INPUTS}, {_SETTINGS}, bool keep=True) -> (Tensor, Tensor)"
 )
 def _scan(
     u: Tensor,
@@ -50,16 +50,19 @@ def _scan(
     delta_softplus: bool,
     orders: Sequence[int],
     backend: str,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
+    run = registry.get(backend).forward
     with no_autocast(u.device.type):
-        return registry.get(backend).forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, list(orders))
+        return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, list(orders), keep)
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend):
+def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend, keep=True):
     batch, groups, dim, length = u.shape
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    states = u.new_empty(batch, groups, registry.get(backend).num_checkpoints(length), A.shape[-1], dim, dtype=dtype)
+    count = registry.get(backend).num_checkpoints(length) if keep else 1
+    states = u.new_empty(batch, groups, count, A.shape[-1], dim, dtype=dtype)
     return torch.empty_like(u), states.transpose(-1, -2)  # channels innermost, as the backends work
 
 
@@ -96,7 +99,7 @@ def _(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, orders,
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.orders, ctx.backend = inputs
+    *tensors, ctx.delta_softplus, ctx.orders, ctx.backend, _ = inputs
     ctx.set_materialize_grads(False)  # nobody differentiates the states: no zeros in their place
     ctx.save_for_backward(*tensors, output[1])
 
@@ -104,9 +107,9 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, dout, dstates):
     *tensors, states = ctx.saved_tensors
     if dout is None:
-        return (None,) * 11
+        return (None,) * 12
     grads = _scan_backward(dout, *tensors, states, ctx.delta_softplus, ctx.orders, ctx.backend)
-    return *(None if x is None else g for x, g in zip(tensors, grads)), None, None, None
+    return *(None if x is None else g for x, g in zip(tensors, grads)), None, None, None, None
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)
@@ -181,6 +184,7 @@ def scan(
     delta_softplus: bool = False,
     orders: Sequence[int] | None = None,
     backend: str | None = None,
+    keep: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scan K groups of channels in one call, each in its own token order, with nothing flipped.
 
@@ -198,10 +202,12 @@ def scan(
         delta_softplus (bool): Apply softplus to delta after the bias.
         orders (Sequence[int], optional): FORWARD or REVERSED for each group; all FORWARD by default.
         backend (str, optional): A backend name; by default the registry chooses.
+        keep (bool, optional): Keep the states that backward needs; by default where a gradient is recorded.
 
     Returns:
         out (Tensor): (B, K, D, L) in the dtype of u, each token in its own place.
-        states (Tensor): Kept states in scan order, (B, K, n, D, N), the last of which is the final state. No gradient.
+        states (Tensor): Kept states in scan order, (B, K, n, D, N), the last of which is the final state, and the only
+            one if none are kept. No gradient.
 
     Raises:
         TypeError: If something is no real floating point tensor.
@@ -216,7 +222,10 @@ def scan(
         if exporting():
             return export.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders), u.new_empty(0)
         return _scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders)
-    out, states = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend)
+    if keep is None:
+        given = u, delta, A, B, C, D, z, delta_bias
+        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+    out, states = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend, keep)
     return out, states.detach()
 
 

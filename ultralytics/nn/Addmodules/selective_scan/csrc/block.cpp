@@ -416,4 +416,30 @@ int run_norm_backward(const NormGradArgs& p) {
   return failed.load() ? kNoMemory : kOk;
 }
 
+int run_matmul(const MatmulArgs& p) {
+  if (p.abi != kAbiVersion) return kBadAbi;
+  if (p.M < 0 || p.K < 1 || p.N < 0 || p.N % kFwdBlock || p.c.s[1] != 1 || p.threads < 1) return kBadShape;
+  for (const Tensor* t : {&p.a, &p.b, &p.bias, &p.c})
+    if (t->data && t->dtype != kF32) return kBadDtype;
+  if (p.M * p.N == 0) return kOk;
+  const Kernels& kernels = *current_kernels();
+  // Rows a large power of two apart fall into the same few lines of a cache: copied, like those that are not contiguous.
+  const bool direct = p.b.s[1] == 1 && p.b.s[0] % 512 != 0;
+  const int64_t ldb = direct ? p.b.s[0] : p.N + 16, piece = 64;
+  Buffer memory(direct ? 0 : p.K * ldb);
+  if (!direct) {
+    if (!memory.get()) return kNoMemory;
+    for_each_task(ceil_div(p.K, piece), p.threads, [&](int64_t i) {
+      const int64_t k = i * piece;
+      kernels.load_rows(memory.get() + k * ldb, ldb, p.b, k * p.b.s[0], p.b.s[0], p.b.s[1], (int)min64(piece, p.K - k), (int)p.N,
+                        (int)p.N);
+    });
+  }
+  const float* b = direct ? (const float*)(intptr_t)p.b.data : memory.get();
+  const int64_t rows = min64(piece, round_up(ceil_div(p.M, p.threads), 4));
+  for_each_task(ceil_div(p.M, rows), p.threads,
+                [&](int64_t i) { kernels.matmul(p, b, ldb, i * rows, min64(p.M, (i + 1) * rows)); });
+  return kOk;
+}
+
 }  // namespace vmamba

@@ -468,8 +468,23 @@ static void norm_backward(const NormGradArgs& p, const RowsTask& task, float* su
   }
 }
 
+// ----------------------------------------------------------------------------------------------------- plain products
+
+static void matmul(const MatmulArgs& p, const float* b, int64_t ldb, int64_t m0, int64_t m1) {
+  constexpr int64_t kDepth = 256;  // a panel of b of that depth stays in the cache; longer sums go on in c
+  const float* a = (const float*)(intptr_t)p.a.data + m0 * p.a.s[0];
+  float* c = (float*)(intptr_t)p.c.data + m0 * p.c.s[0];
+  const bool has_bias = p.bias.data != 0;
+  if (has_bias)
+    for (int64_t m = 0; m < m1 - m0; ++m) load_rows(c + m * p.c.s[0], p.N, p.bias, 0, 0, p.bias.s[0], 1, (int)p.N, (int)p.N);
+  for (int64_t k = 0; k < p.K; k += kDepth)
+    gemm(m1 - m0, p.N, p.K - k < kDepth ? p.K - k : kDepth, a + k * p.a.s[1], p.a.s[0], p.a.s[1], b + k * ldb, ldb, c,
+         p.c.s[0], has_bias || k > 0);
+}
+
 static const Kernels kTable = {VM_NAME,       forward_scratch, backward_scratch, forward_task,
                                forward_finish, backward_task,   reduce_rows,      block_scratch,
                                stream_scratch, block_project,   block_stream,     block_finish,
                                block_gate,     block_inputs,    norm_scratch,     norm,
-                               norm_backward,  load_rows,       store_rows};
+                               norm_backward,  matmul,          load_rows,
+                               store_rows};

@@ -8,7 +8,7 @@
 namespace vmamba {
 
 // Raised whenever the argument layout below changes: cpu.py refuses any other number.
-constexpr int64_t kAbiVersion = 3;
+constexpr int64_t kAbiVersion = 4;
 
 // Tokens per tile and per checkpoint. The backward pass keeps decay and state of one tile for four states at a time
 // in scratch; 32 tokens keep that near the first-level cache and the checkpoints at N / 32 floats a token and channel.
@@ -66,6 +66,12 @@ struct NormArgs {
 struct NormGradArgs {
   int64_t abi, threads, B, C, L, eps;
   Tensor x, weight, mean, rstd, dout, dx, dweight, dbias;
+};
+
+// c (m, n) = a (m, k) b (k, n) + bias (n), float32; rows of c are contiguous and n is a number of 16s. bias may be absent.
+struct MatmulArgs {
+  int64_t abi, threads, M, K, N;
+  Tensor a, b, bias, c;
 };
 
 constexpr int64_t kFlagSoftplus = 1;
@@ -180,6 +186,8 @@ struct Kernels {
   size_t (*norm_scratch)(int64_t C);  // floats, of the two below
   void (*norm)(const NormArgs&, const RowsTask&, float* scratch);
   void (*norm_backward)(const NormGradArgs&, const RowsTask&, float* sums, float* scratch);  // [2][Cp]: dweight, dbias
+  // Rows [m0, m1) of a product whose second factor lies at b, rows of it `ldb` floats apart.
+  void (*matmul)(const MatmulArgs&, const float* b, int64_t ldb, int64_t m0, int64_t m1);
   // Between any tensor and rows of float32: dst[r * ld + c] = t[offset + r * s_row + c * s_col], zero from cols to width.
   void (*load_rows)(float* dst, int64_t ld, const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, int rows, int cols,
                     int width);

@@ -75,5 +75,6 @@ int run_block_forward(const BlockArgs& p);
 int run_block_backward(const BlockGradArgs& p);
 int run_norm(const NormArgs& p);
 int run_norm_backward(const NormGradArgs& p);
+int run_matmul(const MatmulArgs& p);
 
 }  // namespace vmamba
