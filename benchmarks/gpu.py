@@ -1,13 +1,14 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""The GPU engine beside mamba-ssm's kernel and its bound, and whole models beside stock YOLOv8n; run by gpu.sh.
+"""The GPU engine beside mamba-ssm's kernels and its bound, and whole models beside stock YOLOv8n; run by gpu.sh.
 
 A subject whose check is red gets no number. The peer runs as the recipe runs it: one scan for each direction, tokens
 flipped there and back. The bound of a scan is the larger of its bytes over the measured bandwidth and its exponentials
 over the measured exp rate; backward reads what it needs, writes the gradients, and computes every exponential again.
 
 Usage:
-    python benchmarks/gpu.py --dry-run                    # tiny, on a CPU: to see that it runs; writes nothing
-    python benchmarks/gpu.py --build-peer FOLDER --into BUILD   # compile mamba-ssm's scan for sm_90 only
+    python benchmarks/gpu.py --dry-run                          # tiny, on a CPU: to see that it runs; writes nothing
+    python benchmarks/gpu.py --build-peer FOLDER --into BUILD   # compile mamba-ssm's or causal-conv1d's kernels
+    python benchmarks/gpu.py --one-case                         # one small scan and block, for compute-sanitizer
     python benchmarks/gpu.py --out benchmarks/results/gpu.json --deadline 300
 """
 
@@ -20,9 +21,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,12 +32,14 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks import gpu_peer  # noqa: E402
 from benchmarks.environment import environment  # noqa: E402
-from ultralytics.nn.Addmodules.selective_scan import op, registry, use_backend  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan import gpu, op, registry, use_backend  # noqa: E402
 
 SHAPES = [(64, 25600), (128, 6400), (256, 1600), (512, 400)]  # inner channels and tokens of VMamba-yolov8n at 640
-BATCHES, STATES, ORDERS = (1, 16, 70), 16, [0, 1]
-MODELS = ("yolov8n.yaml", "VMamba-yolov8n.yaml")  # the first is what the other is compared with
+BATCHES, STATES, ORDERS, BLOCK_BATCH = (1, 16, 70), 16, [0, 1], 16
+STOCK, OURS, RECIPE = "yolov8n", "VMamba-yolov8n", "VMamba-yolov8n on mamba-ssm"
+BLOCKS = ("triton", "scan in triton", "mamba_ssm")  # whole block in our kernels, its scan alone, the recipe's
 TRAIN_BATCHES, INFER_BATCHES, IMGSZ, GROWTH = (16, 70), (1, 32), 640, (320, 640, 1280)
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # largest RMS error, relative; above it no number
 CACHE = 192 << 20  # bytes that the rotated inputs of a case exceed, so that no cache holds them
@@ -47,7 +51,7 @@ class Clock:
 
     Args:
         device (torch.device): Where the calls run.
-        seconds (float): Time for each call.
+        seconds (float): Time for each call; 0 for one run that means nothing.
     """
 
     def __init__(self, device: torch.device, seconds: float):
@@ -55,10 +59,10 @@ class Clock:
 
     def __call__(self, runs: list[Callable[[], object]]) -> dict:
         """Return the median and the least milliseconds of calls that take turns."""
-        for run in runs * 2:
+        for run in runs * 2 if self.seconds else ():
             run()
         times, spent = [], 0.0
-        while spent < self.seconds * 1e3 or len(times) < 5:
+        while spent < self.seconds * 1e3 or len(times) < (5 if self.seconds else 1):
             batch = [self._once(run) for run in runs]
             times += batch
             spent += sum(batch)
@@ -147,35 +151,9 @@ def ours(u, delta, A, B, C, D, bias) -> Tensor:
     return op.scan(u, delta, A, B, C, D, None, bias, True, ORDERS)[0]
 
 
-class _PeerScan(torch.autograd.Function):
-    """One forward scan of `selective_scan_cuda`, as mamba-ssm's own interface calls it."""
-
-    @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, bias):
-        import selective_scan_cuda
-
-        out, kept, *_ = selective_scan_cuda.fwd(u, delta, A, B, C, D, None, bias, True)
-        ctx.save_for_backward(u, delta, A, B, C, D, bias, kept)
-        return out
-
-    @staticmethod
-    def backward(ctx, dout):
-        import selective_scan_cuda
-
-        *saved, bias, kept = ctx.saved_tensors
-        grads = selective_scan_cuda.bwd(*saved, None, bias, dout.contiguous(), kept, None, None, True, False)
-        return (*grads[:7],)
-
-
-def peer(u, delta, A, B, C, D, bias) -> Tensor:
-    """Scan both directions the recipe's way: each alone, the second on flipped tokens, its output flipped back."""
-    outs = []
-    for k, order in enumerate(ORDERS):
-        tokens = [x[:, k].flip(-1) if order else x[:, k] for x in (u, delta)]
-        weights = [(x[:, k].flip(-1) if order else x[:, k]).unsqueeze(1) for x in (B, C)]
-        out = _PeerScan.apply(*tokens, A[k], *weights, D[k], bias[k])
-        outs.append(out.flip(-1) if order else out)
-    return torch.stack(outs, 1)
+def peer(*args: Tensor) -> Tensor:
+    """Scan both directions the recipe's way."""
+    return gpu_peer.scan(*args, ORDERS)
 
 
 def loop(u, delta, A, B, C, D, bias) -> Tensor:
@@ -185,18 +163,9 @@ def loop(u, delta, A, B, C, D, bias) -> Tensor:
     return _scan_reference(u, delta, A, B, C, D, None, bias, True, ORDERS)[0]
 
 
-def subjects(device: torch.device) -> dict[str, Scan | str]:
+def subjects() -> dict[str, Scan | str]:
     """Return what is timed by name, or why it is not."""
-    found: dict[str, Scan | str] = {"triton": ours}
-    try:
-        import selective_scan_cuda  # noqa: F401
-
-        found["mamba_ssm"] = peer
-    except (ImportError, OSError) as e:
-        found["mamba_ssm"] = f"selective_scan_cuda cannot be imported: {e}"
-    if device.type != "cuda":
-        found["mamba_ssm"] = "no CUDA device"
-    return found
+    return {"triton": ours, "mamba_ssm": gpu_peer.absent("selective_scan_cuda") or peer}
 
 
 def with_gradients(scan: Scan, args: list[Tensor], dout: Tensor) -> list[Tensor]:
@@ -224,11 +193,11 @@ def scan_rows(args: argparse.Namespace, device: torch.device, ceiling: dict, lat
     clock, rows = Clock(device, args.seconds), []
     for dtype in LIMITS:
         checks = {}
-        for name, scan in subjects(device).items():
+        for name, scan in subjects().items():
             if callable(scan):
                 checks[name] = check(scan, dtype, device, *((5, 6) if args.dry_run else (40, 300)))
         for (dim, length), batch in ((s, b) for b in batches for s in shapes):
-            for name, scan in subjects(device).items():
+            for name, scan in subjects().items():
                 row = {"batch": batch, "dim": dim, "length": length, "dtype": str(dtype)[6:], "subject": name}
                 rows.append(row)
                 if not callable(scan) or late():
@@ -266,6 +235,63 @@ def time_scan(row: dict, scan: Scan, clock: Clock, device: torch.device, dtype: 
         row["left_out"] = "out of memory"
 
 
+# Blocks
+
+
+def composed() -> AbstractContextManager:
+    """Let blocks run as PyTorch operators around our scan, as they do where the block's kernels refuse."""
+    return patch.object(gpu, "block_accepts", lambda *args: (False, "left out"))
+
+
+def relative(x: Tensor, truth: Tensor) -> float:
+    """Return the error's norm relative to the truth's."""
+    return float(f"{((x.double() - truth.double()).norm() / truth.double().norm()).item():.2g}")
+
+
+def block_rows(args: argparse.Namespace, device: torch.device, late: Callable[[], bool]) -> list[dict]:
+    """Return forward + backward and peak memory of the recipe's block and of a VSS block at the model's stages."""
+    from ultralytics.nn.Addmodules import Mamba, VSSBlock
+
+    shapes, batch = ([(4, 9)], 1) if args.dry_run else (SHAPES, BLOCK_BATCH)
+    clock, rows = Clock(device, args.seconds), []
+    lacking = gpu_peer.absent(*gpu_peer.MODULES)
+    kinds = [(a, k) for a in ((False,) if args.dry_run else (False, True)) for k in ("Mamba", "VSSBlock")]
+    for (inner, length), (amp, kind) in ((s, k) for s in shapes for k in kinds):
+        torch.manual_seed(0)
+        dim, side = inner // 2, round(length**0.5)
+        if kind == "Mamba":
+            block = Mamba(dim, bimamba_type="v2").to(device)
+            x = torch.randn(batch, length, dim, device=device)
+        else:
+            block = VSSBlock(dim).to(device)
+            x = torch.randn(batch, dim, side, side, device=device).to(memory_format=torch.channels_last)
+        x.requires_grad_()
+
+        def step(block=block, x=x, amp=amp) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                y = block(x)
+            block.zero_grad()
+            x.grad = None
+            y.float().square().sum().backward()
+            return x.grad
+
+        truth = step().clone()  # of the first subject: the tests hold it to float64
+        for name in BLOCKS if kind == "Mamba" else BLOCKS[:2]:
+            row = {"block": kind, "batch": batch, "dim": inner, "length": length, "amp": amp, "subject": name}
+            rows.append(row)
+            if late() or (name == "mamba_ssm" and lacking):
+                row["left_out"] = "out of time" if late() else lacking
+                continue
+            if name == "mamba_ssm":
+                gpu_peer.as_recipe(block)
+            with composed() if name == BLOCKS[1] else nullcontext():
+                error = relative(step(), truth)
+                row["check"] = {"ok": error <= (5e-2 if amp else 1e-3), "error": error}
+                if row["check"]["ok"]:
+                    measured(row, step, clock)
+    return rows
+
+
 # Whole models
 
 
@@ -275,9 +301,20 @@ def build(name: str, device: torch.device) -> torch.nn.Module:
     from ultralytics.nn.tasks import DetectionModel
 
     torch.manual_seed(0)
-    model = DetectionModel(name, nc=2, verbose=False)
+    model = DetectionModel(f"{name.split()[0]}.yaml", nc=2, verbose=False)
     model.args = get_cfg()
-    return model.to(device)
+    return (gpu_peer.as_recipe(model) if name == RECIPE else model).to(device)
+
+
+def recipe_absent(device: torch.device) -> str | None:
+    """Return why the recipe's model gets no figures: it cannot run, or does not compute what ours does."""
+    if why := gpu_peer.absent(*gpu_peer.MODULES):
+        return why
+    x = pictures(2, 320, device)["img"]
+    with torch.inference_mode():
+        ours, theirs = (build(name, device).eval()(x)[0] for name in (OURS, RECIPE))
+    error = relative(theirs, ours)
+    return None if error <= 1e-3 else f"red: differs from ours by {error}"
 
 
 def pictures(batch: int, size: int, device: torch.device) -> dict:
@@ -313,125 +350,69 @@ def measured(row: dict, run: Callable[[], object], clock: Clock) -> None:
 def model_rows(args: argparse.Namespace, device: torch.device, late: Callable[[], bool]) -> list[dict]:
     """Return training steps, inference and the growth with the picture for both models, taking turns."""
     small = args.dry_run
-    train = [(1, amp) for amp in (False,)] if small else [(b, amp) for b in TRAIN_BATCHES for amp in (False, True)]
+    train = [(1, False)] if small else [(b, amp) for b in TRAIN_BATCHES for amp in (False, True)]
     infer = [(1, 64)] if small else [(b, IMGSZ) for b in INFER_BATCHES] + [(1, s) for s in GROWTH if s != IMGSZ]
-    clock, rows = Clock(device, args.seconds), []
-    for batch, amp in train:
-        for name in MODELS:
-            row = {"kind": "train", "model": name, "batch": batch, "imgsz": 64 if small else IMGSZ, "amp": amp}
-            rows.append(row)
-            if late():
-                row["left_out"] = "out of time"
-                continue
-            model, data = build(name, device).train(), pictures(batch, row["imgsz"], device)
-            optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+    clock, rows, lacking = Clock(device, args.seconds), [], recipe_absent(device)
 
-            def step(model=model, data=data, optimizer=optimizer, amp=amp) -> None:
-                optimizer.zero_grad()
-                with torch.autocast(device.type, torch.float16) if amp else nullcontext():
-                    loss = model(data)[0].sum()
-                (loss * (1024 if amp else 1)).backward()  # a fixed scale: GradScaler would skip steps at first
-                optimizer.step()
+    def begun(kind: str, name: str, batch: int, size: int, **settings) -> dict | None:
+        """Append a row; None if it is to be left out."""
+        rows.append({"kind": kind, "model": name, "batch": batch, "imgsz": size, **settings})
+        why = "out of time" if late() else lacking if name == RECIPE else None
+        if why:
+            rows[-1]["left_out"] = why
+        return None if why else rows[-1]
 
-            measured(row, step, clock)
-    for batch, size in infer:
-        for name, half in ((n, h) for n in MODELS for h in ((False,) if small else (False, True))):
-            row = {"kind": "infer", "model": name, "batch": batch, "imgsz": size, "half": half}
-            rows.append(row)
-            if late():
-                row["left_out"] = "out of time"
-                continue
-            model = build(name, device).eval().fuse(verbose=False)
-            x = pictures(batch, size, device)["img"]
-            model, x = (model.half(), x.half()) if half else (model, x)
+    for (batch, amp), name in ((t, n) for t in train for n in (STOCK, OURS, RECIPE)):
+        row = begun("train", name, batch, 64 if small else IMGSZ, amp=amp)
+        if row is None:
+            continue
+        model, data = build(name, device).train(), pictures(batch, row["imgsz"], device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
 
-            def predict(model=model, x=x) -> None:
-                with torch.inference_mode():
-                    model(x)
+        def step(model=model, data=data, optimizer=optimizer, amp=amp) -> None:
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.float16) if amp else nullcontext():
+                loss = model(data)[0].sum()
+            (loss * (1024 if amp else 1)).backward()  # a fixed scale: GradScaler would skip steps at first
+            optimizer.step()
 
-            measured(row, predict, clock)
+        measured(row, step, clock)
+        del model, optimizer, step  # their memory is not the next model's
+    halves = (False,) if small else (False, True)
+    for (batch, size), name, half in ((i, n, h) for i in infer for n in (STOCK, OURS, RECIPE) for h in halves):
+        row = begun("infer", name, batch, size, half=half)
+        if row is None:
+            continue
+        model = build(name, device).eval().fuse(verbose=False)
+        x = pictures(batch, size, device)["img"]
+        model, x = (model.half(), x.half()) if half else (model, x)
+
+        def predict(model=model, x=x) -> None:
+            with torch.inference_mode():
+                model(x)
+
+        measured(row, predict, clock)
+        del model, predict
     return rows
 
 
-# The peer
-
-
-PEER_FLAGS = [
-    "-O3",
-    "-std=c++17",
-    *(f"-U__CUDA_NO_{t}_{w}__" for t in ("HALF", "BFLOAT16") for w in ("OPERATORS", "CONVERSIONS")),
-    "-U__CUDA_NO_BFLOAT162_OPERATORS__",
-    "-U__CUDA_NO_BFLOAT162_CONVERSIONS__",
-    "--expt-relaxed-constexpr",
-    "--expt-extended-lambda",
-    "--use_fast_math",
-    "--threads=2",
-]
-
-
-def peer_sources(folder: Path, into: Path) -> list[Path]:
-    """Copy the peer's scan with everything complex left out, which is two thirds of its compile time.
-
-    Args:
-        folder (Path): mamba-ssm's source, or its csrc/selective_scan.
-        into (Path): Where the copy goes.
-
-    Returns:
-        (list[Path]): What to compile.
-    """
-    found = [p for p in (folder / "csrc/selective_scan", folder) if (p / "selective_scan.cpp").is_file()]
-    if not found:
-        raise SystemExit(f"{folder} holds no csrc/selective_scan/selective_scan.cpp: give mamba-ssm's source folder")
-    into.mkdir(parents=True, exist_ok=True)
-    sources = []
-    for file in sorted(found[0].iterdir()):
-        if not file.is_file() or "_complex" in file.name:
-            continue
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".cu":
-            text = "\n".join(x for x in text.splitlines() if not (x.startswith("template void") and "complex_t" in x))
-        (into / file.name).write_text(text + "\n", encoding="utf-8")
-        if file.suffix in (".cu", ".cpp"):
-            sources.append(into / file.name)
-    stubs = "\n".join(
-        f"template <> void selective_scan_{way}_cuda<{t}, c10::complex<float>>({params}&, cudaStream_t) "
-        f'{{ TORCH_CHECK(false, "built without complex numbers"); }}'
-        for way, params in (("fwd", "SSMParamsBase"), ("bwd", "SSMParamsBwd"))
-        for t in ("float", "at::Half", "at::BFloat16")
-    )
-    declared = "\n".join(
-        f"template <typename i, typename w> void selective_scan_{way}_cuda({params}&, cudaStream_t);"
-        for way, params in (("fwd", "SSMParamsBase"), ("bwd", "SSMParamsBwd"))
-    )
-    stub = into / "no_complex.cpp"
-    head = "#include <ATen/ATen.h>\n#include <c10/cuda/CUDAStream.h>\n#include <c10/util/complex.h>\n"
-    stub.write_text(f'{head}#include "selective_scan.h"\n{declared}\n{stubs}\n', encoding="utf-8")
-    return [*sources, stub]
-
-
-def build_peer(folder: Path, into: Path) -> None:
-    """Compile `selective_scan_cuda` into a folder, for compute capability 9.0 only."""
-    import os
-
-    from torch.utils.cpp_extension import load
-
-    os.environ["TORCH_CUDA_ARCH_LIST"] = "9.0"
-    sources = peer_sources(folder, into / "src")
-    begin = time.perf_counter()
-    load(
-        "selective_scan_cuda",
-        [str(s) for s in sources],
-        extra_cflags=["-O3", "-std=c++17"],
-        extra_cuda_cflags=PEER_FLAGS,
-        extra_include_paths=[str(into / "src")],
-        build_directory=str(into),
-        is_python_module=True,
-        verbose=True,
-    )
-    print(f"mamba-ssm's scan was built in {time.perf_counter() - begin:.0f} s")
-
-
 # Report
+
+
+def one_case(device: torch.device) -> int:
+    """Run our scan and our block once, forward and backward, with several segments and blocks; 1 if one is wrong."""
+    from ultralytics.nn.Addmodules import Mamba
+
+    found = check(ours, torch.float32, device, 40, 300)
+    torch.manual_seed(0)
+    block, x = Mamba(20, bimamba_type="v2").to(device), torch.randn(2, 300, 20, device=device, requires_grad=True)
+    grads = []
+    for way in (nullcontext, composed):
+        with way():
+            grads.append(torch.autograd.grad(block(x).square().sum(), [x, *block.parameters()]))
+    found["block"] = max(relative(a, b) for a, b in zip(*grads))
+    print(json.dumps(found))
+    return int(not (found["ok"] and found["block"] <= 1e-3))
 
 
 def summary(result: dict) -> str:
@@ -449,6 +430,11 @@ def summary(result: dict) -> str:
             else:
                 cells += ["red" if "left_out" not in r else r["left_out"][:24], ""]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| block | B, D, L | AMP | subject | forward + backward ms | peak MiB |", "|" + " --- |" * 6]
+    for r in result["blocks"]:
+        cells = [r["block"], f"{r['batch']}, {r['dim']}, {r['length']}", "yes" if r["amp"] else "no", r["subject"]]
+        cells += [f"{r['time']['median_ms']:.3f}" if "time" in r else r.get("left_out", "red")[:24]]
+        lines.append("| " + " | ".join([*cells, str(r.get("peak_mib", ""))]) + " |")
     lines += ["", "| model | what | ms | images/s | peak MiB |", "|" + " --- |" * 5]
     for r in result["models"]:
         what = [r["kind"], f"{r['imgsz']} px", f"batch {r['batch']}"]
@@ -456,8 +442,8 @@ def summary(result: dict) -> str:
         if "time" in r:
             cells = [f"{r['time']['median_ms']:.2f}", str(r["images_per_second"]), str(r.get("peak_mib", ""))]
         else:
-            cells = [r["left_out"], "", ""]
-        lines.append("| " + " | ".join([Path(r["model"]).stem, ", ".join(what), *cells]) + " |")
+            cells = [r["left_out"][:24], "", ""]
+        lines.append("| " + " | ".join([r["model"], ", ".join(what), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -465,14 +451,15 @@ def main() -> int:
     """Run what the command line asks for; 1 if a check was red."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU; prints, writes nothing")
-    parser.add_argument("--build-peer", type=Path, metavar="FOLDER", help="compile mamba-ssm's scan from its source")
+    parser.add_argument("--build-peer", type=Path, metavar="FOLDER", help="compile a peer's kernels from its source")
     parser.add_argument("--into", type=Path, default=ROOT / "build/peer", help="where --build-peer builds")
+    parser.add_argument("--one-case", action="store_true", help="run one small case forward and backward, and stop")
     parser.add_argument("--seconds", type=float, default=0.15, help="time for each call that is timed")
     parser.add_argument("--deadline", type=float, default=300, help="seconds after which no further row begins")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu.json")
     args = parser.parse_args()
     if args.build_peer:
-        build_peer(args.build_peer.resolve(), args.into.resolve())
+        gpu_peer.build(args.build_peer.resolve(), args.into.resolve())
         return 0
     if not (args.dry_run or torch.cuda.is_available()):
         parser.error("no CUDA or ROCm device; --dry-run shows on a CPU that everything runs")
@@ -480,9 +467,11 @@ def main() -> int:
         args.seconds = 0.0
     device, begin = torch.device("cpu" if args.dry_run else "cuda"), time.monotonic()
     torch.backends.cudnn.benchmark = True
+    if args.one_case:
+        return one_case(device)
 
     def late() -> bool:
-        return time.monotonic() - begin > args.deadline
+        return not args.dry_run and time.monotonic() - begin > args.deadline
 
     scan_with = "triton" if not args.dry_run or registry.get("triton").available()[0] else "chunked"
     result = {
@@ -493,6 +482,7 @@ def main() -> int:
     }
     with use_backend(scan_with):
         result["scans"] = scan_rows(args, device, result["ceilings"], late)
+        result["blocks"] = block_rows(args, device, late)
     result["models"] = model_rows(args, device, late)
     print(json.dumps(result["ceilings"]))
     print(summary(result))
@@ -500,7 +490,7 @@ def main() -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         print(f"written: {args.out}")
-    return int(any(not r["check"]["ok"] for r in result["scans"] if "check" in r))
+    return int(any(not r["check"]["ok"] for r in result["scans"] + result["blocks"] if "check" in r))
 
 
 if __name__ == "__main__":

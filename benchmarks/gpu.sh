@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
-# One call on a GPU machine, in under ten minutes: build the peer, check, benchmark. Leaves gpu.json and a short table.
+# One call on a GPU machine, in under ten minutes: build the peers, check, benchmark. Leaves gpu.json, gpu_amp.json, a
+# short table and the logs.
 #
-#   benchmarks/gpu.sh [MAMBA_SSM_SOURCE]     mamba-ssm's source folder (csrc/selective_scan is enough); without it
-#                                            there is no peer to compare with
-#   benchmarks/gpu.sh --dry-run              the same on a CPU, tiny, to see that nothing is mistyped
+#   benchmarks/gpu.sh [MAMBA_SSM [CAUSAL_CONV1D [DATA.yaml]]]
+#
+#     MAMBA_SSM, CAUSAL_CONV1D   the peers' source folders (csrc is enough); "" or nothing: no peer to compare with.
+#                                `pip download --no-binary :all: --no-deps --no-build-isolation NAME` brings them
+#     DATA.yaml                  a data set, to train on in float32, fp16 and bf16; nothing: no such training
+#
+#   benchmarks/gpu.sh --dry-run [DATA.yaml]    the same on a CPU, tiny, to see that nothing is mistyped
 #
 # Results go to $OUT, or to benchmarks/results. Nothing is fetched; the tree must have been laid (patches/README.md).
 set -euo pipefail
@@ -11,42 +16,77 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 out=${OUT:-benchmarks/results}
 begin=$SECONDS
+limit=570      # seconds for all of it
+patience=330   # seconds from the beginning that the peers' builds may take
 export PYTHONUNBUFFERED=1 YOLO_OFFLINE=true
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 step() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - begin))"; }
+left() { echo $((limit - (SECONDS - begin) > 20 ? limit - (SECONDS - begin) : 20)); }
 
 if [ "${1:-}" = --dry-run ]; then
   step "checks that need no GPU"
-  "$python" -m pytest -q -p no:cacheprovider tests/test_gpu_backend.py -k "adapter or division or accepts"
+  "$python" -m pytest -q -p no:cacheprovider tests/test_gpu_backend.py -k "adapter or division or accepts or recipe"
   step "benchmark, tiny"
   TRITON_INTERPRET=1 "$python" benchmarks/gpu.py --dry-run
+  if [ -n "${2:-}" ]; then
+    step "mixed precision, tiny"
+    "$python" benchmarks/gpu_amp.py "$2" --dry-run
+  fi
   exit
 fi
 
 "$python" -m patches setup  # from the cache: nothing is fetched
 mkdir -p "$out"
 build=$PWD/build/peer
-if [ -n "${1:-}" ]; then
-  step "build mamba-ssm's scan for sm_90, beside the checks"
-  "$python" benchmarks/gpu.py --build-peer "$1" --into "$build" >"$out/peer.log" 2>&1 &
-  peer=$!
+peers=()
+for source in "${1:-}" "${2:-}"; do
+  [ -n "$source" ] || continue
+  name=$(basename "$source")
+  step "build $name for one GPU, beside the checks"
+  mkdir -p "$build/$name"
+  timeout "$patience" "$python" benchmarks/gpu.py --build-peer "$source" --into "$build/$name" >"$out/$name.log" 2>&1 &
+  peers+=("$!:$name")
+done
+
+failed=0
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do  # every allocation its own, so that none hides an access beyond it
+    step "compute-sanitizer $tool"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$python" benchmarks/gpu.py --one-case >"$out/$tool.log" 2>&1 || failed=1
+    tail -n 3 "$out/$tool.log"
+  done
+else
+  echo "compute-sanitizer is not here: no memcheck, no racecheck"
 fi
 
 step "checks of our kernels"
-"$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu_backend.py -k "not cuda"
+timeout "$(left)" "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu_backend.py -k "not cuda" || failed=1
 
-if [ -n "${peer:-}" ]; then
-  step "wait for the build"
-  if wait "$peer"; then
-    export PYTHONPATH=$build:$PYTHONPATH
-    step "checks of the adapter"
-    "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu_backend.py -k cuda
+for peer in ${peers[@]+"${peers[@]}"}; do
+  name=${peer#*:}
+  step "wait for $name"
+  if wait "${peer%%:*}"; then
+    PYTHONPATH=$build/$name:$PYTHONPATH
   else
-    tail -n 20 "$out/peer.log"
-    echo "the peer could not be built: benchmarking without it"
+    tail -n 20 "$out/$name.log"
+    echo "$name could not be built in $patience s: benchmarking without it"
   fi
+done
+if "$python" -c "import torch, selective_scan_cuda" 2>/dev/null; then
+  step "checks of the adapter"
+  timeout "$(left)" "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu_backend.py -k cuda || failed=1
 fi
 
 step "benchmark"
-"$python" benchmarks/gpu.py --out "$out/gpu.json" --deadline $((560 - (SECONDS - begin))) | tee "$out/gpu.txt"
-step "done"
+amp=$([ -n "${3:-}" ] && echo 130 || echo 0)
+seconds=$(($(left) - amp - 20))  # a row that has begun is finished
+"$python" benchmarks/gpu.py --out "$out/gpu.json" --deadline "$((seconds > 40 ? seconds : 40))" | tee "$out/gpu.txt" ||
+  failed=1
+if [ -n "${3:-}" ]; then
+  step "mixed precision"
+  "$python" benchmarks/gpu_amp.py "$3" --out "$out/gpu_amp.json" --deadline "$(($(left) - 10))" |
+    tee "$out/gpu_amp.txt" || failed=1
+fi
+step "done$([ "$failed" = 0 ] || echo ", with a failed check")"
+exit "$failed"

@@ -342,18 +342,126 @@ def goals() -> list[tuple[str, float, bool, float | None, str]]:
     return found
 
 
-def targets() -> str:
-    """Return the targets beside what was measured."""
+def verdicts(found: list[tuple[str, float, bool, float | None, str]]) -> str:
+    """Return targets, as `goals` lists them, beside what was measured."""
     rows = []
-    for what, target, more, measured, remark in goals():
+    for what, target, more, measured, remark in found:
         met = measured is not None and (measured >= target if more else measured <= target)
         verdict = "not measured" if measured is None else "met" if met else "**missed**"
         rows.append([what, f"{'at least' if more else 'at most'} {target}", times(measured), verdict, remark])
     return table(["what", "target", "measured", "", ""], rows)
 
 
+def targets() -> str:
+    """Return the CPU targets beside what was measured."""
+    return verdicts(goals())
+
+
+# The GPU benchmark
+
+GPU_COMMAND = "benchmarks/gpu.sh MAMBA_SSM CAUSAL_CONV1D DATA.yaml"
+RECIPE = "VMamba-yolov8n on mamba-ssm"
+
+
+def gpu_goals(r: dict | None) -> list[tuple[str, float, bool, float | None, str]]:
+    """Return the GPU targets as `goals` does; r is the result of benchmarks/gpu.py."""
+    scans, models = (r["scans"], r["models"]) if r else ([], [])
+
+    def of(rows: list[dict], *keys: str, **which) -> float | None:
+        """Return the number under a chain of keys of the one row that has these values."""
+        found = [x for x in rows if all(x.get(k) == v for k, v in which.items())]
+        for key in keys:
+            found = [x[key] for x in found if x.get(key) is not None]
+        return found[0] if found else None
+
+    gains: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    for x in scans:
+        case = {k: x[k] for k in ("batch", "dim", "length", "dtype")}
+        both = (of(scans, "forward_backward", "median_ms", subject=s, **case) for s in ("mamba_ssm", "triton"))
+        if x["subject"] == "triton" and (gain := quotient(*both)) is not None:
+            gains[x["length"] >= 1600][", ".join(map(str, case.values()))] = gain
+    found = []
+    for long, target, label in ((True, 2, "L >= 1600"), (False, 1, "L = 400")):
+        least = min(gains[long], key=gains[long].get, default=None)
+        what = f"scan forward + backward, {label}: times the speed of mamba-ssm's kernel"
+        found.append((what, target, True, gains[long].get(least), "" if least is None else f"least, at ({least})"))
+    for dtype in ("float32", "bfloat16"):
+        which = {"batch": 16, "dim": 64, "length": 25600, "dtype": dtype}
+        limit = of(scans, "bound_forward", "ms", **which)
+        ratio = quotient(of(scans, "forward", "median_ms", subject="triton", **which), limit)
+        found.append((f"scan forward at (16, 64, 25600), {dtype}: times the bound", 1.6, False, ratio, ""))
+    for batch, amp in ((b, a) for b in (16, 70) for a in (False, True)):
+        label = f"training step, 640 px, batch {batch}{', AMP' if amp else ''}"
+
+        def ratio(of_model: str, *keys: str, batch: int = batch, amp: bool = amp) -> float | None:
+            mine, other = (
+                of(models, *keys, kind="train", model=m, batch=batch, amp=amp) for m in ("VMamba-yolov8n", of_model)
+            )
+            return quotient(mine, other)
+
+        found.append(
+            (f"{label}: times the recipe's images a second", 1.5, True, ratio(RECIPE, "images_per_second"), "")
+        )
+        found.append((f"{label}: times the recipe's peak memory", 0.7, False, ratio(RECIPE, "peak_mib"), ""))
+        found.append((f"{label}: times stock yolov8n's time", 1.5, False, ratio("yolov8n", "time", "median_ms"), ""))
+    return found
+
+
+def gpu() -> str:
+    """Return the tables of benchmarks/gpu.sh: targets, scans, blocks, models and mixed precision."""
+    r, amp = load("gpu"), load("gpu_amp")
+    parts = [verdicts(gpu_goals(r))]
+    if r is None:
+        return "\n\n".join([f"Not measured yet: `{GPU_COMMAND}`, then `python benchmarks/tables.py`.", *parts])
+
+    def cell(row: dict, key: str) -> str:
+        return ms(row[key]) if key in row else row.get("left_out", "red")
+
+    bounds = {tuple(x[k] for k in ("batch", "dim", "length", "dtype")): x for x in r["scans"] if "bound_forward" in x}
+    rows = []
+    for x in r["scans"]:
+        limit = bounds[tuple(x[k] for k in ("batch", "dim", "length", "dtype"))]
+        row = [f"{x['batch']}, {x['dim']}, {x['length']}", x["dtype"], x["subject"]]
+        for key in BOTH:
+            row += [cell(x, key), times(x[key]["median_ms"] / limit[f"bound_{key}"]["ms"]) if key in x else ""]
+        rows.append(row)
+    head = ["B, D, L", "dtype", "subject", "forward, ms", "x bound", "forward + backward, ms", "x bound"]
+    parts.append(table(head, rows))
+    rows = [
+        [
+            x["block"],
+            f"{x['batch']}, {x['dim']}, {x['length']}",
+            "yes" if x["amp"] else "no",
+            x["subject"],
+            cell(x, "time"),
+            x.get("peak_mib", ""),
+        ]
+        for x in r["blocks"]
+    ]
+    parts.append(table(["block", "B, D, L", "AMP", "subject", "forward + backward, ms", "peak MiB"], rows))
+    rows = []
+    for x in r["models"]:
+        what = [x["kind"], f"{x['imgsz']} px", f"batch {x['batch']}", *["AMP"] * bool(x.get("amp"))]
+        what += ["half"] * bool(x.get("half"))
+        rows.append([x["model"], ", ".join(what), cell(x, "time"), x.get("images_per_second", "")])
+        rows[-1].append(x.get("peak_mib", ""))
+    parts.append(table(["model", "what", "ms", "images/s", "peak MiB"], rows))
+    if amp:
+        keys = ("in_training", "final", "float32_validation", "half_validation")
+        rows = [
+            [x["precision"], x.get("finite", ""), *(x.get(k, x.get("left_out", "")) for k in keys)] for x in amp["rows"]
+        ]
+        s = amp["settings"]
+        parts.append(f"{s['data']}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, mAP50-95:")
+        parts.append(table(["training", "finite", *(k.replace("_", " ") for k in keys)], rows))
+    c = r["ceilings"]
+    rate = f"{c['bytes_per_second'] / 1e12:.2f} TB/s copied, {c['exps_per_second'] / 1e12:.2f} T exp/s measured"
+    parts.append(f"{r['environment']['gpu']}, {rate}; {source(r, GPU_COMMAND)}")
+    return "\n\n".join(parts)
+
+
 PAGES = {
-    "docs/benchmarks.md": {"targets": targets, "scan_cpu": scan_cpu, "model_cpu": model_cpu},
+    "docs/benchmarks.md": {"targets": targets, "scan_cpu": scan_cpu, "model_cpu": model_cpu, "gpu": gpu},
     "docs/design/cpu-kernel.md": {"scan_isa": scan_isa},
     "docs/design/selective-scan.md": {"memory": memory},
     "docs/design/scan2d.md": {"ss2d_cpu": ss2d_cpu},

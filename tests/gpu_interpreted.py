@@ -14,6 +14,7 @@ import triton.language as tl
 
 from tests import test_block as block
 from tests.test_cpu_backend import errors, layouts, loop, make
+from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules import selective_scan as engine
 from ultralytics.nn.Addmodules.selective_scan import gpu, gpu_kernels, registry
 
@@ -250,3 +251,30 @@ def test_block_keeps_nothing_for_inference():
     with pytest.raises(ValueError, match="dt_proj"):
         gpu.block_forward(*call[:4], args["dt_proj"][:, :2], *call[5:], True)
     assert not gpu.block_accepts(*(t.double() for t in call[:8]))[0]
+
+
+# Automatic mixed precision
+
+
+def mixed(dtype: torch.dtype | None, scale: float) -> dict[str, torch.Tensor]:
+    """Return the gradients of a two-direction block trained in `dtype` by autocast, its loss scaled there and back."""
+    torch.manual_seed(0)
+    layer = MambaLayer(4, d_state=2, d_conv=2)
+    x = torch.randn(1, 4, 2, 2).requires_grad_()
+    with (
+        engine.use_backend("triton"),
+        torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None),
+    ):
+        loss = layer(x).float().square().mean() * scale
+    loss.backward()
+    return {"x": x.grad / scale} | {n: p.grad / scale for n, p in layer.named_parameters()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_with_a_scaled_loss(dtype):
+    """GradScaler begins at 65536: nothing may overflow, and unscaled gradients are those of float32."""
+    want = mixed(None, 1.0)
+    for name, grad in mixed(dtype, 65536.0).items():
+        assert grad.isfinite().all(), name
+        assert grad.dtype == torch.float32
+        assert block.error(grad, want[name].double()) < 8 * torch.finfo(dtype).eps, name

@@ -19,7 +19,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import gpu as benchmark
+from benchmarks import gpu_peer, tables
+from tests import test_block as block_tests
 from tests.test_cpu_backend import TOLERANCE, close, errors, hold, loop, make
+from ultralytics.nn.Addmodules import Mamba
 from ultralytics.nn.Addmodules import selective_scan as engine
 from ultralytics.nn.Addmodules.selective_scan import gpu, mamba_cuda, op, registry, selective_scan_ref
 
@@ -352,10 +356,7 @@ def test_adapter_is_never_chosen_and_says_why_it_is_not_there(peer, monkeypatch)
 # The benchmark --------------------------------------------------------------------------------------------------------
 
 
-def test_peer_is_built_without_complex_numbers(tmp_path):
-    sys.path.insert(0, str(ROOT))
-    from benchmarks.gpu import peer_sources
-
+def test_peers_are_built_without_what_is_not_measured(tmp_path):
     folder = tmp_path / "source/csrc/selective_scan"
     folder.mkdir(parents=True)
     (folder / "selective_scan.cpp").write_text("// dispatch")
@@ -363,12 +364,102 @@ def test_peer_is_built_without_complex_numbers(tmp_path):
     (folder / "selective_scan_fwd_fp32.cu").write_text(
         "template void f<float, float>();\ntemplate void f<float, complex_t>();"
     )
-    names = [p.name for p in peer_sources(tmp_path / "source", tmp_path / "into")]
-    assert names == ["selective_scan.cpp", "selective_scan_fwd_fp32.cu", "no_complex.cpp"]
+    name, files = gpu_peer.sources(tmp_path / "source", tmp_path / "into")
+    assert name == "selective_scan_cuda"
+    assert [p.name for p in files] == ["selective_scan.cpp", "selective_scan_fwd_fp32.cu", "no_complex.cpp"]
     assert "complex_t" not in (tmp_path / "into/selective_scan_fwd_fp32.cu").read_text()
     assert (tmp_path / "into/no_complex.cpp").read_text().count("TORCH_CHECK(false") == 6
-    with pytest.raises(SystemExit, match="source folder"):
-        peer_sources(tmp_path, tmp_path / "into")
+    (tmp_path / "conv/csrc").mkdir(parents=True)
+    (tmp_path / "conv/csrc/causal_conv1d.cpp").write_text("// all")
+    name, files = gpu_peer.sources(tmp_path / "conv", tmp_path / "into_conv")
+    assert (name, [p.name for p in files]) == ("causal_conv1d_cuda", ["causal_conv1d.cpp"])
+    with pytest.raises(SystemExit, match="holds neither"):
+        gpu_peer.sources(tmp_path, tmp_path / "into")
+
+
+def conv_of(x, w, b):
+    """What causal_conv1d computes: (B, D, L) -> same, with SiLU."""
+    length, taps = x.shape[-1], w.shape[1]
+    y = torch.nn.functional.conv1d(x, w[:, None], b, padding=taps - 1, groups=w.shape[0])[..., :length]
+    return torch.nn.functional.silu(y)
+
+
+def conv_bwd(x, w, b, dout, seq, initial, dfinal, dx, dw, db, dinitial, silu):
+    """What `causal_conv1d_cuda.causal_conv1d_bwd` takes and fills."""
+    assert silu
+    assert dw.dtype == db.dtype == torch.float32
+    leaves = [t.detach().requires_grad_() for t in (x, w, b)]
+    with torch.enable_grad():
+        grads = torch.autograd.grad(conv_of(*leaves), leaves, dout)
+    for target, grad in zip((dx, dw, db), grads):
+        target.copy_(grad)
+
+
+def test_the_recipes_module_in_the_benchmark_computes_what_ours_does(monkeypatch):
+    """On stand-ins for the peers' compiled modules: outputs and every gradient."""
+
+    def scan_bwd(u, delta, A, B, C, D, z, bias, dout, kept, out, dz, softplus, recompute_out_z):
+        *grads, gate = peer_bwd(u, delta, A, B, C, D, z, bias, dout, kept, out, None, softplus, recompute_out_z)
+        dz.copy_(gate)
+        return [*grads, dz]
+
+    def conv_fwd(x, w, b, seq, initial, out, final, silu):
+        out.copy_(conv_of(x, w, b))
+
+    stand_ins = {
+        "selective_scan_cuda": SimpleNamespace(fwd=peer_fwd, bwd=scan_bwd),
+        "causal_conv1d_cuda": SimpleNamespace(causal_conv1d_fwd=conv_fwd, causal_conv1d_bwd=conv_bwd),
+    }
+    monkeypatch.setattr(gpu_peer, "import_module", stand_ins.get)
+    monkeypatch.setattr(mamba_cuda, "CHUNK", 8)
+    block, x = Mamba(6, d_state=3, bimamba_type="v2"), torch.randn(2, 11, 6, requires_grad=True)
+    leaves = [x, *block.parameters()]
+    runs = []
+    for _ in range(2):
+        out = block(x)
+        runs.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+        gpu_peer.as_recipe(block)
+    for ours, theirs in zip(*runs):
+        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
+
+
+def test_tables_of_a_measured_gpu(monkeypatch):
+    """Targets, ratios and what stands in place of a figure, from a result with one row of each kind."""
+    case = {"batch": 16, "dim": 64, "length": 25600, "dtype": "bfloat16"}
+    bound = {"bound_forward": {"ms": 1.0}, "bound_forward_backward": {"ms": 2.0}}
+    scans = [
+        {**case, "subject": "triton", "forward": {"median_ms": 1.5}, "forward_backward": {"median_ms": 4.0}},
+        {**case, "subject": "mamba_ssm", "forward": {"median_ms": 5}, "forward_backward": {"median_ms": 12}, **bound},
+    ]
+    block = {"block": "Mamba", **case, "amp": True, "subject": "mamba_ssm", "left_out": "out of time"}
+    kind = {"kind": "train", "batch": 16, "imgsz": 640, "amp": False}
+    models = [
+        {**kind, "model": m, "time": {"median_ms": t}, "images_per_second": 16e3 / t, "peak_mib": p}
+        for m, t, p in (("yolov8n", 10, 10), ("VMamba-yolov8n", 14, 12), ("VMamba-yolov8n on mamba-ssm", 28, 20))
+    ]
+    e = {"gpu": "a GPU", "cpu": "a CPU", "threads": 1, "torch": "2", "commit": "0" * 40, "uncommitted": False}
+    result = {"ceilings": {"bytes_per_second": 4e12, "exps_per_second": 4e12}, "date": "today", "environment": e}
+    result |= {"scans": scans, "blocks": [block], "models": models}
+    amp = {"settings": {"data": "cards", "epochs": 3, "imgsz": 320, "batch": 8}}
+    amp["rows"] = [
+        {"precision": "fp16", "finite": True, "in_training": 0.5},
+        {"precision": "bf16", "left_out": "failed"},
+    ]
+    monkeypatch.setattr(tables, "load", lambda name: {"gpu": result, "gpu_amp": amp}[name])
+    text = tables.gpu()
+    for line in (
+        "speed of mamba-ssm's kernel | at least 2 | 3.00 | met",
+        "(16, 64, 25600), bfloat16: times the bound | at most 1.6 | 1.50 | met",
+        "batch 16: times the recipe's images a second | at least 1.5 | 2.00 | met",
+        "batch 16: times the recipe's peak memory | at most 0.7 | 0.60 | met",
+        "batch 16: times stock yolov8n's time | at most 1.5 | 1.40 | met",
+        "| Mamba | 16, 64, 25600 | yes | mamba_ssm | out of time |",
+        "| bf16 |  | failed |",
+    ):
+        assert line in text, line
+    assert "out of time" in benchmark.summary(result)
+    monkeypatch.setattr(tables, "load", lambda name: None)
+    assert tables.gpu().count("not measured") == 16
 
 
 @needs_triton
@@ -505,11 +596,47 @@ def test_gpu_is_chosen_and_passes_opcheck(backend):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("case", block_tests.CASES, ids=lambda c: "-".join(map(str, c[:7])))
+def test_gpu_block_and_every_gradient(backend, case):
+    *sizes, orders = case
+    args = block_tests.make(*sizes, orders)
+    truth = block_tests.run(args, orders, "reference")
+    ours = {n: None if t is None else t.cuda() for n, t in block_tests.cast(args, torch.float32).items()}
+    torch.backends.cuda.matmul.allow_tf32 = False
+    dout = torch.randn(truth["out"].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    for name, x in block_tests.run(ours, orders, "triton", dout=dout.cuda()).items():
+        assert block_tests.error(x.cpu(), truth[name]) < block_tests.FLOAT32, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("dim", "length"), MODEL)
+def test_gpu_block_against_its_composition(backend, dim, length, dtype, monkeypatch):
+    """At the model's sizes: close to PyTorch's operators around the same scan, in less memory."""
+    torch.manual_seed(0)
+    block, x = Mamba(dim // 2, bimamba_type="v2").cuda(), torch.randn(4, length, dim // 2, device="cuda")
+    found = []
+    for whole in (True, False):
+        if not whole:
+            monkeypatch.setattr(gpu, "block_accepts", lambda *args: (False, "left out"))
+        block.zero_grad()
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            block(x).float().square().mean().backward()
+        peak = torch.cuda.max_memory_allocated()
+        found.append(([p.grad.cpu() for p in block.parameters()], peak))
+    (ours, least), (theirs, most) = found
+    for x, y in zip(ours, theirs):
+        assert block_tests.error(x, y.double()) < (1e-3 if dtype == torch.float32 else 5e-2)
+    assert least < most
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "autocast"])
 def test_gpu_compiled_block(backend, amp):
     """A whole block, forward and backward in one graph, with and without autocast."""
-    from ultralytics.nn.Addmodules import Mamba
-
     torch.manual_seed(0)
     block, x = Mamba(32, bimamba_type="v2").cuda(), torch.randn(2, 400, 32, device="cuda")
 
