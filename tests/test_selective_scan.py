@@ -365,16 +365,6 @@ def test_compile_fullgraph_forward_and_backward() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_traced_form_equals_the_operator() -> None:
-    for length in (1, 5, 16, 23):
-        for orders in ([0], [0, 1]):
-            args = canonical(orders, torch.float32, length)
-            out, states = op.scan(*args, True, orders, "chunked")
-            traced, traced_states = chunked.traceable(*args, True, orders)
-            torch.testing.assert_close(traced, out)
-            torch.testing.assert_close(traced_states[:, :, -1], states[:, :, -1])
-
-
 def test_flops_of_a_scan() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -7,6 +7,7 @@ The patches hold one-line hooks only, so that they survive upstream's changes; a
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -17,11 +18,13 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from .selective_scan.export import OPSET
 from .ssm import StateSpace
 from .VMamba import SS2D, C2fVSS, Mamba, MambaLayer, VSSBlock, count_mamba, count_ss2d
 from .vss import Mlp
 
 __all__ = (
+    "check_export",
     "check_rows",
     "declared_strides",
     "exempt_ssm_parameters",
@@ -38,9 +41,12 @@ LAYERS = SAME_WIDTH + NEW_WIDTH
 
 
 def register() -> None:
-    """Make our modules known to restricted checkpoint loading and to the FLOP counter."""
+    """Make our modules known to restricted checkpoint loading, to the FLOP counter and to the exporter."""
     if hasattr(torch.serialization, "add_safe_globals"):
         torch.serialization.add_safe_globals([Mamba, Mlp, StochasticDepth, *LAYERS])
+    from ultralytics.utils.callbacks import default_callbacks
+
+    default_callbacks["on_export_start"].append(check_export)
     try:
         from thop.profile import register_hooks
     except ImportError:  # upstream shows no GFLOPs at all then
@@ -285,3 +291,38 @@ def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) ->
     from ultralytics.utils import LOGGER
 
     LOGGER.info(f"VMamba: {len(moved)} state-space parameters (A_log, D, dt bias) without decay or orthogonalisation")
+
+
+# Formats that upstream's converters make wrongly, or not at all, of a loop.
+NO_LOOP: dict[str, str] = {}
+
+
+def check_export(exporter) -> None:
+    """Refuse what cannot be exported of a model with our layers, before anything is written.
+
+    Args:
+        exporter (Exporter): Upstream's, about to export `exporter.model`.
+
+    Raises:
+        PermissionError: If the folder cannot be written to.
+        ValueError: If the format or an argument does not go with a selective scan.
+    """
+    if not any(isinstance(m, StateSpace) for m in exporter.model.modules()):
+        return
+    args, folder = exporter.args, exporter.file.resolve().parent
+    if args.format in NO_LOOP:
+        raise ValueError(
+            f"format='{args.format}' cannot hold a selective scan: {NO_LOOP[args.format]}. "
+            f"Export with format=onnx, openvino or torchscript instead."
+        )
+    if args.opset and args.opset < OPSET:
+        raise ValueError(f"opset={args.opset} is too old for a selective scan; leave it out, or give {OPSET} or later")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written to; the exported file would go beside the model")
+    if args.format == "onnx" and args.quantize == 16:
+        try:
+            from onnxruntime.transformers import float16
+        except ImportError:  # upstream says what is missing
+            return
+        if "Scan" not in float16.DEFAULT_OP_BLOCK_LIST:
+            float16.DEFAULT_OP_BLOCK_LIST.append("Scan")  # the state stays float32, as it does in PyTorch

@@ -7,7 +7,8 @@ and why it was chosen stands in docs/design/export.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 
 __all__ = ("fill", "in_order", "scan", "tokens_scan")
 
-RUN = 16  # tokens that a graph works through at once: fewer cost operator calls, more leave the cache
+OPSET = 13  # the first whose operators the Scan's body is written in
+RUN = 16  # tokens that a graph works through at once: fewer take more operator calls, more leave the cache
 
 
 @dataclass
@@ -37,14 +39,15 @@ class Weights:
 
 
 def fill(x: Tensor) -> Tensor:
-    """Append zeros to tokens (L, B, C) until they make whole runs, where the graph needs that.
+    """Append zeros to tokens (L, B, C) until they make whole runs.
 
     They come after every token in scan order, so whatever they turn into changes no output.
     """
-    if not torch.onnx.is_in_onnx_export():
-        return x
     length, batch, channels = x.shape
-    return torch.cat([x, x.new_zeros((RUN - length % RUN) % RUN, batch, channels)])
+    missing = 2 * RUN - length % RUN  # torch.export gives no graph for every size if this may be 0 or 1
+    if torch.jit.is_tracing():
+        missing = missing % RUN
+    return torch.cat([x, x.new_zeros(missing, batch, channels)])
 
 
 def in_order(x: Tensor, order: int) -> Tensor:
@@ -78,10 +81,21 @@ def tokens_scan(
         (list[Tensor]): K outputs (L, B, D) in the dtype of the state.
     """
     dtype = torch.float64 if u[0].dtype == torch.float64 else torch.float32
+    (length, batch, dim), groups, state = u[0].shape, A.shape[0], A.shape[2]
     D, delta_bias = (None if p is None else p.detach().to(dtype).unsqueeze(1) for p in (D, delta_bias))
     weights = Weights(A.detach().to(dtype).transpose(1, 2).contiguous(), D, delta_bias, delta_softplus)
-    inputs = [[t if t.dtype == dtype else t.to(dtype) for t in of] for of in (u, delta, B, C)]
-    return _onnx(*inputs, weights)
+    forms = (1, dim), (1, dim), (state, 1), (1, state)
+    runs = [[x.to(dtype).reshape(-1, RUN, batch, 1, *form) for x in of] for of, form in zip((u, delta, B, C), forms)]
+    h = runs[0][0].new_zeros(1, batch, *weights.A.shape)
+    if torch.onnx.is_in_onnx_export():
+        ys = _Scan.apply(weights, h, *(x for of in runs for x in of))
+    else:
+        u, dt, B, C = (of[0] if groups == 1 else torch.cat(of, 3) for of in runs)
+        dt = dt if delta_bias is None else dt + delta_bias
+        dt = F.softplus(dt) if delta_softplus else dt
+        y = (_scripted() if torch.jit.is_tracing() else _higher_order)(h, dt * u, dt, B, C, weights.A)
+        ys = (y if D is None else y + u * D).unbind(3)
+    return [y.reshape(length, batch, dim) for y in ys]
 
 
 def scan(
@@ -104,16 +118,61 @@ def scan(
     return (y if z is None else y * F.silu(z.to(y.dtype))).to(u.dtype)
 
 
+# TorchScript, what converts it, and torch.export ---------------------------------------------------------------------
+
+
+def _run(h: Tensor, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the state through a run of tokens.
+
+    Args:
+        h (Tensor): State (1, B, K, N, D).
+        x (Tensor): Step size times input (RUN, B, K, 1, D).
+        dt (Tensor): Step size (RUN, B, K, 1, D).
+        B (Tensor): (RUN, B, K, N, 1).
+        C (Tensor): (RUN, B, K, 1, N).
+        A (Tensor): (K, N, D).
+
+    Returns:
+        h (Tensor): State after the run.
+        y (Tensor): (RUN, B, K, 1, D).
+    """
+    decays, news, hs = torch.exp(dt * A), B * x, []
+    for decay, new in zip(decays.split(1), news.split(1)):
+        h = new + decay * h
+        hs.append(h)
+    return h, torch.matmul(C, torch.cat(hs))
+
+
+def _higher_order(h: Tensor, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor) -> Tensor:
+    """Walk over the runs with the scan of torch.export."""
+    from torch._higher_order_ops.scan import scan as higher_order_scan  # here, because PyTorch 2.4 has none
+
+    return higher_order_scan(lambda h, now: _run(h, *now, A), h, (x, dt, B, C))[1]
+
+
+@functools.cache
+def _scripted() -> Callable[..., Tensor]:
+    """Return a TorchScript function that walks over the runs: the loop stays one in a trace of what calls it."""
+    one = torch.zeros(1, 1, 1, 1, 1)
+    many = one.expand(RUN, -1, -1, -1, -1)
+    outer = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # the run has a trace of its own, so that its tokens are not a loop
+    try:
+        run = torch.jit.trace(_run, (one, many, many, many, many, one[0, 0]), check_trace=False)
+
+        def walk(h, x, dt, B, C, A):
+            ys: list[torch.Tensor] = []
+            for i in range(x.shape[0]):
+                h, y = run(h, x[i], dt[i], B[i], C[i], A)
+                ys.append(y)
+            return torch.stack(ys)
+
+        return torch.jit.script(walk)
+    finally:
+        torch._C._set_tracing_state(outer)
+
+
 # ONNX -----------------------------------------------------------------------------------------------------------------
-
-
-def _onnx(u: list[Tensor], delta: list[Tensor], B: list[Tensor], C: list[Tensor], weights: Weights) -> list[Tensor]:
-    """Scan by one Scan operator over runs of tokens; arguments and result as in `tokens_scan`."""
-    (length, batch, _), (_, state, dim) = u[0].shape, weights.A.shape
-    forms = (1, dim), (1, dim), (state, 1), (1, state)
-    inputs = [x.reshape(-1, RUN, batch, 1, *form) for of, form in zip((u, delta, B, C), forms) for x in of]
-    ys = _Scan.apply(weights, u[0].new_zeros(1, batch, *weights.A.shape), *inputs)
-    return [y.reshape(length, batch, dim) for y in ys]
 
 
 class _Scan(torch.autograd.Function):
@@ -127,19 +186,23 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def symbolic(g, weights: Weights, start, *inputs):
         """Return the values of the K outputs in the graph."""
+        if g.opset < OPSET:
+            raise ValueError(f"a selective scan needs ONNX opset {OPSET} or later, got opset={g.opset}")
         groups = weights.A.shape[0]
-        out = g.op("Scan", start, *inputs, body_g=_body(weights), num_scan_inputs_i=4 * groups, outputs=1 + groups)
+        out = g.op(
+            "Scan", start, *inputs, body_g=_body(weights, g.opset), num_scan_inputs_i=4 * groups, outputs=1 + groups
+        )
         for y in out[1:]:  # or the exporter takes the sizes of the traced example for those of every input
             y.setType(torch._C.TensorType.create_from_tensor(weights.A).with_sizes([None] * 6))
         return out[1:]
 
 
-def _body(weights: Weights) -> torch._C.Graph:
+def _body(weights: Weights, opset: int) -> torch._C.Graph:
     """Return the graph that takes the state through a run of tokens.
 
     Inputs are the state (1, B, K, N, D) and, for each group, u, delta (RUN, B, 1, 1, D), B (RUN, B, 1, N, 1) and C
-    (RUN, B, 1, 1, N); outputs the state and y (RUN, B, 1, 1, D) for each group. What can be done for a whole run is; the
-    tokens then take one multiplication and one addition each.
+    (RUN, B, 1, 1, N); outputs the state and y (RUN, B, 1, 1, D) for each group. What can be is done for the
+    whole run; the tokens then take one multiplication and one addition each.
     """
     graph = torch._C.Graph()
     groups, state, dim = weights.A.shape
@@ -154,6 +217,8 @@ def _body(weights: Weights) -> torch._C.Graph:
         node = graph.create(f"onnx::{kind}", list(inputs), outputs)
         for key, i in integers.items():
             node.i_(key, i)
+        if kind == "Split" and opset >= 18:  # before, equal parts were what no further argument means
+            node.i_("num_outputs", outputs)
         graph.insertNode(node)
         for value in node.outputs():
             value.setType(of.with_sizes([None] * 5))
@@ -182,7 +247,7 @@ def _body(weights: Weights) -> torch._C.Graph:
         dt = add("Add", [add("Relu", [dt]), log1p])
     decays = add("Exp", [add("Mul", [dt, constant(weights.A)])])
     news = add("MatMul", [B, add("Mul", [dt, u])])
-    decays, news = (add("Split", [x], RUN, axis=0, num_outputs=RUN) for x in (decays, news))
+    decays, news = (add("Split", [x], RUN, axis=0) for x in (decays, news))
     hs = []
     for decay, new in zip(decays, news):
         h = add("Add", [add("Mul", [decay, h]), new])
@@ -191,7 +256,7 @@ def _body(weights: Weights) -> torch._C.Graph:
     if weights.D is not None:
         y = add("Add", [y, add("Mul", [u, constant(weights.D)])])
     graph.registerOutput(typed(add("Identity", [h]), "h_next", (1, None, groups, state, dim)))
-    ys = [add("Identity", [y])] if groups == 1 else add("Split", [y], groups, axis=2, num_outputs=groups)
+    ys = [add("Identity", [y])] if groups == 1 else add("Split", [y], groups, axis=2)
     for k, value in enumerate(ys):
         graph.registerOutput(typed(value, f"y{k}", (RUN, None, 1, 1, dim)))
     return graph

@@ -283,7 +283,9 @@ def selective_scan_fn(
 
     def by_group(x: Tensor | None, dim: int) -> Tensor | None:
         """Split the channel axis into (K, D)."""
-        return None if x is None else x.unflatten(dim, (groups, -1))
+        if x is None:
+            return None
+        return x.reshape(*x.shape[:dim], groups, x.shape[dim] // groups, *x.shape[dim + 1 :])
 
     out, states = scan(
         by_group(u, 1),
