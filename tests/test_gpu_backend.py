@@ -145,8 +145,8 @@ def test_machine_code_of_the_forward_kernels(kernel, constants, tmp_path, monkey
 @pytest.mark.parametrize(("kernel", "constants"), KERNELS, ids=lambda x: x if isinstance(x, str) else "")
 def test_kernels_compile_for(target, kernel, constants, tmp_path, monkeypatch):
     asm = build(kernel, target, tmp_path, monkeypatch, **constants)
-    if target is HOPPER:
-        assert spills(asm["ptx"], tmp_path) <= 64
+    if target is HOPPER:  # 16 columns of dt_proj are 16 registers more than there are
+        assert spills(asm["ptx"], tmp_path) <= (96 if (kernel, constants.get("RANK")) == ("scan_backward", 16) else 64)
     else:
         assert re.search(r"\.vgpr_spill_count:\s+0\b", asm["amdgcn"])
 
