@@ -451,7 +451,15 @@ class _Block:
         self.blocks = -(-self.channels // self.block_d)
 
     def launch(self, kernel: str, tensors: list[Tensor | None], steps: int = 1, copies: int = 1, **given) -> None:
-        """Start a kernel of gpu_block_kernels.py: its tensors, and of the sizes those that it has not been given."""
+        """Start a kernel of gpu_block_kernels.py.
+
+        Args:
+            kernel (str): Its name.
+            tensors (list[Tensor | None]): Its tensors, in order.
+            steps (int): Times BLOCK_TOKENS tokens that a program takes.
+            copies (int): Programs for the same tokens and channels.
+            **given (int): Its arguments beyond tensors and the sizes that all of them take.
+        """
         tokens = BLOCK_TOKENS * steps
         chunks = -(-self.length // tokens)
         with _guard(self.x.device):
