@@ -83,9 +83,9 @@ QUICK_CASES = [Case(1, 32, 100)]
 SMALL = Case(2, 24, 37)  # checked against float64: batch, channel tail and length not divisible by a tile
 
 
-def tensors(case: Case, dtype: torch.dtype = torch.float32, grad: bool = False) -> list[Tensor]:
+def tensors(case: Case, dtype: torch.dtype = torch.float32, grad: bool = False, seed: int = 0) -> list[Tensor]:
     """Return u, delta, A, B, C, D, z and delta_bias as `selective_scan_fn` takes them, with values as in a model."""
-    make = torch.Generator().manual_seed(0)
+    make = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=make)

@@ -284,6 +284,38 @@ def model_cpu() -> str:
     return f"{facts}\n\n{table(head, rows)}\n\n{source(r, command)}"
 
 
+def accuracy() -> str:
+    """Return the table of benchmarks/accuracy.py: the errors of ours, those of plain PyTorch in brackets."""
+    r = load("accuracy")
+    if r is None:
+        return unmeasured("accuracy")
+    backends = list(dict.fromkeys(name for row in r["rows"] for name in row["errors"] if name != "plain"))
+    names = list(r["rows"][0]["errors"]["plain"])
+    rows = []
+    for row in r["rows"]:
+        plain = row["errors"]["plain"]
+        for b in (b for b in backends if b in row["errors"]):
+            ours = row["errors"][b]
+            cells = [f"{ours[n]:.1e} ({plain[n]:.1e})".replace("e-0", "e-") for n in names]
+            worst = max(ours[n] / plain[n] for n in names)
+            rows.append([", ".join(map(str, row["shape"])), row["dtype"], NAMES.get(b, b), *cells, times(worst)])
+    head = ["B, D, L", "dtype", "scan", *names, "largest ratio"]
+    note = "RMS error against float64 over the exact result's, that of plain PyTorch in the same dtype in brackets:"
+    return f"{note}\n\n{table(head, rows)}\n\n{source(r, 'python benchmarks/accuracy.py')}"
+
+
+def largest_error() -> tuple[float | None, str]:
+    """Return the largest ratio of a backend's error to plain PyTorch's, and where it is."""
+    r, found = load("accuracy"), {}
+    for row in r["rows"] if r else []:
+        plain = row["errors"]["plain"]
+        for b, ours in row["errors"].items():
+            if b != "plain":
+                found |= {f"{n} of {b}, {row['dtype']}": ours[n] / plain[n] for n in plain}
+    where = max(found, key=found.get, default=None)
+    return (None, "") if where is None else (found[where], f"most, {where}")
+
+
 def goals() -> list[tuple[str, float, bool, float | None, str]]:
     """Return (what, target, whether more is better, measured or None, remark) for every target."""
     scan, model, peak = load("scan_cpu"), load("model_cpu"), load("memory")
@@ -329,6 +361,7 @@ def goals() -> list[tuple[str, float, bool, float | None, str]]:
     peaks = {(s["model"], s["fast_path"]): s["peak_mib"] for s in peak["steps"]} if peak else {}
     ratio = quotient(*(peaks.get((m, True)) for m in (OURS, STOCK)))
     found.append(("model training step: times stock's peak memory", 1.5, False, ratio, ""))
+    found.append(("error against float64: times plain PyTorch's in the same dtype", 2, False, *largest_error()))
     for threads in (1, 2):
         at = {
             size: median_of(models, "time", model=OURS, kind="forward", backend="auto", threads=threads, imgsz=size)
@@ -461,7 +494,13 @@ def gpu() -> str:
 
 
 PAGES = {
-    "docs/benchmarks.md": {"targets": targets, "scan_cpu": scan_cpu, "model_cpu": model_cpu, "gpu": gpu},
+    "docs/benchmarks.md": {
+        "targets": targets,
+        "scan_cpu": scan_cpu,
+        "accuracy": accuracy,
+        "model_cpu": model_cpu,
+        "gpu": gpu,
+    },
     "docs/design/cpu-kernel.md": {"scan_isa": scan_isa},
     "docs/design/selective-scan.md": {"memory": memory},
     "docs/design/scan2d.md": {"ss2d_cpu": ss2d_cpu},

@@ -572,6 +572,42 @@ def test_wrong_sizes_are_named() -> None:
         mamba_inner(**args, orders=[0, 1, 0])
 
 
+# Copies and counts ----------------------------------------------------------------------------------------------------
+
+
+def test_average_of_weights_copies_a_layer_in_training() -> None:
+    """Ultralytics keeps a deep copy whose weights are a moving average."""
+    from ultralytics.utils.torch_utils import ModelEMA
+
+    layer, x = MambaLayer(16, d_state=4), torch.randn(1, 16, 3, 4)
+    layer(x).sum().backward()
+    ema = ModelEMA(layer)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.add_(0.1)
+    ema.update(layer)
+    assert torch.isfinite(ema.ema(x)).all()
+    assert all(not p.requires_grad for p in ema.ema.parameters())
+    assert not torch.equal(ema.ema(x), layer(x))
+
+
+YAMLS = sorted(p.name for p in (Path(__file__).parents[1] / "ultralytics/cfg/models").rglob("[Vv][Mm]amba*.yaml"))
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_flops_of_every_model_file(name: str) -> None:
+    """What `model.info()` says, which is thop's figure, is what PyTorch counts operator by operator."""
+    from ultralytics import YOLO
+    from ultralytics.utils.torch_utils import get_flops
+
+    model = YOLO(name, verbose=False).model.eval().fuse(verbose=False)  # thop counts batch norms, PyTorch does not
+    told = get_flops(model, 128)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 128, 128))
+    assert told > 0
+    assert abs(1e9 * told / counter.get_total_flops() - 1) < 0.01
+
+
 # Training in several processes ----------------------------------------------------------------------------------------
 
 RANK = """

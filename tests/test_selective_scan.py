@@ -136,10 +136,24 @@ def test_every_optional_argument(backend: str, skip: bool, gate: bool, bias: boo
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("groups", [1, 2, 3])
-@pytest.mark.parametrize("state", [1, 5, 16, 64])
+@pytest.mark.parametrize("state", [1, 5, 16, 64, 256])
 def test_groups_and_state_sizes(backend: str, groups: int, state: int) -> None:
     accepting(backend, torch.float32)
     args = make(groups=groups, state=state, dtype=torch.float32, requires_grad=True)
+    assert_close_to_truth(args, backend, delta_softplus=True)
+
+
+LONG = [pytest.param(length, marks=pytest.mark.slow) for length in (1024, 2048, 4096)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("length", [128, 256, 512, *LONG])
+def test_grid_of_mamba_ssm(backend: str, dtype: torch.dtype, groups: int, length: int) -> None:
+    """The sizes of mamba-ssm's own test: batch 2, 4 channels, 8 states."""
+    accepting(backend, dtype)
+    args = make(2, 4, length, 8, groups, dtype, requires_grad=True)
     assert_close_to_truth(args, backend, delta_softplus=True)
 
 

@@ -18,6 +18,7 @@ name = "chunked"
 
 # Elements of one (tokens, N, D) block of states that backward holds at a time: 2**24 float32 are 64 MiB.
 BLOCK_ELEMENTS = 1 << 24
+SUM_LENGTH = 32  # states that are added up in one go
 
 
 def available() -> tuple[bool, str]:
@@ -93,6 +94,13 @@ def _step_sizes(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool, 
     return dt
 
 
+def _contract(weights: Tensor, h: Tensor) -> Tensor:
+    """Multiply (..., 1, N) by (..., N, D): in pieces, since one running sum of 256 products doubles the error."""
+    if h.shape[-2] <= SUM_LENGTH:
+        return torch.matmul(weights, h)
+    return sum(torch.matmul(w, x) for w, x in zip(weights.split(SUM_LENGTH, -1), h.split(SUM_LENGTH, -2)))
+
+
 def _carry(decay: Tensor, local: Tensor) -> Tensor:
     """Return the states at the start of every chunk from the chunks' decays and local end states, (B, K, n, N, D)."""
     start = torch.empty_like(local)
@@ -155,7 +163,7 @@ def forward(
     for t in range(chunk):
         torch.mul(dt[t], At, out=decay)
         h.mul_(decay.exp_()).addcmul_(x[t], Bs[t])
-        torch.matmul(Cs[t], h, out=y[t])
+        y[t] = _contract(Cs[t], h)
 
     y = _tokens(y.squeeze(-2), orders, length).transpose(2, 3)  # (B, K, D, L)
     if D is not None:
@@ -249,10 +257,10 @@ def backward(
             dy_t, dt_t, u_t, x_t = (v[t][:, :, s] for v in (dys, dts, us, xs))  # (B, K, n, 1, D)
             dCs[t][:, :, s] = h @ dy_t.transpose(-1, -2)  # h is the state after step t
             if y is not None:
-                y[t][:, :, s] = Cs[t][:, :, s].transpose(-1, -2) @ h
+                y[t][:, :, s] = _contract(Cs[t][:, :, s].transpose(-1, -2), h)
             g.addcmul_(Cs[t][:, :, s], dy_t)
             dBs[t][:, :, s] = g @ x_t.transpose(-1, -2)
-            dx = Bs[t][:, :, s].transpose(-1, -2) @ g
+            dx = _contract(Bs[t][:, :, s].transpose(-1, -2), g)
             h = hs[t]
             g.mul_(decays[t])  # now the adjoint of the state before step t
             q = g * h  # gradient of delta_t A

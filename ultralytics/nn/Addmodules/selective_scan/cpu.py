@@ -131,14 +131,13 @@ def set_isa(level: str) -> str:
 def accepts(u, delta, A, B, C, D, z, delta_bias) -> tuple[bool, str]:
     """Return whether the kernels take these tensors, and if not the reason."""
     for label, t in (("u", u), ("delta", delta), ("B", B), ("C", C), ("z", z)):
-        if t is not None and t.dtype not in _DTYPES:
-            return False, f"{label} is {t.dtype}: only float32, bfloat16 and float16"
+        if t is not None and not (t.dtype in _DTYPES and t.is_cpu and t.layout == torch.strided):
+            narrow = "a dense CPU tensor" if t.dtype in _DTYPES else "float32, bfloat16 or float16"
+            return False, f"{label} is {t.dtype}, {t.layout}, on {t.device}: only {narrow}"
     for label, t in (("A", A), ("D", D), ("delta_bias", delta_bias)):
-        if t is not None and t.dtype != torch.float32:
-            return False, f"{label} is {t.dtype}: only float32"
-    for label, t in zip(("u", "delta", "A", "B", "C", "D", "z", "delta_bias"), (u, delta, A, B, C, D, z, delta_bias)):
-        if t is not None and (t.device.type != "cpu" or t.layout != torch.strided):
-            return False, f"{label} is not a dense CPU tensor"
+        if t is not None and not (t.dtype == torch.float32 and t.is_cpu and t.layout == torch.strided):
+            wide = "a dense CPU tensor" if t.dtype == torch.float32 else "float32"
+            return False, f"{label} is {t.dtype}, {t.layout}, on {t.device}: only {wide}"
     if not 1 <= A.shape[-1] <= MAX_STATES:
         return False, f"{A.shape[-1]} states: only 1 to {MAX_STATES}"
     return True, ""

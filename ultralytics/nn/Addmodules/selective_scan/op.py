@@ -27,8 +27,8 @@ FORWARD, REVERSED = 0, 1  # token orders
 
 def no_autocast(device_type: str) -> AbstractContextManager:
     """Return a context without autocast, also for devices that have none (meta, and MPS before PyTorch 2.5)."""
-    available = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
@@ -214,6 +214,11 @@ def scan(
         ValueError: If a shape, a device, an order or the backend's name does not fit.
     """
     check_canonical(u, delta, A, B, C, D, z, delta_bias)
+    return _scan_checked(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend, keep)
+
+
+def _scan_checked(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders=None, backend=None, keep=None):
+    """Do what `scan` does with tensors whose shapes have been checked."""
     orders = [FORWARD] * u.shape[1] if orders is None else list(orders)
     if len(orders) != u.shape[1] or any(o not in (FORWARD, REVERSED) for o in orders):
         raise ValueError(f"orders must hold {FORWARD} or {REVERSED} for each of {u.shape[1]} groups, got {orders}")
@@ -283,11 +288,11 @@ def selective_scan_fn(
 
     def by_group(x: Tensor | None, dim: int) -> Tensor | None:
         """Split the channel axis into (K, D)."""
-        if x is None:
-            return None
+        if x is None or groups == 1:
+            return None if x is None else x.unsqueeze(dim)
         return x.reshape(*x.shape[:dim], groups, x.shape[dim] // groups, *x.shape[dim + 1 :])
 
-    out, states = scan(
+    out, states = _scan_checked(
         by_group(u, 1),
         by_group(delta, 1),
         by_group(A, 0),
