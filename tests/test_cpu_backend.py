@@ -332,7 +332,8 @@ def test_decaying_to_subnormals_is_fast_and_leaves_the_mode_alone(isa):
 @pytest.mark.parametrize("softplus", [True, False])
 def test_overflow_and_special_inputs_as_in_the_loop(isa, softplus):
     args = make(1, 1, 40, 70, 16, bias=False)
-    args[1] = args[1].abs()
+    for i in (0, 1, 3, 4):  # nothing cancels, or the float32 loop itself would be off by more than is allowed here
+        args[i] = args[i].abs()
     clean = cpu.forward(*args, softplus, [0])[0]
     spots = ((0, 3, float("inf")), (0, 20, float("nan")), (1, 5, float("nan")), (1, 22, float("inf")), (1, 36, -3e38))
     for i, channel, value in spots:
