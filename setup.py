@@ -22,9 +22,11 @@ from patches.upstream import load_pin, split_requires  # noqa: E402
 
 SCAN = Path("ultralytics/nn/Addmodules/selective_scan")
 BUILD_PRODUCTS = {".pyc", ".pyd", ".so", ".o", ".obj", ".dll", ".dylib"}
+ONNX = ["onnx>=1.16.1,<2", "onnxruntime>=1.18", "onnxslim>=0.1.82"]
 REQUIRES = ["torch>=2.4.0", "einops>=0.6.0", "scikit-learn>=1.0"]  # torch: torch.library.custom_op
 EXTRAS = {
     "cuda": ["mamba-ssm>=2.2.0", "causal-conv1d>=1.4.0"],
+    "export": [*ONNX, "openvino>=2025.2"],
     # ruff in one series, because new ones bring new rules; setuptools lets the packaging tests build a wheel in place
     "test": [
         "pytest>=8.0",
@@ -33,6 +35,7 @@ EXTRAS = {
         "lap>=0.5.12",
         "ruff>=0.17,<0.18",
         "setuptools>=77",
+        *ONNX,
     ],
     "bench": ["mambapy>=1.2.0,<1.3"],  # a peer that benchmarks/scan_cpu.py times
     "dev": ["ultralytics[test]", "build>=1.0"],

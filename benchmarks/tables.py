@@ -155,6 +155,42 @@ def ss2d_cpu() -> str:
     return f"{note}\n\n{table([*head, 'four copies / ours'], body)}\n\n{source(r, command)}"
 
 
+def export_cpu() -> str:
+    """Return the table of benchmarks/export_cpu.py."""
+    r = load("export_cpu")
+    if r is None:
+        return unmeasured("export_cpu")
+    base, rows, notes = r["rows"][0]["model"], [], []
+    for row in r["rows"]:
+        if "absent" in row:
+            notes.append(f"{row['case']} not run: {row['absent']}.")
+            continue
+        stock = median_of([x for x in r["rows"] if "absent" not in x], "time", model=base, **only(row))
+        rows.append(
+            [
+                row["case"],
+                row["threads"],
+                Path(row["model"]).stem,
+                f"{row['file_mb']:.1f} ({row['file_mb'] / row['weights_mb'] - 1:+.0%})",
+                row["operators"] or "",
+                f"{row['export_s']:.0f}",
+                f"{row['check']['error']:.0e}",
+                ms(row["time"]),
+                times(quotient(row["time"] and row["time"]["median_ms"], stock)),
+            ]
+        )
+    head = ["format", "threads", "model", "MB (over weights)", "operators", "export, s", "error", "median, ms"]
+    body = table([*head, f"times {Path(base).stem}"], rows)
+    size = r["rows"][0]["imgsz"]
+    text = f"At {size} px, batch 1; error in units of the largest output; operators with those of loop bodies."
+    return "\n\n".join([text, body, *notes, source(r, "python benchmarks/export_cpu.py")])
+
+
+def only(row: dict) -> dict:
+    """Return the keys that tell cases of export_cpu.py apart."""
+    return {k: row[k] for k in ("case", "threads")}
+
+
 # The CPU benchmarks
 
 NAMES = {
@@ -501,6 +537,7 @@ PAGES = {
         "model_cpu": model_cpu,
         "gpu": gpu,
     },
+    "docs/deploy.md": {"export_cpu": export_cpu},
     "docs/design/cpu-kernel.md": {"scan_isa": scan_isa},
     "docs/design/selective-scan.md": {"memory": memory},
     "docs/design/scan2d.md": {"ss2d_cpu": ss2d_cpu},

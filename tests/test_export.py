@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ultralytics import YOLO
 from ultralytics.nn.Addmodules import C2fVSS, Mamba, MambaLayer, VSSBlock
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
+from ultralytics.utils import ASSETS
 
+ROOT = Path(__file__).resolve().parents[1]
 onnx = pytest.importorskip("onnx", reason="pip install -e '.[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
 
@@ -175,3 +183,144 @@ def test_the_last_state_is_refused() -> None:
 
     with pytest.raises(ValueError, match="return_last_state=True cannot be exported"):
         torch.jit.trace(Last(), torch.randn(1, 4, 6))
+
+
+# Through upstream's exporter ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved model whose classes have scores that differ from place to place."""
+    torch.manual_seed(0)
+    yolo = YOLO("VMamba-yolov8n.yaml", verbose=False)
+    with torch.no_grad():
+        for branch in yolo.model.model[-1].cv3:
+            branch[-1].weight.mul_(30)
+            branch[-1].bias.add_(9)
+    file = tmp_path_factory.mktemp("model") / "best.pt"
+    yolo.save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Path:
+    """Return the ONNX file of it, for 96 x 96 pixels."""
+    pytest.importorskip("onnxslim", reason="pip install -e '.[export]'")
+    return Path(YOLO(checkpoint).export(format="onnx", imgsz=96, device="cpu"))
+
+
+def boxes(file: Path) -> np.ndarray:
+    """Return (x1, y1, x2, y2, score, class) of what a file finds in a picture, best first."""
+    result = YOLO(file, task="detect").predict(ASSETS / "bus.jpg", imgsz=96, rect=False, verbose=False, device="cpu")
+    return result[0].boxes.data.numpy()
+
+
+def test_an_exported_file_finds_what_the_model_finds(checkpoint: Path, exported: Path) -> None:
+    want, got = boxes(checkpoint), boxes(exported)
+    assert len(want) > 3
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=0.5)  # pixels of a picture 810 wide
+
+
+def test_the_file_is_small_and_of_standard_operators(checkpoint: Path, exported: Path) -> None:
+    model = onnx.load(exported)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    found = kinds(model.graph)
+    assert found.count("Scan") == 6  # a layer each
+    assert len(found) <= 1500
+    weights = 4 * sum(p.numel() for p in YOLO(checkpoint).model.parameters())
+    assert exported.stat().st_size < 1.1 * weights
+
+
+def test_the_example_without_ultralytics(exported: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    assert "ultralytics" not in code
+    (tmp_path / "example.py").write_text(code)
+    command = [sys.executable, tmp_path / "example.py", exported, ASSETS / "bus.jpg", tmp_path / "out.jpg"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out.jpg").stat().st_size > 1000
+    rows = [line.split() for line in run.stdout.splitlines()]
+    assert len(rows) > 3
+    best, want = rows[0], boxes(exported)[0]
+    assert float(best[1]) == pytest.approx(want[4], abs=0.02)
+    assert max(float(best[2]), 0) == pytest.approx(want[0], abs=8)  # pixels of a picture 810 wide, uncut in the example
+
+
+@pytest.mark.parametrize("form", ["ncnn", "mnn"])
+def test_a_format_without_loops_is_refused_before_anything_is_written(form: str, checkpoint: Path) -> None:
+    before = sorted(checkpoint.parent.iterdir())
+    with pytest.raises(ValueError, match=f"format='{form}' cannot hold a selective scan: .* format=onnx"):
+        YOLO(checkpoint).export(format=form, imgsz=32)
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+def test_an_old_opset_and_an_unknown_format_are_refused(checkpoint: Path) -> None:
+    before = sorted(checkpoint.parent.iterdir())
+    with pytest.raises(ValueError, match="opset=12 is too old for a selective scan; leave it out, or give 13 or later"):
+        YOLO(checkpoint).export(format="onnx", imgsz=32, opset=12)
+    with pytest.raises(ValueError, match=r"Invalid export format='xyz'\. Valid formats are"):
+        YOLO(checkpoint).export(format="xyz")
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "broken.onnx"
+    file.write_bytes(b"not a model")
+    with pytest.raises(Exception, match=r"broken\.onnx"):
+        YOLO(file, task="detect").predict(ASSETS / "bus.jpg", imgsz=32, verbose=False)
+
+
+@pytest.mark.slow
+def test_half_keeps_the_state_float32(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "half.pt").write_bytes(checkpoint.read_bytes())
+    file = Path(YOLO(tmp_path / "half.pt").export(format="onnx", imgsz=96, half=True, device="cpu"))
+    model = onnx.load(file)
+    for node in model.graph.node:
+        if node.op_type == "Scan":
+            body = next(a.g for a in node.attribute if a.name == "body")
+            constants = [a.t.data_type for n in body.node for a in n.attribute if n.op_type == "Constant"]
+            kept = {t.data_type for t in body.initializer} | set(constants)
+            assert onnx.TensorProto.FLOAT16 not in kept
+    x = np.random.default_rng(0).random((1, 3, 96, 96), np.float32)
+    with torch.no_grad():
+        want = YOLO(checkpoint).model.eval()(torch.from_numpy(x))[0].numpy()
+    got = session(file).run(None, {"images": x})[0]
+    np.testing.assert_allclose(got[:, :4], want[:, :4], atol=1.5)  # pixels
+    np.testing.assert_allclose(got[:, 4:], want[:, 4:], atol=0.05)
+
+
+@pytest.mark.slow
+def test_nms_batch_and_dynamic_sizes(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_bytes(checkpoint.read_bytes())
+    yolo = YOLO(tmp_path / "m.pt")
+    file = yolo.export(format="onnx", imgsz=96, dynamic=True, device="cpu")
+    run, model = session(file), YOLO(checkpoint).model.eval()
+    for shape in ((1, 3, 96, 96), (2, 3, 32, 64), (3, 3, 160, 96)):
+        x = torch.rand(shape)
+        with torch.no_grad():
+            want = model(x)[0]
+        torch.testing.assert_close(
+            torch.from_numpy(run.run(None, {"images": x.numpy()})[0]), want, rtol=1e-3, atol=2e-3
+        )
+    file = yolo.export(format="onnx", imgsz=96, nms=True, batch=2, device="cpu")
+    assert ast.literal_eval(session(file).get_modelmeta().custom_metadata_map["batch"]) == 2
+    found = session(file).run(None, {"images": np.random.default_rng(0).random((2, 3, 96, 96), np.float32)})[0]
+    assert found.shape[0] == 2
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["torchscript", "openvino"])
+def test_other_formats_find_what_the_model_finds(form: str, checkpoint: Path, tmp_path: Path) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino", reason="pip install -e '.[export]'")
+    (tmp_path / "m.pt").write_bytes(checkpoint.read_bytes())
+    file = Path(YOLO(tmp_path / "m.pt").export(format=form, imgsz=96, device="cpu"))
+    want, got = boxes(checkpoint), boxes(file)
+    assert len(want) > 3
+    if form == "torchscript":
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=0.5)
+    else:  # OpenVINO may choose bfloat16
+        np.testing.assert_allclose(got[0, :4], want[0, :4], atol=20)

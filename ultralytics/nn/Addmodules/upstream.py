@@ -293,8 +293,11 @@ def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) ->
     LOGGER.info(f"VMamba: {len(moved)} state-space parameters (A_log, D, dt bias) without decay or orthogonalisation")
 
 
-# Formats that upstream's converters make wrongly, or not at all, of a loop.
-NO_LOOP: dict[str, str] = {}
+# Formats whose converter was tried, and what it does with the loop over tokens.
+NO_LOOP = {
+    "ncnn": "pnnx writes no layer for its loop over tokens, and a network without an input",
+    "mnn": "MNN's converter knows neither Scan nor another loop with a state",
+}
 
 
 def check_export(exporter) -> None:

@@ -1,0 +1,199 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Exported models on a CPU beside stock YOLOv8n in the same format: size, operators, export time, latency, equality.
+
+Models are built with two classes and exported through upstream's exporter, as `yolo export` does. An exported model
+whose output differs from PyTorch's gets no latency. OpenVINO runs in float32, and also in the precision that it
+chooses by itself, where that is another.
+
+Usage:
+    python benchmarks/export_cpu.py          # every format, 1 thread
+    python benchmarks/export_cpu.py --quick  # tiny pictures; prints, writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
+from ultralytics import YOLO  # noqa: E402
+from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+
+MODELS = ["yolov8n.yaml", "VMamba-yolov8n.yaml", "VMamba-yolon.yaml"]  # the first is what others are compared with
+IMGSZ = 640
+# Name: format, arguments of the export, precision asked of OpenVINO or None for its own choice
+CASES: dict[str, tuple[str, dict, str | None]] = {
+    "ONNX Runtime": ("onnx", {}, None),
+    "ONNX Runtime, dynamic": ("onnx", {"dynamic": True}, None),
+    "OpenVINO, float32": ("openvino", {}, "f32"),
+    "OpenVINO, its own choice": ("openvino", {}, None),
+    "TorchScript": ("torchscript", {}, None),
+}
+LIMITS = {"OpenVINO, its own choice": 5e-2}  # which may be bfloat16, with 8 digits in a number
+LIMIT = 1e-4
+
+
+@contextmanager
+def inside(folder: Path):
+    """Run in a folder: a model from a YAML is exported to where the process stands."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def model(name: str) -> YOLO:
+    """Return a model with two classes and fixed weights."""
+    torch.manual_seed(0)
+    yolo = YOLO(name, verbose=False)
+    two = DetectionModel(name, nc=2, verbose=False)
+    two.args, two.task = yolo.model.args, yolo.model.task
+    yolo.model = two
+    return yolo
+
+
+def operators(file: Path) -> int | None:
+    """Return the operators of a graph, those of loop bodies included, or None where the format does not list them."""
+    if file.suffix == ".onnx":
+        import onnx
+
+        def count(graph) -> int:
+            return sum(1 + sum(count(a.g) for a in node.attribute if a.HasField("g")) for node in graph.node)
+
+        return count(onnx.load(file).graph)
+    if file.suffix == ".xml":
+        return file.read_text(encoding="utf-8").count("<layer ")
+    return None
+
+
+def runner(file: Path, threads: int, precision: str | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a call that runs an exported file."""
+    if file.suffix == ".onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return lambda x: session.run(None, {"images": x})[0]
+    if file.suffix == ".xml":
+        import openvino
+
+        config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        if precision:
+            config["INFERENCE_PRECISION_HINT"] = precision
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(file), "CPU", config)
+        return lambda x: compiled([x])[0]
+    script = torch.jit.load(file).eval()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return script(torch.from_numpy(x))[0].numpy()[None]
+
+    return run
+
+
+def needs(form: str) -> None:
+    """Raise Absent if what runs a format is not installed."""
+    for package in {"onnx": ["onnx", "onnxruntime", "onnxslim"], "openvino": ["openvino"]}.get(form, []):
+        try:
+            __import__(package)
+        except ImportError:
+            raise Absent(f"{package} is not installed: pip install -e '.[export]'") from None
+
+
+def export(name: str, form: str, arguments: dict, imgsz: int) -> tuple[Path, float]:
+    """Export a model into the current folder and return the file and the seconds it took."""
+    begin = time.perf_counter()
+    out = Path(model(name).export(format=form, imgsz=imgsz, device="cpu", **arguments)).resolve()
+    seconds = time.perf_counter() - begin
+    return next(out.glob("*.xml")) if out.is_dir() else out, seconds
+
+
+def measure(case: str, names: list[str], threads: int, imgsz: int, seconds: float) -> list[dict]:
+    """Export every model in one format, compare outputs and time them side by side."""
+    form, arguments, precision = CASES[case]
+    try:
+        needs(form)
+    except Absent as e:
+        return [{"case": case, "absent": str(e)}]
+    x = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
+    calls, rows = {}, []
+    for name in names:
+        yolo = model(name)
+        parameters = sum(p.numel() for p in yolo.model.parameters())
+        with torch.inference_mode():
+            want = yolo.model.eval().fuse(verbose=False)(x)[0]
+        file, took = export(name, form, arguments, imgsz)
+        files = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+        run = runner(file, threads, precision)
+        got = torch.from_numpy(np.array(run(x.numpy()))).reshape(want.shape)
+        error = max(distance([got[:, :4]], [want[:, :4]]), distance([got[:, 4:]], [want[:, 4:]]))
+        ok = error <= LIMITS.get(case, LIMIT)
+        if ok:
+            calls[name] = Timed(partial(run, x.numpy()))
+        rows.append(
+            {
+                "case": case,
+                "model": name,
+                "threads": threads,
+                "imgsz": imgsz,
+                "weights_mb": round(parameters * 4 / 1e6, 3),
+                "file_mb": round(sum(f.stat().st_size for f in files) / 1e6, 3),
+                "operators": operators(file),
+                "export_s": round(took, 1),
+                "check": {"ok": ok, "error": float(f"{error:.2g}")},
+            }
+        )
+    timed = interleave(calls, seconds)
+    return [row | {"time": timed.get(row["model"])} for row in rows]
+
+
+def main() -> None:
+    """Measure each format in a process of its own, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="the first is what the others are compared with")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    args = parse(parser, seconds=8.0)
+    if args.job:
+        job = json.loads(args.job)
+        torch.set_num_threads(job["threads"])
+        with tempfile.TemporaryDirectory() as folder, inside(Path(folder)):
+            rows = measure(job["case"], job["models"], job["threads"], job["imgsz"], job["seconds"])
+        print(json.dumps({"rows": rows}))
+        return
+    imgsz = 64 if args.quick else IMGSZ
+    result = heading("export_cpu", args)
+    result["settings"] |= {"nc": 2, "limit": LIMIT, "limits": LIMITS}
+    result["rows"] = []
+    for case in args.cases:
+        for threads in args.threads:
+            job = {"case": case, "models": args.models, "threads": threads, "imgsz": imgsz, "seconds": args.seconds}
+            for row in in_process(__file__, job)["rows"]:
+                result["rows"].append(row)
+                if "absent" in row:
+                    print(f"{case}: not run, {row['absent']}", flush=True)
+                    continue
+                took = f"{row['time']['median_ms']:.1f} ms" if row["time"] else f"red: {row['check']}"
+                print(f"{row['model']:24} {case:26} {threads} threads  {took}", flush=True)
+    write(result, args.out)
+
+
+if __name__ == "__main__":
+    main()
