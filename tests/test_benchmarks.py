@@ -66,6 +66,25 @@ def test_model_runs_end_to_end(tmp_path: Path) -> None:
         assert row["time"].keys() == TIME
 
 
+def test_accuracy_runs_and_becomes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "accuracy.json"
+    command = [sys.executable, ROOT / "benchmarks/accuracy.py", "--quick", "--out", out]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0, run.stdout + run.stderr
+    result = json.loads(out.read_text())
+    assert [row["dtype"] for row in result["rows"]] == ["float32", "bfloat16", "float16"]
+    for row in result["rows"]:
+        assert {"plain", "chunked"} <= row["errors"].keys()
+        assert all(0 < e < 0.1 for of in row["errors"].values() for e in of.values())
+    result["quick"] = False
+    result["rows"][1]["errors"]["chunked"]["dA"] = 9 * result["rows"][1]["errors"]["plain"]["dA"]
+    out.write_text(json.dumps(result))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert "| bfloat16 | plain PyTorch, `chunked` |" in tables.accuracy()
+    worst = next(goal for goal in tables.goals() if goal[0].startswith("error"))
+    assert worst[3:] == (pytest.approx(9), "most, dA of chunked, bfloat16")
+
+
 def test_a_quick_run_never_becomes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     (tmp_path / "scan_cpu.json").write_text(json.dumps({"quick": True}))
