@@ -276,6 +276,7 @@ def check_results(result: Results, task: str) -> None:
 # Lives of models ------------------------------------------------------------------------------------------------------
 
 LIVES = {
+    "VMamba-yolo": "detect",
     "VMamba-yolov8-seg": "segment",
     "VMamba-yolov8-pose": "pose",
     "VMamba-yolov8-obb": "obb",
@@ -285,7 +286,7 @@ LIVES = {
     "VMamba-yolov8-p2": "detect",
     "VMamba-yolov8-p6": "detect",
 }
-QUICK = 5  # one of each task; VMamba-yolov8 itself is in test_model.py
+QUICK = 6  # our own, and one of each task; VMamba-yolov8 itself is in test_model.py
 
 
 def train(stem: str, data: Path, folder: Path, epochs: int) -> tuple[YOLO, list[dict]]:
