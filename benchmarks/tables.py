@@ -91,10 +91,10 @@ def study_runs() -> dict[str, dict[str, list[dict]]]:
 
 
 def study() -> str:
-    """Return the tables of the study, one for each data set, the best model first."""
+    """Return the tables of the study: models of each data set, the best first, and the variants tried beside them."""
     parts = []
     for name, models in study_runs().items():
-        rows = []
+        rows: dict[bool, list] = {False: [], True: []}
         for model, runs in models.items():
             settings = [run["settings"] for run in runs]
             if any(s != settings[0] for s in settings):
@@ -110,17 +110,18 @@ def study() -> str:
                 f"**{mean['mAP50-95']:.3f}**",
                 " / ".join(f"{x:.3f}" for x in scores["mAP50-95"]),
             ]
-            rows.append((mean["mAP50-95"], row))
+            rows[runs[0]["model"].startswith("benchmarks/study/")].append((mean["mAP50-95"], row))
         first = next(iter(models.values()))[0]
         s, e = first["settings"], first["environment"]
         head = ["model", "parameters", f"GFLOPs at {s['imgsz']}", "seeds", "mAP50", "mAP50-95", "by seed"]
-        body = table(head, [row for _, row in sorted(rows, key=lambda r: -r[0])])
+        bodies = [table(head, [row for _, row in sorted(of, key=lambda r: -r[0])]) for of in rows.values() if of]
         title = (
             f"{name}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, "
             f"an optimizer step every {s['nbs']} images:"
         )
+        note = f"{e['cpu']}, torch {e['torch']}; date, commit and every epoch in the JSON files."
         parts.append(
-            f"{title}\n\n{body}\n\n{e['cpu']}, torch {e['torch']}; date, commit and every epoch in the JSON files."
+            "\n\n".join([title, bodies[0], *(["Variants tried on the way:", bodies[1]] if rows[True] else []), note])
         )
     return "\n\n".join(parts) or unmeasured("train_from_scratch")
 
