@@ -26,7 +26,7 @@ ONNX = ["onnx>=1.16.1,<2", "onnxruntime>=1.18", "onnxslim>=0.1.82"]
 REQUIRES = ["torch>=2.4.0", "einops>=0.6.0", "scikit-learn>=1.0"]  # torch: torch.library.custom_op
 EXTRAS = {
     "cuda": ["mamba-ssm>=2.2.0", "causal-conv1d>=1.4.0"],
-    "export": [*ONNX, "openvino>=2025.2"],
+    "deploy": [*ONNX, "openvino>=2025.2"],
     # ruff in one series, because new ones bring new rules; setuptools lets the packaging tests build a wheel in place
     "test": [
         "pytest>=8.0",

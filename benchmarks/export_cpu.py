@@ -115,7 +115,7 @@ def needs(form: str) -> None:
         try:
             __import__(package)
         except ImportError:
-            raise Absent(f"{package} is not installed: pip install -e '.[export]'") from None
+            raise Absent(f"{package} is not installed: pip install -e '.[deploy]'") from None
 
 
 def export(name: str, form: str, arguments: dict, imgsz: int) -> tuple[Path, float]:

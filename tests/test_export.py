@@ -20,8 +20,8 @@ from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selectiv
 from ultralytics.utils import ASSETS
 
 ROOT = Path(__file__).resolve().parents[1]
-onnx = pytest.importorskip("onnx", reason="pip install -e '.[export]'")
-onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
+onnx = pytest.importorskip("onnx", reason="pip install -e '.[deploy]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[deploy]'")
 
 # Maps whose numbers of tokens lie below, at, above and between multiples of a run of 16.
 MAPS = [(1, 1), (3, 5), (4, 4), (1, 17), (5, 7), (8, 8)]
@@ -123,7 +123,7 @@ def test_torch_export_equals_pytorch_for_every_size(layer: nn.Module) -> None:
 
 
 def test_openvino_equals_pytorch_for_every_size(layer: nn.Module) -> None:
-    ov = pytest.importorskip("openvino", reason="pip install -e '.[export]'")
+    ov = pytest.importorskip("openvino", reason="pip install -e '.[deploy]'")
     with torch.no_grad():
         x = torch.randn(1, 8, 4, 4)
         model = ov.convert_model(torch.jit.trace(layer, x, strict=False, check_trace=False), example_input=x)
@@ -205,7 +205,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path) -> Path:
     """Return the ONNX file of it, for 96 x 96 pixels."""
-    pytest.importorskip("onnxslim", reason="pip install -e '.[export]'")
+    pytest.importorskip("onnxslim", reason="pip install -e '.[deploy]'")
     return Path(YOLO(checkpoint).export(format="onnx", imgsz=96, device="cpu"))
 
 
@@ -315,7 +315,7 @@ def test_nms_batch_and_dynamic_sizes(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["torchscript", "openvino"])
 def test_other_formats_find_what_the_model_finds(form: str, checkpoint: Path, tmp_path: Path) -> None:
     if form == "openvino":
-        pytest.importorskip("openvino", reason="pip install -e '.[export]'")
+        pytest.importorskip("openvino", reason="pip install -e '.[deploy]'")
     (tmp_path / "m.pt").write_bytes(checkpoint.read_bytes())
     file = Path(YOLO(tmp_path / "m.pt").export(format=form, imgsz=96, device="cpu"))
     want, got = boxes(checkpoint), boxes(file)

@@ -198,8 +198,9 @@ def test_wheel_without_compiler_is_whole_and_runs(checkout, tmp_path, built, tra
     metadata = (tmp_path / "site" / info / "METADATA").read_text(encoding="utf-8")
     for line in (f"Version: {load_pin().fork_version}", "Requires-Python: >=3.10", "Requires-Dist: einops>=0.6.0"):
         assert f"\n{line}\n" in metadata
-    for extra in ("cuda", "export", "test", "dev"):
+    for extra in ("cuda", "export", "deploy", "test", "dev"):
         assert f"\nProvides-Extra: {extra}\n" in metadata
+    assert '\nRequires-Dist: ultralytics[export-base]; extra == "export"\n' in metadata  # upstream's own stays
     scripts = (tmp_path / "site" / info / "entry_points.txt").read_text()
     assert "yolo = ultralytics.cfg:entrypoint" in scripts
     assert "ultralytics = ultralytics.cfg:entrypoint" in scripts
