@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from ultralytics import YOLO
+from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.Addmodules import C2fVSS, Mamba, MambaLayer, VSSBlock
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
 from ultralytics.utils import ASSETS
@@ -262,6 +264,36 @@ def test_an_old_opset_and_an_unknown_format_are_refused(checkpoint: Path) -> Non
         YOLO(checkpoint).export(format="onnx", imgsz=32, opset=12)
     with pytest.raises(ValueError, match=r"Invalid export format='xyz'\. Valid formats are"):
         YOLO(checkpoint).export(format="xyz")
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(("form", "begun"), [("onnx", "best.onnx"), ("openvino", "best_openvino_model")])
+def test_a_failed_export_leaves_nothing_behind(
+    form: str, begun: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(exporter: Exporter) -> str:
+        path = exporter.file.with_name(begun)
+        if form == "openvino":
+            path.mkdir()
+            path /= "best.xml"
+        path.write_bytes(b"half a model")
+        exporter.file.with_name("best.txt").write_text("somebody else's")
+        raise OSError("No space left on device")
+
+    (tmp_path / "best.pt").write_bytes(checkpoint.read_bytes())
+    (tmp_path / "best_other.onnx").write_text("an older one")
+    monkeypatch.setattr(Exporter, f"export_{form}", fails)
+    with pytest.raises(OSError, match="No space left"):
+        YOLO(tmp_path / "best.pt").export(format=form, imgsz=32)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "best.txt", "best_other.onnx"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != checkpoint.parent and writable(path, mode))
+    before = sorted(checkpoint.parent.iterdir())
+    with pytest.raises(PermissionError, match=f"{re.escape(str(checkpoint.parent))} cannot be written to; .* beside"):
+        YOLO(checkpoint).export(format="onnx", imgsz=32)
     assert sorted(checkpoint.parent.iterdir()) == before
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -301,7 +302,7 @@ NO_LOOP = {
 
 
 def check_export(exporter) -> None:
-    """Refuse what cannot be exported of a model with our layers, before anything is written.
+    """Refuse what cannot be exported of a model with our layers before anything is written, and see to what may fail.
 
     Args:
         exporter (Exporter): Upstream's, about to export `exporter.model`.
@@ -322,6 +323,8 @@ def check_export(exporter) -> None:
         raise ValueError(f"opset={args.opset} is too old for a selective scan; leave it out, or give {OPSET} or later")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} cannot be written to; the exported file would go beside the model")
+    if export := getattr(exporter, f"export_{args.format}", None):
+        setattr(exporter, f"export_{args.format}", leaving_nothing(export, folder, exporter.file.stem))
     if args.format == "onnx" and args.quantize == 16:
         try:
             from onnxruntime.transformers import float16
@@ -329,3 +332,34 @@ def check_export(exporter) -> None:
             return
         if "Scan" not in float16.DEFAULT_OP_BLOCK_LIST:
             float16.DEFAULT_OP_BLOCK_LIST.append("Scan")  # the state stays float32, as it does in PyTorch
+
+
+def leaving_nothing(export: Callable[..., str], folder: Path, stem: str) -> Callable[..., str]:
+    """Return an export that removes what it began to write before it failed.
+
+    Args:
+        export (Callable[..., str]): Upstream's, for one format.
+        folder (Path): Where the model lies, and what is exported.
+        stem (str): The name of the model's file without its ending.
+    """
+    from ultralytics.engine.exporter import export_formats
+
+    begins, ends = (f"{stem}.", f"{stem}_"), tuple(export_formats()["Suffix"][1:])  # the first is the model's own
+
+    def present() -> dict[Path, tuple[int, int]]:
+        """Return the files and folders that an export may have written, and how to tell that it did."""
+        found = {p: p.stat() for p in folder.iterdir() if p.name.startswith(begins) and p.name.endswith(ends)}
+        return {p: (s.st_mtime_ns, s.st_size) for p, s in found.items()}
+
+    @wraps(export)
+    def cleaning(*args, **kwargs) -> str:
+        before = present()
+        try:
+            return export(*args, **kwargs)
+        except BaseException:  # Ctrl-C, too
+            for path, of in present().items():
+                if before.get(path) != of:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
+
+    return cleaning
