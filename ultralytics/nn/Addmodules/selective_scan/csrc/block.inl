@@ -20,12 +20,13 @@ VM_INLINE Tensor half_of(const Tensor& xz, int64_t half, int64_t D) {
 
 constexpr int kGemmVecs = kW == 16 ? 4 : 2;  // times four rows: what fits the registers
 
-// c (MB x NV vectors) = a b, or += with `add`; a[m * am + k * ak], rows of b and c contiguous.
+// c (MB x NV vectors) = a b, or += with `add`; a[m * am + k * ak], rows of b and c contiguous. The product is summed apart
+// from what c held: one running sum over the tokens of a batch, added to piece by piece, would lose two digits.
 template <int MB, int NV>
 VM_INLINE void gemm_tile(int64_t K, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, float* c, int64_t ldc,
                          bool add) {
   V sum[MB * NV];
-  VM_UNROLL for (int i = 0; i < MB * NV; ++i) sum[i] = add ? vload(c + i / NV * ldc + i % NV * kW) : vzero();
+  VM_UNROLL for (int i = 0; i < MB * NV; ++i) sum[i] = vzero();
   for (int64_t k = 0; k < K; ++k) {
     V row[NV];
     VM_UNROLL for (int v = 0; v < NV; ++v) row[v] = vload(b + k * ldb + v * kW);
@@ -33,6 +34,9 @@ VM_INLINE void gemm_tile(int64_t K, const float* a, int64_t am, int64_t ak, cons
       const V x = vset(a[m * am + k * ak]);
       VM_UNROLL for (int v = 0; v < NV; ++v) sum[m * NV + v] = vfma(x, row[v], sum[m * NV + v]);
     }
+  }
+  if (add) {
+    VM_UNROLL for (int i = 0; i < MB * NV; ++i) sum[i] = vadd(vload(c + i / NV * ldc + i % NV * kW), sum[i]);
   }
   VM_UNROLL for (int i = 0; i < MB * NV; ++i) vstore(c + i / NV * ldc + i % NV * kW, sum[i]);
 }
