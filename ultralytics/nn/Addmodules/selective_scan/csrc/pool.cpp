@@ -5,9 +5,9 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #if defined(_WIN32)
@@ -88,8 +88,8 @@ class Pool {
       while (workers_ < helpers) {
         try {
           std::thread([this] { loop(); }).detach();
-        } catch (const std::system_error&) {
-          break;  // no more threads to be had: the caller does what they would have done
+        } catch (const std::exception&) {
+          break;  // no more threads or no memory for one: the caller does what they would have done
         }
         ++workers_;
       }
