@@ -579,6 +579,14 @@ def test_wrong_sizes_are_named() -> None:
         mamba_inner(**args, orders=[0, 1, 0])
 
 
+def test_tensors_of_two_devices_are_refused() -> None:
+    """One tensor on meta, and the output would be memory that nobody wrote."""
+    args = cast(make(1, 9, 8, 4, 2, 4, 2, [0, 1]), torch.float32)
+    for name in NAMES:
+        with pytest.raises(ValueError, match="on one device"):
+            mamba_inner(**{**args, name: args[name].to("meta")}, orders=[0, 1])
+
+
 # Copies and counts ----------------------------------------------------------------------------------------------------
 
 

@@ -463,13 +463,16 @@ def mamba_inner(
         (Tensor): (B, L, M), or (B, L, D) without out_w.
 
     Raises:
-        ValueError: If shapes or the number of orders do not fit together.
+        ValueError: If shapes, devices or the number of orders do not fit together.
 
     Source:
         Gu and Dao, "Mamba", 2023, figure 3; Zhu et al., "Vision Mamba", 2024, algorithm 1 for two directions.
     """
     orders = list(orders)
     _check(xz, conv_w, x_proj, dt_proj, A, out_w, orders)
+    for t in (conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out_w, out_b):
+        if t is not None and t.device != xz.device:  # kernels take addresses; and with one on meta none would run
+            raise ValueError(f"all tensors must be on one device: xz is on {xz.device}, another on {t.device}")
     state_dtype = torch.float64 if xz.dtype == torch.float64 else torch.float32
     conv_w, conv_b, x_proj, dt_proj, out_w, out_b = (
         None if p is None else p.to(xz.dtype) for p in (conv_w, conv_b, x_proj, dt_proj, out_w, out_b)
