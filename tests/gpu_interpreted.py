@@ -7,6 +7,8 @@ blocks are made smaller still, so that they cross every border there is.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import triton  # before the backend, which counts an interpreter only if triton has been imported
@@ -251,6 +253,10 @@ def test_block_keeps_nothing_for_inference():
     with pytest.raises(ValueError, match="dt_proj"):
         gpu.block_forward(*call[:4], args["dt_proj"][:, :2], *call[5:], True)
     assert not gpu.block_accepts(*(t.double() for t in call[:8]))[0]
+    xz = call[0]
+    far = SimpleNamespace(device=xz.device, layout=xz.layout, dtype=xz.dtype, shape=xz.shape)
+    far.stride = lambda i=None: (0, 0, 1 << 30) if i is None else 1 << 30
+    assert "strides" in gpu.block_accepts(far, *call[1:8])[1]
 
 
 # Automatic mixed precision

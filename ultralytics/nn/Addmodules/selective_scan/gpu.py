@@ -424,6 +424,8 @@ def block_accepts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias) -> tuple[b
             return False, f"{label} is not a dense {device} tensor"
         if t.dtype not in (_DTYPES if label in narrow else _DTYPES[:1]) or (label in narrow and t.dtype != xz.dtype):
             return False, f"{label} is {t.dtype} beside xz of {xz.dtype}"
+    if xz.shape[2] * abs(xz.stride(2)) + FORWARD_ROWS * abs(xz.stride(1)) >= 1 << 31:
+        return False, f"xz has strides {tuple(xz.stride())}: channels more than 2**31 elements apart"
     taps = 1 if conv_w is None else conv_w.shape[2]
     sizes = ("taps", taps, MAX_TAPS), ("directions", A.shape[0], MAX_GROUPS), ("states", A.shape[2], MAX_STATES)
     for label, size, most in sizes:
