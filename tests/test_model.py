@@ -474,6 +474,13 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
         ([-1, 0, "C2fVSS", [128]], ValueError, "repeats must be an integer of at least 1, got 0"),
         ([-1, 1, "C2fVSS"], TypeError, "a row is"),
         ([-1, 1, "VSSblock", [128]], ValueError, r"there is no such layer; did you mean VSSBlock\?"),
+        (
+            [-1, 1, "MambaLayr", [128]],
+            ValueError,
+            r"layer 2 \(MambaLayr\): there is no such layer; did you mean MambaLayer\?",
+        ),
+        ([-1, 1, "Mamba", [128]], ValueError, r"did you mean MambaLayer\?"),
+        ([-1, 1, "C2fVSSS", [128]], ValueError, r"did you mean C2fVSS\?"),
         ([-1, 1, "VSSBlock", [64]], ValueError, "64 channels are 16 at this scale .* but its input has 32"),
         (
             [-1, 1, "VSSBlock", [128, 16, 4]],

@@ -173,6 +173,13 @@ def test_state_dicts_of_the_vmamba_repository_load() -> None:
     later.load_state_dict(given)
     assert all(torch.equal(v, given[k]) for k, v in later.state_dict().items())
 
+    channel_first = {
+        k: v[..., None, None] if "proj.weight" in k or "fc" in k and v.dim() == 2 else v for k, v in given.items()
+    }
+    other = VSSBlock(32, d_state=1, expand=1, gate=False, mlp_ratio=4, conv_bias=False)
+    other.load_state_dict(channel_first)  # as its channel-first models keep pointwise weights
+    assert all(torch.equal(v, given[k]) for k, v in other.state_dict().items())
+
     stage = nn.Sequential(VSSBlock(32), VSSBlock(32))
     both = {f"{i}.{k}": v for i in range(2) for k, v in peer_block(32, 16, 64, True, 0, True).items()}
     stage.load_state_dict(both)

@@ -6,6 +6,7 @@ The patches hold one-line hooks only, so that they survive upstream's changes; a
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
@@ -215,15 +216,21 @@ def check_rows(d: dict, file: str) -> None:
         TypeError: If a row has not four entries, or `from` or `repeats` is no integer.
         ValueError: If `from` names no earlier layer, `repeats` is below 1, or a layer's name is misspelt.
     """
+    from ultralytics.nn import tasks  # here, because it imports this module
+
     ours = {layer.__name__: layer for layer in LAYERS}
     folded = {name.casefold(): name for name in ours}
     for index, row in enumerate([*(d.get("backbone") or ()), *(d.get("head") or ())]):
         module = row[2] if isinstance(row, (list, tuple)) and len(row) > 2 else None
-        if not isinstance(module, str) or module.casefold() not in folded:
+        if not isinstance(module, str):
             continue
         where = f"{file}: layer {index} ({module})"
         if module not in ours:
-            raise ValueError(f"{where}: there is no such layer; did you mean {folded[module.casefold()]}?")
+            if "." not in module and not hasattr(tasks, module):  # upstream's parser would give a bare KeyError
+                close = difflib.get_close_matches(module.casefold(), folded)
+                if close:
+                    raise ValueError(f"{where}: there is no such layer; did you mean {folded[close[0]]}?")
+            continue
         if len(row) != 4 or not isinstance(row[3], (list, tuple)):
             raise TypeError(f"{where}: a row is [from, repeats, module, [arguments]], got {row}")
         source, repeats = row[:2]

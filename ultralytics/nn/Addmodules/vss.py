@@ -23,6 +23,13 @@ def _check_map(name: str, x: Tensor, dim: int) -> None:
         raise ValueError(f"{name} expects (B, {dim}, H, W) with pixels, got {tuple(x.shape)}")
 
 
+def _flatten_pointwise(state_dict: dict, prefix: str, names: tuple[str, ...]) -> None:
+    """Turn weights (N, K, 1, 1) of pointwise convolutions, as VMamba's channel-first models keep them, into (N, K)."""
+    for key in (f"{prefix}{name}.weight" for name in names):
+        if key in state_dict and state_dict[key].shape[2:] == (1, 1):
+            state_dict[key] = state_dict[key].flatten(1)
+
+
 def _tokens(x: Tensor) -> Tensor:
     """View a map (B, C, H, W) as tokens in row order (B, H*W, C); a channels_last map without a copy."""
     return x.flatten(2).transpose(1, 2)
@@ -149,6 +156,11 @@ class SS2D(StateSpace):
             y = y * F.silu(F.linear(tokens, weight[inner:], None if bias is None else bias[inner:]))
         return _map(self.out_proj(y.to(tokens.dtype)), height, width)
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load, with projections in either of the two forms in which VMamba saves them."""
+        _flatten_pointwise(state_dict, prefix, ("in_proj", "out_proj"))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def own_flops(self, batch: int, length: int) -> int:
         """Return the FLOPs of a forward pass over (batch, length) pixels outside conv2d, out_norm and out_proj.
 
@@ -176,6 +188,11 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens."""
         return self.fc2(self.act(self.fc1(x)))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load, with weights in either of the two forms in which VMamba saves them."""
+        _flatten_pointwise(state_dict, prefix, ("fc1", "fc2"))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class VSSBlock(nn.Module):

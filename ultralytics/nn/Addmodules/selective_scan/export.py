@@ -240,7 +240,8 @@ def _body(weights: Weights, opset: int) -> torch._C.Graph:
     if weights.delta_bias is not None:
         dt = add("Add", [dt, constant(weights.delta_bias)])
     if weights.delta_softplus:  # not Softplus: ONNX Runtime's is a scalar loop, and loses digits of small steps
-        one = constant(torch.ones((), dtype=weights.A.dtype))
+        # Not a scalar: simplifiers would share it with a scalar 1 of the outer graph, which may become float16.
+        one = constant(torch.ones(1, 1, 1, 1, 1, dtype=weights.A.dtype))
         z = add("Exp", [add("Neg", [add("Abs", [dt])])])
         w = add("Add", [z, one])
         log1p = add("Add", [add("Log", [w]), add("Sub", [z, add("Sub", [w, one])])])
