@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from ultralytics.nn.Addmodules.scan2d import cross_scan, token_order, transpose_tokens
 from ultralytics.nn.Addmodules.selective_scan import report, selective_scan_ref, use_backend
 from ultralytics.nn.Addmodules.VMamba import SS2D, C2fVSS, MambaLayer, VSSBlock
+from ultralytics.nn.Addmodules.vss import DropPath
 
 SIZES = ((1, 1), (1, 7), (5, 1), (5, 7), (8, 8), (3, 40))
 
@@ -245,6 +247,18 @@ def test_residual_and_layer_scale() -> None:
     dropped = VSSBlock(8, drop_path=0.999999).train()
     assert torch.equal(dropped(x), x)
     assert not torch.equal(dropped.eval()(x), x)
+
+
+def test_drop_path_is_stochastic_depth() -> None:
+    x = torch.randn(64, 3, 2, 2)
+    drop, peer = DropPath(0.3), StochasticDepth(0.3, "row")
+    torch.manual_seed(0)
+    got = drop(x)
+    torch.manual_seed(0)
+    assert torch.equal(got, peer(x))
+    dropped = int((got.flatten(1) == 0).all(1).sum())
+    assert 0 < dropped < 64
+    assert torch.equal(drop.eval()(x), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -18,12 +18,11 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from .selective_scan.export import OPSET
 from .ssm import StateSpace
 from .VMamba import SS2D, C2fVSS, Mamba, MambaLayer, VSSBlock, count_mamba, count_ss2d
-from .vss import Mlp
+from .vss import DropPath, Mlp
 
 __all__ = (
     "check_export",
@@ -45,7 +44,7 @@ LAYERS = SAME_WIDTH + NEW_WIDTH
 def register() -> None:
     """Make our modules known to restricted checkpoint loading, to the FLOP counter and to the exporter."""
     if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals([Mamba, Mlp, StochasticDepth, *LAYERS])
+        torch.serialization.add_safe_globals([DropPath, Mamba, Mlp, *LAYERS])
     from ultralytics.utils.callbacks import default_callbacks
 
     default_callbacks["on_export_start"].append(check_export)

@@ -8,13 +8,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from .scan2d import cross_scan
 from .selective_scan import scan_flops
 from .ssm import StateSpace, inverse_softplus_steps, norm_tokens, positive_int, positive_number
 
-__all__ = ("SS2D", "C2fVSS", "Mlp", "VSSBlock")
+__all__ = ("SS2D", "C2fVSS", "DropPath", "Mlp", "VSSBlock")
 
 
 def _check_map(name: str, x: Tensor, dim: int) -> None:
@@ -38,6 +37,28 @@ def _tokens(x: Tensor) -> Tensor:
 def _map(tokens: Tensor, height: int, width: int) -> Tensor:
     """View tokens (B, H*W, C) as a channels_last map (B, C, H, W)."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: each sample of a batch loses the branch with probability p in training, and the rest is scaled.
+
+    As torchvision's `StochasticDepth` in mode "row"; `import ultralytics` must not load torchvision.
+
+    Attributes:
+        p (float): The probability.
+    """
+
+    def __init__(self, p: float) -> None:
+        """Build the layer."""
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop samples of x (B, ...)."""
+        if not self.training:
+            return x
+        keep = 1.0 - self.p
+        return x * x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep).div_(keep)
 
 
 class SS2D(StateSpace):
@@ -256,7 +277,7 @@ class VSSBlock(nn.Module):
         self.dim = dim
         self.norm = nn.LayerNorm(dim)
         self.op = SS2D(dim, d_state, d_conv, expand, gate, conv_bias=conv_bias)
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         if mlp_ratio:
             self.norm2 = nn.LayerNorm(dim)
             self.mlp = Mlp(dim, max(1, int(mlp_ratio * dim)))
