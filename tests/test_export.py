@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests import test_family as family
 from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.Addmodules import C2fVSS, Mamba, MambaLayer, VSSBlock
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
@@ -302,6 +305,73 @@ def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"not a model")
     with pytest.raises(Exception, match=r"broken\.onnx"):
         YOLO(file, task="detect").predict(ASSETS / "bus.jpg", imgsz=32, verbose=False)
+
+
+QUICK = ("VMamba-yolo", "VMamba-yolov8-cls")
+
+
+@pytest.mark.parametrize(
+    "stem", [pytest.param(stem, marks=[] if stem in QUICK else pytest.mark.slow) for stem in family.FILES]
+)
+def test_every_model_file_is_exported(stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where a model that has no file yet is exported to
+    torch.manual_seed(0)
+    yolo = YOLO(f"{family.scaled(stem, 'n')}.yaml", verbose=False)
+    file = yolo.export(format="onnx", imgsz=64, device="cpu")
+    model = yolo.model.eval()
+    if hasattr(model, "end2end"):
+        model.end2end = False  # as upstream exports it by default
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        want = list(flat(model(x)))
+    got = session(file).run(None, {"images": x.numpy()})
+    assert sum(kind == "Scan" for kind in kinds(onnx.load(file).graph)) > 0
+    torch.testing.assert_close(torch.from_numpy(got[0]), want[0], rtol=1e-3, atol=2e-3)  # boxes in pixels
+    if yolo.task == "segment":
+        protos = next(p for p in want if p.shape == got[1].shape)
+        torch.testing.assert_close(torch.from_numpy(got[1]), protos, rtol=1e-3, atol=1e-4)
+
+
+def flat(x: object) -> Iterator[torch.Tensor]:
+    """Return the tensors of what a model returns."""
+    if isinstance(x, torch.Tensor):
+        yield x
+    else:
+        for part in x.values() if isinstance(x, dict) else x:
+            yield from flat(part)
+
+
+@pytest.mark.slow
+def test_a_model_trained_in_low_precision_is_exported(tmp_path: Path) -> None:
+    """Steps under autocast, as upstream takes them: its own trainer has bfloat16 on GPUs only."""
+    torch.manual_seed(0)
+    yolo = YOLO("VMamba-yolov8n.yaml", verbose=False)
+    model = yolo.model.train()
+    model.args = get_cfg()
+    batch = {
+        "img": torch.rand(2, 3, 64, 64),
+        "batch_idx": torch.tensor([0.0, 1.0]),
+        "cls": torch.tensor([[0.0], [1.0]]),
+    }
+    batch["bboxes"] = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.2, 0.5]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for _ in range(4):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(batch)[0].sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.isfinite(loss)
+    moved = [k for k, v in model.state_dict().items() if k.endswith("A_log") and not torch.equal(v, before[k])]
+    assert moved
+    yolo.save(tmp_path / "m.pt")
+    file = YOLO(tmp_path / "m.pt").export(format="onnx", imgsz=64, device="cpu")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        want = YOLO(tmp_path / "m.pt").model.float().eval()(x)[0]
+    got = torch.from_numpy(session(file).run(None, {"images": x.numpy()})[0])
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.slow
