@@ -136,6 +136,7 @@ def measure(case: str, names: list[str], threads: int, imgsz: int, seconds: floa
     x = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
     calls, rows = {}, []
     for name in names:
+        print(f"{case}: {name} is exported and compared", file=sys.stderr, flush=True)
         yolo = model(name)
         parameters = sum(p.numel() for p in yolo.model.parameters())
         with torch.inference_mode():
@@ -161,6 +162,7 @@ def measure(case: str, names: list[str], threads: int, imgsz: int, seconds: floa
                 "check": {"ok": ok, "error": float(f"{error:.2g}")},
             }
         )
+    print(f"{case}: {len(calls)} models are timed", file=sys.stderr, flush=True)
     timed = interleave(calls, seconds)
     return [row | {"time": timed.get(row["model"])} for row in rows]
 
@@ -170,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, help="the first is what the others are compared with")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    args = parse(parser, seconds=8.0)
+    args = parse(parser, seconds=6.0, threads=(1,))
     if args.job:
         job = json.loads(args.job)
         torch.set_num_threads(job["threads"])

@@ -128,14 +128,15 @@ def in_process(script: str | Path, job: dict) -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def parse(parser: argparse.ArgumentParser, seconds: float) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, seconds: float, threads: tuple[int, ...] = (1, 2)) -> argparse.Namespace:
     """Add the options of every timing benchmark and return the command line.
 
     Args:
         parser (argparse.ArgumentParser): The benchmark's own options.
         seconds (float): Time for each call by default.
+        threads (tuple[int, ...]): Thread counts by default, one after the other.
     """
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=list(threads))
     parser.add_argument("--seconds", type=float, default=seconds, help="time for each call that is timed")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and times, to see that it works")
     parser.add_argument("--out", type=Path, help="result file; by default in benchmarks/results, none with --quick")

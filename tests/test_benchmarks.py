@@ -66,6 +66,24 @@ def test_model_runs_end_to_end(tmp_path: Path) -> None:
         assert row["time"].keys() == TIME
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "package"), [("ONNX Runtime", "onnxslim"), ("TorchScript", "torch")])
+def test_export_runs_end_to_end_and_becomes_a_table(
+    case: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package, reason="pip install -e '.[deploy]'")
+    models = ["yolov8n.yaml", "VMamba-yolon.yaml"]
+    r = quick("export_cpu", tmp_path, "--models", *models, "--cases", case)
+    assert [row["model"] for row in r["rows"]] == models
+    for row in r["rows"]:
+        assert row["check"]["ok"], row
+        assert row["time"].keys() == TIME
+        assert row["file_mb"] < 1.1 * row["weights_mb"]
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "export_cpu.json").write_text(json.dumps(r | {"quick": False}))
+    assert f"| {case} | 1 | VMamba-yolon |" in tables.export_cpu()
+
+
 def test_accuracy_runs_and_becomes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "accuracy.json"
     command = [sys.executable, ROOT / "benchmarks/accuracy.py", "--quick", "--out", out]
