@@ -57,6 +57,9 @@ LAYERS = {
 }
 
 
+SOME = [pytest.param(name, marks=[pytest.mark.slow] if name in ("VSSBlock", "C2fVSS") else []) for name in LAYERS]
+
+
 @pytest.fixture(scope="module", params=LAYERS)
 def layer(request: pytest.FixtureRequest) -> nn.Module:
     """Return layers with random weights, in the way a trained model has them."""
@@ -117,6 +120,7 @@ def test_a_trace_equals_pytorch_for_every_size(layer: nn.Module, tmp_path: Path)
     assert "vmamba" not in str(loaded.inlined_graph)
 
 
+@pytest.mark.parametrize("layer", SOME, indirect=True)
 def test_torch_export_equals_pytorch_for_every_size(layer: nn.Module) -> None:
     auto = torch.export.Dim.AUTO
     with torch.no_grad():
@@ -127,6 +131,7 @@ def test_torch_export_equals_pytorch_for_every_size(layer: nn.Module) -> None:
     assert "vmamba" not in str(program.graph_module)
 
 
+@pytest.mark.parametrize("layer", SOME, indirect=True)
 def test_openvino_equals_pytorch_for_every_size(layer: nn.Module) -> None:
     ov = pytest.importorskip("openvino", reason="pip install -e '.[deploy]'")
     with torch.no_grad():
@@ -391,6 +396,21 @@ def test_half_keeps_the_state_float32(checkpoint: Path, tmp_path: Path) -> None:
     got = session(file).run(None, {"images": x})[0]
     np.testing.assert_allclose(got[:, :4], want[:, :4], atol=1.5)  # pixels
     np.testing.assert_allclose(got[:, 4:], want[:, 4:], atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "package"), [("onnx", "onnxruntime"), ("openvino", "nncf")])
+def test_eight_bits_keep_the_scores(form: str, package: str, checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip(package, reason="pip install nncf")
+    (tmp_path / "m.pt").write_bytes(checkpoint.read_bytes())
+    data = family.make_data(tmp_path / "data", "detect")
+    file = Path(YOLO(tmp_path / "m.pt").export(format=form, imgsz=96, quantize=8, data=str(data), device="cpu"))
+    size = sum(f.stat().st_size for f in ([file] if file.is_file() else file.iterdir()))
+    assert size < 0.5 * 4 * sum(p.numel() for p in YOLO(checkpoint).model.parameters())
+    want, got = boxes(checkpoint), boxes(file)
+    assert len(want) > 3
+    assert got[0, 5] == want[0, 5]
+    np.testing.assert_allclose(got[0, 4], want[0, 4], atol=0.1)
 
 
 @pytest.mark.slow

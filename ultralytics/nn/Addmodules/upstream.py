@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -331,6 +331,8 @@ def check_export(exporter) -> None:
         raise PermissionError(f"{folder} cannot be written to; the exported file would go beside the model")
     if export := getattr(exporter, f"export_{args.format}", None):
         setattr(exporter, f"export_{args.format}", leaving_nothing(export, folder, exporter.file.stem))
+    if args.format == "openvino" and args.quantize == 8:
+        quantize_clones()
     if args.format == "onnx" and args.quantize == 16:
         try:
             from onnxruntime.transformers import float16
@@ -338,6 +340,26 @@ def check_export(exporter) -> None:
             return
         if "Scan" not in float16.DEFAULT_OP_BLOCK_LIST:
             float16.DEFAULT_OP_BLOCK_LIST.append("Scan")  # the state stays float32, as it does in PyTorch
+
+
+@cache
+def quantize_clones() -> None:
+    """Make NNCF quantize a clone of a model that it is given.
+
+    OpenVINO's conversion of a loop leaves an output behind that the model no longer lists, and NNCF stops at it with
+    "Could not find a node Result_..."; a clone holds what the model lists.
+    """
+    try:
+        import nncf
+    except ImportError:  # upstream says what is missing
+        return
+    quantize = nncf.quantize
+
+    @wraps(quantize)
+    def cloning(model, *args, **kwargs):
+        return quantize(model.clone() if hasattr(model, "clone") else model, *args, **kwargs)
+
+    nncf.quantize = cloning
 
 
 def leaving_nothing(export: Callable[..., str], folder: Path, stem: str) -> Callable[..., str]:
