@@ -21,11 +21,12 @@ from .selective_scan import (
 )
 from .selective_scan.checks import check_inner_inputs
 from .ssm import StateSpace, inverse_softplus_steps, norm_tokens, positive_int, positive_number
-from .vss import SS2D, C2fVSS, VSSBlock
+from .vss import SS2D, C2fSS2D, C2fVSS, CrossScan, VSSBlock
 
 __all__ = (
     "SS2D",
     "BiMambaInnerFn",
+    "C2fSS2D",
     "C2fVSS",
     "Mamba",
     "MambaInnerFn",
@@ -580,6 +581,6 @@ def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     m.total_ops += m.flops(inputs[0].shape[0], inputs[0].shape[1]) / 2
 
 
-def count_ss2d(m: SS2D, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Add what an SS2D computes outside its children, which count themselves, to thop's count."""
+def count_ss2d(m: CrossScan, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Add what an SS2D or ConvSS2D computes outside its children, which count themselves, to thop's count."""
     m.total_ops += m.own_flops(output.shape[0], output.shape[2] * output.shape[3]) / 2

@@ -49,6 +49,8 @@ def cross_scan(
 ) -> Tensor:
     """Scan SiLU(x) along rows, columns and both reversed, each with its own parameters, and add the results.
 
+    Parameters of two directions instead of four scan rows and rows reversed.
+
     Reversed directions are an order inside the scan and share their input with the forward ones. Columns are rows of
     the transposed map, so the expansion is one transposed copy, not four, and the merge adds two maps, not four.
 
@@ -56,11 +58,11 @@ def cross_scan(
         x (Tensor): Tokens of a map in row order (B, H*W, D), before the activation.
         height (int): H.
         width (int): W.
-        x_proj (Tensor): (4, R + 2N, D).
-        dt_proj (Tensor): (4, D, R).
-        A (Tensor): (4, D, N).
-        D (Tensor): (4, D).
-        dt_bias (Tensor): (4, D).
+        x_proj (Tensor): (K, R + 2N, D), K = 4 or 2.
+        dt_proj (Tensor): (K, D, R).
+        A (Tensor): (K, D, N).
+        D (Tensor): (K, D).
+        dt_bias (Tensor): (K, D).
 
     Returns:
         (Tensor): (B, H*W, D).
@@ -73,6 +75,8 @@ def cross_scan(
         own = (p[forward : reversed + 1 : reversed - forward] for p in (x_proj, dt_proj, A, D, dt_bias))
         return mamba_inner(tokens, None, None, *own, orders=(FORWARD, REVERSED))
 
+    if x_proj.shape[0] == 2:
+        return both_ways(x, 0, 1)
     rows = both_ways(x, ROWS, ROWS_REVERSED)
     columns = both_ways(transpose_tokens(x, height, width), COLUMNS, COLUMNS_REVERSED)
     return rows + transpose_tokens(columns, width, height)

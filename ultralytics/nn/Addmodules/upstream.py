@@ -20,14 +20,15 @@ import torch
 from torch import nn
 
 from .selective_scan.export import OPSET
-from .ssm import StateSpace
-from .VMamba import SS2D, C2fVSS, Mamba, MambaLayer, VSSBlock, count_mamba, count_ss2d
-from .vss import DropPath, Mlp
+from .ssm import StateSpace, positive_number
+from .VMamba import SS2D, C2fSS2D, C2fVSS, Mamba, MambaLayer, VSSBlock, count_mamba, count_ss2d
+from .vss import ConvSS2D, DropPath, Mlp
 
 __all__ = (
     "check_export",
     "check_rows",
     "declared_strides",
+    "declared_weights",
     "exempt_ssm_parameters",
     "own_scales",
     "parse_layer",
@@ -37,14 +38,14 @@ __all__ = (
 
 # Layers of model YAMLs. The first argument of each is its width: of the input too, or of the output alone.
 SAME_WIDTH: tuple[type[nn.Module], ...] = (MambaLayer, SS2D, VSSBlock)
-NEW_WIDTH: tuple[type[nn.Module], ...] = (C2fVSS,)
+NEW_WIDTH: tuple[type[nn.Module], ...] = (C2fVSS, C2fSS2D)
 LAYERS = SAME_WIDTH + NEW_WIDTH
 
 
 def register() -> None:
     """Make our modules known to restricted checkpoint loading, to the FLOP counter and to the exporter."""
     if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals([DropPath, Mamba, Mlp, *LAYERS])
+        torch.serialization.add_safe_globals([ConvSS2D, DropPath, Mamba, Mlp, *LAYERS])
     from ultralytics.utils.callbacks import default_callbacks
 
     default_callbacks["on_export_start"].append(check_export)
@@ -53,7 +54,7 @@ def register() -> None:
     except ImportError:  # upstream shows no GFLOPs at all then
         return
     register_hooks[Mamba] = count_mamba
-    register_hooks[SS2D] = count_ss2d
+    register_hooks[SS2D] = register_hooks[ConvSS2D] = count_ss2d
 
 
 def parse_layer(
@@ -68,8 +69,8 @@ def parse_layer(
     """Turn the YAML arguments of a Vision Mamba layer into constructor arguments; leave every other layer alone.
 
     The first YAML argument is the layer's width before scaling, as in Ultralytics' own rows. A MambaLayer, SS2D or
-    VSSBlock keeps the channels of its input, so after scaling both must agree; a C2fVSS has its own width and takes
-    the repeats as the number of its inner blocks. The arguments after it are the constructor's, by position.
+    VSSBlock keeps the channels of its input, so after scaling both must agree; a C2fVSS or C2fSS2D has its own width and
+    takes the repeats as the number of its inner blocks. The arguments after it are the constructor's, by position.
 
     Args:
         layer (type[nn.Module]): Class that the YAML names.
@@ -127,7 +128,7 @@ class _Maps(list):
 
 
 def declared_strides(model: nn.Module, size: int) -> None:
-    """Have a model under construction answer the stride probe without a forward pass, if its YAML has `strides:`.
+    """Take what a YAML declares of the whole model: `init_std:`, and `strides:` in place of the builder's stride probe.
 
     The builder runs the model on an empty image and divides its side by the height of each map. The hook stands before
     that, on lines as old as upstream itself, because the lines that run the probe change from release to release.
@@ -137,8 +138,10 @@ def declared_strides(model: nn.Module, size: int) -> None:
         size (int): Side of the image that the probe will see.
 
     Raises:
-        ValueError: If the declared strides are not one number from 1 to size for each detection level.
+        ValueError: If the declared strides are not one number from 1 to size for each detection level, or init_std is
+            no positive number.
     """
+    declared_weights(model)
     strides = model.yaml.get("strides")
     if strides is None:
         return
@@ -159,6 +162,33 @@ def declared_strides(model: nn.Module, size: int) -> None:
         return maps if x.shape[-2:] == (size, size) else model.forward(x, *args, **kwargs)
 
     model.forward = forward
+
+
+def declared_weights(model: nn.Module) -> None:
+    """Draw the pointwise and depthwise convolutions in front of a BatchNorm anew, if the model's YAML has `init_std:`.
+
+    Behind them a BatchNorm cancels any factor, so their scale is no part of what a model computes, only of how fast it
+    learns: AdamW moves every weight by about the learning rate, and PyTorch's bound 1 / sqrt(inputs) makes weights of
+    few inputs large beside that. Dense k x k convolutions have hundreds of inputs and stay as they are.
+
+    Args:
+        model (nn.Module): Model under construction, with its `yaml` and `model` set.
+
+    Raises:
+        ValueError: If init_std is no positive number.
+
+    Source:
+        Truncated normal of a fixed deviation for convolutions, too: Liu et al., "A ConvNet for the 2020s", 2022.
+    """
+    std = model.yaml.get("init_std")
+    if std is None:
+        return
+    positive_number("model YAML", init_std=std)
+    for m in model.modules():
+        conv = getattr(m, "conv", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
+            if conv.kernel_size == (1, 1) or conv.groups > 1:
+                nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:

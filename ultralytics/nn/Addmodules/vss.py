@@ -13,7 +13,7 @@ from .scan2d import cross_scan
 from .selective_scan import scan_flops
 from .ssm import StateSpace, inverse_softplus_steps, norm_tokens, positive_int, positive_number
 
-__all__ = ("SS2D", "C2fVSS", "DropPath", "Mlp", "VSSBlock")
+__all__ = ("SS2D", "C2fSS2D", "C2fVSS", "ConvSS2D", "CrossScan", "DropPath", "Mlp", "VSSBlock")
 
 
 def _check_map(name: str, x: Tensor, dim: int) -> None:
@@ -39,6 +39,17 @@ def _map(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
 
 
+def _csp(owner: str, c1: int, c2: int, n: int, e: float) -> tuple[int, nn.Module, nn.Module]:
+    """Return the hidden channels of a CSP bottleneck of n blocks, and its two convolutions."""
+    from ultralytics.nn.modules.conv import Conv  # here, because it takes upstream's tree, which tests do without
+
+    positive_int(owner, c1=c1, c2=c2, n=n)
+    positive_number(owner, e=e)
+    c = int(c2 * e)
+    positive_int(owner, hidden_channels=c)
+    return c, Conv(c1, 2 * c, 1), Conv((2 + n) * c, c2, 1)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: each sample of a batch loses the branch with probability p in training, and the rest is scaled.
 
@@ -61,7 +72,83 @@ class DropPath(nn.Module):
         return x * x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep).div_(keep)
 
 
-class SS2D(StateSpace):
+class CrossScan(StateSpace):
+    """Base of modules that scan a map in several directions, with the parameters of the scans.
+
+    A module adds what stands before the scans, `out_norm` and `out_proj`, in the order of its data.
+
+    Attributes:
+        x_proj_weight (nn.Parameter): (K, dt_rank + 2 d_state, d_inner), the source of delta, B and C in K directions.
+        dt_projs_weight (nn.Parameter): (K, d_inner, dt_rank).
+        dt_projs_bias (nn.Parameter): (K, d_inner), the inverse softplus of the initial step sizes.
+        A_logs (nn.Parameter): log(-A), (K d_inner, d_state), S4D-real at the start.
+        Ds (nn.Parameter): Skip weights (K d_inner), one at the start.
+        out_norm (nn.LayerNorm): Over d_inner.
+
+    Source:
+        Liu et al., "VMamba: Visual State Space Model", 2024, section 4.2.
+    """
+
+    state_names = frozenset({"A_logs", "Ds", "dt_projs_bias"})
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int,
+        expand: int | float,
+        directions: int = 4,
+        dt_rank: int | str = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+    ) -> None:
+        """Build what scans need; arguments are those of `SS2D`, and directions 4, or 2 for rows and rows reversed."""
+        super().__init__()
+        owner = type(self).__name__
+        positive_int(owner, dim=dim, d_state=d_state)
+        positive_number(owner, expand=expand)
+        if int(expand * dim) < 1:
+            raise ValueError(f"{owner}: expand * dim must be at least 1, got expand={expand}, dim={dim}")
+        if dt_rank != "auto":
+            positive_int(owner, dt_rank=dt_rank)
+        if not 0 < dt_min <= dt_max:
+            raise ValueError(f"{owner}: 0 < dt_min <= dt_max is required, got dt_min={dt_min}, dt_max={dt_max}")
+        if directions not in (2, 4):
+            raise ValueError(f"{owner}: directions must be 2 (rows, and reversed) or 4 (columns, too), got {directions!r}")
+        self.dim, self.d_state, self.directions = dim, d_state, directions
+        self.d_inner = inner = int(expand * dim)
+        self.dt_rank = math.ceil(dim / 16) if dt_rank == "auto" else dt_rank
+
+        def uniform(bound: float, *shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+        k = directions
+        self.x_proj_weight = uniform(inner**-0.5, k, self.dt_rank + 2 * d_state, inner)  # as an nn.Linear starts
+        self.dt_projs_weight = uniform(self.dt_rank**-0.5, k, inner, self.dt_rank)
+        self.dt_projs_bias = nn.Parameter(inverse_softplus_steps((k, inner), dt_min, dt_max, dt_init_floor))
+        self.A_logs = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).repeat(k * inner, 1).log())
+        self.Ds = nn.Parameter(torch.ones(k * inner))
+        self.A_logs._no_weight_decay = self.Ds._no_weight_decay = True  # for other trainers; ours asks the base class
+
+    def scan(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Return the normalised sum of the scans of SiLU(tokens), (B, H*W, d_inner) -> same shape."""
+        k, inner = self.directions, self.d_inner
+        A_logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
+        A, D = -torch.exp(A_logs).view(k, inner, -1), self.Ds.view(k, inner)
+        y = cross_scan(tokens, height, width, self.x_proj_weight, self.dt_projs_weight, A, D, self.dt_projs_bias)
+        return self.out_norm(y)
+
+    def own_flops(self, batch: int, length: int) -> int:
+        """Return the FLOPs of a forward pass over (batch, length) pixels that no child module counts itself.
+
+        Counted: the projections to delta, B and C at 2 per multiply-add, the scans at 9 B L D N.
+        """
+        k, inner = self.directions, self.d_inner
+        linear = k * inner * (2 * self.dt_rank + 2 * self.d_state)
+        return 2 * batch * length * linear + scan_flops(batch, k * inner, length, self.d_state)
+
+
+class SS2D(CrossScan):
     """Selective scan of a map along rows, columns and both reversed: (B, C, H, W) -> same shape, no residual.
 
     Linear, depthwise convolution, SiLU, four scans added, LayerNorm, gate, linear. The state dicts of the VMamba
@@ -70,11 +157,7 @@ class SS2D(StateSpace):
     Attributes:
         in_proj (nn.Linear): dim -> 2 d_inner, x beside the gate z, or dim -> d_inner without a gate.
         conv2d (nn.Conv2d): Depthwise, d_conv x d_conv; absent for d_conv = 1.
-        x_proj_weight (nn.Parameter): (4, dt_rank + 2 d_state, d_inner), the source of delta, B and C.
-        dt_projs_weight (nn.Parameter): (4, d_inner, dt_rank).
-        dt_projs_bias (nn.Parameter): (4, d_inner), the inverse softplus of the initial step sizes.
-        A_logs (nn.Parameter): log(-A), (4 d_inner, d_state), S4D-real at the start.
-        Ds (nn.Parameter): Skip weights (4 d_inner), one at the start.
+        x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds: Of four scans, as in `CrossScan`.
         out_norm (nn.LayerNorm): Over d_inner.
         out_proj (nn.Linear): d_inner -> dim.
 
@@ -85,9 +168,6 @@ class SS2D(StateSpace):
         >>> tuple(SS2D(16)(torch.zeros(2, 16, 5, 7)).shape)
         (2, 16, 5, 7)
     """
-
-    state_names = frozenset({"A_logs", "Ds", "dt_projs_bias"})
-    directions = 4
 
     def __init__(
         self,
@@ -122,38 +202,18 @@ class SS2D(StateSpace):
             TypeError: If a size is no integer, or the gate no bool.
             ValueError: If a size is below 1, or d_conv is even.
         """
-        super().__init__()
-        positive_int("SS2D", dim=dim, d_state=d_state, d_conv=d_conv)
-        positive_number("SS2D", expand=expand)
+        super().__init__(dim, d_state, expand, 4, dt_rank, dt_min, dt_max, dt_init_floor)
+        positive_int("SS2D", d_conv=d_conv)
         if not isinstance(gate, bool):
             raise TypeError(f"SS2D: gate must be True or False, got {gate!r}")
         if d_conv % 2 == 0:
             raise ValueError(f"SS2D: d_conv must be odd, got {d_conv}")
-        if int(expand * dim) < 1:
-            raise ValueError(f"SS2D: expand * dim must be at least 1, got expand={expand}, dim={dim}")
-        if dt_rank != "auto":
-            positive_int("SS2D", dt_rank=dt_rank)
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"SS2D: 0 < dt_min <= dt_max is required, got dt_min={dt_min}, dt_max={dt_max}")
-        self.dim, self.d_state, self.gate = dim, d_state, gate
-        self.d_inner = inner = int(expand * dim)
-        self.dt_rank = math.ceil(dim / 16) if dt_rank == "auto" else dt_rank
+        self.gate, inner = gate, self.d_inner
         self.in_proj = nn.Linear(dim, (1 + gate) * inner, bias=bias)
         if d_conv > 1:
             self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
         else:
             self.conv2d = nn.Identity()
-
-        def uniform(bound: float, *shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-
-        k = self.directions
-        self.x_proj_weight = uniform(inner**-0.5, k, self.dt_rank + 2 * d_state, inner)  # as an nn.Linear starts
-        self.dt_projs_weight = uniform(self.dt_rank**-0.5, k, inner, self.dt_rank)
-        self.dt_projs_bias = nn.Parameter(inverse_softplus_steps((k, inner), dt_min, dt_max, dt_init_floor))
-        self.A_logs = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).repeat(k * inner, 1).log())
-        self.Ds = nn.Parameter(torch.ones(k * inner))
-        self.A_logs._no_weight_decay = self.Ds._no_weight_decay = True  # for other trainers; ours asks the base class
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, dim, bias=bias)
 
@@ -164,15 +224,12 @@ class SS2D(StateSpace):
             ValueError: If x has another channel count, is no map, or has no pixels.
         """
         _check_map("SS2D", x, self.dim)
-        (height, width), k, inner = x.shape[2:], self.directions, self.d_inner
+        (height, width), inner = x.shape[2:], self.d_inner
         tokens, weight, bias = _tokens(x), self.in_proj.weight, self.in_proj.bias
         # Two products, because halves of one would not be dense maps for the convolution.
         u = F.linear(tokens, weight[:inner], None if bias is None else bias[:inner])
         u = _tokens(self.conv2d(_map(u, height, width)))
-        A_logs = self.A_logs if self.A_logs.dtype == torch.float64 else self.A_logs.float()
-        A, D = -torch.exp(A_logs).view(k, inner, -1), self.Ds.view(k, inner)
-        y = cross_scan(u, height, width, self.x_proj_weight, self.dt_projs_weight, A, D, self.dt_projs_bias)
-        y = self.out_norm(y)
+        y = self.scan(u, height, width)
         if self.gate:
             y = y * F.silu(F.linear(tokens, weight[inner:], None if bias is None else bias[inner:]))
         return _map(self.out_proj(y.to(tokens.dtype)), height, width)
@@ -183,13 +240,78 @@ class SS2D(StateSpace):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def own_flops(self, batch: int, length: int) -> int:
-        """Return the FLOPs of a forward pass over (batch, length) pixels outside conv2d, out_norm and out_proj.
+        """Return the FLOPs outside conv2d, out_norm and out_proj: those of the base class, and in_proj."""
+        in_proj = 2 * batch * length * self.dim * (1 + self.gate) * self.d_inner
+        return in_proj + super().own_flops(batch, length)
 
-        Counted: in_proj and the projections to delta, B and C at 2 per multiply-add, the scans at 9 B L D N.
+
+class ConvSS2D(CrossScan):
+    """Bottleneck whose second convolution is a scan in four directions: (B, C, H, W) -> same shape.
+
+    A dense convolution with BatchNorm gives what SS2D takes from a linear layer and a depthwise convolution; then SiLU,
+    scans added, LayerNorm, linear and, with a shortcut, the residual. docs/study.md has what that changes.
+
+    Attributes:
+        conv (Conv): k x k, dim -> d_inner, no activation: the scan begins with it.
+        x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds: Of the scans, as in `CrossScan`.
+        out_norm (nn.LayerNorm): Over d_inner.
+        out_proj (nn.Linear): d_inner -> dim.
+
+    Source:
+        The bottleneck of Ultralytics YOLOv8 with the scan of Liu et al., "VMamba: Visual State Space Model", 2024.
+
+    Examples:
+        >>> tuple(ConvSS2D(16)(torch.zeros(2, 16, 5, 7)).shape)
+        (2, 16, 5, 7)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 1,
+        expand: int | float = 1,
+        k: int = 3,
+        directions: int = 4,
+        shortcut: bool = True,
+    ) -> None:
+        """Build the module.
+
+        Args:
+            dim (int): Channels C of the map.
+            d_state (int): State size N of each inner channel.
+            expand (int | float): d_inner = expand * dim.
+            k (int): Side of the convolution, odd.
+            directions (int): 4, or 2 for rows and rows reversed.
+            shortcut (bool): Add the input.
+
+        Raises:
+            TypeError: If a size is no integer, or shortcut no bool.
+            ValueError: If a value is out of range.
         """
-        k, inner, rank = self.directions, self.d_inner, self.dt_rank
-        linear = self.dim * (1 + self.gate) * inner + k * inner * (2 * rank + 2 * self.d_state)
-        return 2 * batch * length * linear + scan_flops(batch, k * inner, length, self.d_state)
+        super().__init__(dim, d_state, expand, directions)
+        from ultralytics.nn.modules.conv import Conv  # here, because it takes upstream's tree, which tests do without
+
+        positive_int("ConvSS2D", k=k)
+        if k % 2 == 0:
+            raise ValueError(f"ConvSS2D: k must be odd, got {k}")
+        if not isinstance(shortcut, bool):
+            raise TypeError(f"ConvSS2D: shortcut must be True or False, got {shortcut!r}")
+        self.shortcut = shortcut
+        self.conv = Conv(dim, self.d_inner, k, act=False)
+        self.out_norm = nn.LayerNorm(self.d_inner)
+        self.out_proj = nn.Linear(self.d_inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the pixels of a map (B, C, H, W).
+
+        Raises:
+            ValueError: If x has another channel count, is no map, or has no pixels.
+        """
+        _check_map("ConvSS2D", x, self.dim)
+        height, width = x.shape[2:]
+        y = self.scan(_tokens(self.conv(x)), height, width)
+        y = _map(self.out_proj(y.to(x.dtype)), height, width)
+        return x + y if self.shortcut else y
 
 
 class Mlp(nn.Module):
@@ -362,14 +484,7 @@ class C2fVSS(nn.Module):
             ValueError: If a value is out of range.
         """
         super().__init__()
-        from ultralytics.nn.modules.conv import Conv  # here, because it takes upstream's tree, which tests do without
-
-        positive_int("C2fVSS", c1=c1, c2=c2, n=n)
-        positive_number("C2fVSS", e=e)
-        self.c = int(c2 * e)
-        positive_int("C2fVSS", hidden_channels=self.c)
-        self.cv1 = Conv(c1, 2 * self.c, 1)
-        self.cv2 = Conv((2 + n) * self.c, c2, 1)
+        self.c, self.cv1, self.cv2 = _csp("C2fVSS", c1, c2, n, e)
         self.m = nn.ModuleList(
             VSSBlock(self.c, d_state, d_conv, expand, mlp_ratio, gate, drop_path, conv_bias=False) for _ in range(n)
         )
@@ -379,3 +494,55 @@ class C2fVSS(nn.Module):
         y = list(self.cv1(x).chunk(2, 1))
         y.extend(m(y[-1]) for m in self.m)
         return self.cv2(torch.cat(y, 1))
+
+
+class C2fSS2D(nn.Module):
+    """CSP bottleneck in the form of C2f, which it replaces one for one: (B, c1, H, W) -> (B, c2, H, W).
+
+    Attributes:
+        cv1 (Conv): c1 -> 2c, split into two halves.
+        cv2 (Conv): (2 + n)c -> c2, over both halves and the output of every bottleneck.
+        m (nn.ModuleList): n bottlenecks `ConvSS2D` of c channels, one behind the other.
+
+    Source:
+        C2f of Ultralytics YOLOv8.
+
+    Examples:
+        >>> tuple(C2fSS2D(16, 32)(torch.zeros(2, 16, 5, 7)).shape)
+        (2, 32, 5, 7)
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        d_state: int = 1,
+        expand: int | float = 1,
+        k: int = 3,
+        directions: int = 4,
+        shortcut: bool = True,
+        e: float = 0.5,
+    ) -> None:
+        """Build the block.
+
+        Args:
+            c1 (int): Input channels.
+            c2 (int): Output channels.
+            n (int): Number of bottlenecks.
+            d_state (int): State size N of each inner channel.
+            expand (int | float): Inner channels of the scan per hidden channel.
+            k (int): Side of the bottlenecks' convolution, odd.
+            directions (int): 4, or 2 for rows and rows reversed.
+            shortcut (bool): Residual around each bottleneck.
+            e (float): Hidden channels c per output channel.
+
+        Raises:
+            TypeError: If an argument is of the wrong type.
+            ValueError: If a value is out of range.
+        """
+        super().__init__()
+        self.c, self.cv1, self.cv2 = _csp("C2fSS2D", c1, c2, n, e)
+        self.m = nn.ModuleList(ConvSS2D(self.c, d_state, expand, k, directions, shortcut) for _ in range(n))
+
+    forward = C2fVSS.forward
