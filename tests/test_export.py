@@ -20,7 +20,7 @@ from tests import test_family as family
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
-from ultralytics.nn.Addmodules import C2fVSS, Mamba, MambaLayer, VSSBlock
+from ultralytics.nn.Addmodules import C2fSS2D, C2fVSS, Mamba, MambaLayer, VSSBlock
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
 from ultralytics.utils import ASSETS
 
@@ -53,6 +53,7 @@ LAYERS = {
     "MambaLayer": lambda: nn.Sequential(MambaLayer(8), MambaLayer(8, d_state=3)),
     "VSSBlock": lambda: nn.Sequential(VSSBlock(8), VSSBlock(8, d_state=1, gate=False, mlp_ratio=2)),
     "C2fVSS": lambda: C2fVSS(8, 8, n=2),
+    "C2fSS2D": lambda: nn.Sequential(C2fSS2D(8, 8), C2fSS2D(8, 8, 1, 4, 2, 3, 2, False)),
     "selective_scan_fn": PerToken,
 }
 

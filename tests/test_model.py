@@ -164,6 +164,34 @@ def test_wrong_declared_strides_are_refused(strides: object) -> None:
         DetectionModel(config(strides=strides), verbose=False)
 
 
+def test_declared_initial_weights() -> None:
+    """Pointwise and depthwise convolutions in front of a BatchNorm get the deviation, and nothing else changes."""
+    torch.manual_seed(0)
+    d = {**YAML.load(checks.check_yaml("VMamba-yolo.yaml")), "scale": "n", "init_std": None}
+    plain = DetectionModel(d, verbose=False)
+    drawn = DetectionModel({**d, "init_std": 0.01}, verbose=False)
+    names = {
+        f"{n}.conv.weight" for n, m in plain.named_modules() if isinstance(getattr(m, "bn", None), torch.nn.BatchNorm2d)
+    }
+    kinds = set()
+    for (name, a), b in zip(plain.named_parameters(), drawn.parameters()):
+        few = name in names and (a.shape[2:] == (1, 1) or a.shape[1] == 1)
+        kinds.add((few, a.shape[1] == 1 if few else name in names))
+        if few:
+            assert b.std().item() == pytest.approx(0.0088, rel=0.3 if b.numel() > 200 else 0.5), name  # cut at 2 sigma
+            assert b.abs().max() <= 0.02
+        elif a.dim() > 1 and a.numel() > 100:  # a draw of its own from the same distribution
+            assert b.std().item() == pytest.approx(a.std().item(), rel=0.2), name
+    assert kinds == {(True, True), (True, False), (False, True), (False, False)}
+    assert not torch.equal(plain.model[0].conv.weight, drawn.model[0].conv.weight)
+
+
+@pytest.mark.parametrize("std", [0, -1, "0.02", True, float("inf")])
+def test_wrong_initial_weights_are_refused(std: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="model YAML: init_std must be"):
+        DetectionModel(config(init_std=std), verbose=False)
+
+
 def test_mamba_layers_in_a_p2_model_get_its_strides() -> None:
     """The recipe's fixed strides broke every other model of the fork."""
     d = YAML.load(checks.check_yaml("yolov8-p2.yaml"))
@@ -481,6 +509,11 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
         ),
         ([-1, 1, "Mamba", [128]], ValueError, r"did you mean MambaLayer\?"),
         ([-1, 1, "C2fVSSS", [128]], ValueError, r"did you mean C2fVSS\?"),
+        (
+            [-1, 1, "C2fSS2D", [128, 1, 1, 3, 3]],
+            ValueError,
+            r"layer 2 \(C2fSS2D\): ConvSS2D: directions must be 2 .* got 3",
+        ),
         ([-1, 1, "VSSBlock", [64]], ValueError, "64 channels are 16 at this scale .* but its input has 32"),
         (
             [-1, 1, "VSSBlock", [128, 16, 4]],

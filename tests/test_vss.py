@@ -13,8 +13,8 @@ from torchvision.ops import StochasticDepth
 
 from ultralytics.nn.Addmodules.scan2d import cross_scan, token_order, transpose_tokens
 from ultralytics.nn.Addmodules.selective_scan import report, selective_scan_ref, use_backend
-from ultralytics.nn.Addmodules.VMamba import SS2D, C2fVSS, MambaLayer, VSSBlock
-from ultralytics.nn.Addmodules.vss import DropPath
+from ultralytics.nn.Addmodules.VMamba import SS2D, C2fSS2D, C2fVSS, MambaLayer, VSSBlock
+from ultralytics.nn.Addmodules.vss import ConvSS2D, DropPath
 
 SIZES = ((1, 1), (1, 7), (5, 1), (5, 7), (8, 8), (3, 40))
 
@@ -36,11 +36,14 @@ def parameters(dim: int, state: int, rank: int, dtype: torch.dtype = torch.float
 
 
 def written_out(x: Tensor, height: int, width: int, x_proj, dt_proj, A, D, dt_bias) -> Tensor:
-    """SS2D's core as the paper has it: gather each direction, scan it with the reference, scatter, add."""
+    """SS2D's core as the paper has it: gather each direction, scan it with the reference, scatter, add.
+
+    Two sets of parameters are those of rows and rows reversed.
+    """
     u, rank, state = F.silu(x), dt_proj.shape[2], A.shape[2]
     y = torch.zeros_like(u)
-    for k in range(4):
-        order = token_order(k, height, width)
+    for k in range(len(A)):
+        order = token_order(k if len(A) == 4 else 2 * k, height, width)
         seq = u[:, order]  # (B, L, D)
         dt, B, C = (seq @ x_proj[k].T).split([rank, state, state], -1)
         out = selective_scan_ref(
@@ -70,14 +73,15 @@ def test_orders_visit_every_token_once() -> None:
     assert torch.equal(transpose_tokens(transpose_tokens(x, 3, 5), 5, 3), x)
 
 
+@pytest.mark.parametrize("directions", [4, 2])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backend", cpu_backends())
-def test_cross_scan_equals_its_definition(size: tuple[int, int], backend: str) -> None:
+def test_cross_scan_equals_its_definition(size: tuple[int, int], backend: str, directions: int) -> None:
     """Float32 values and every gradient against float64 of the written-out form."""
     torch.manual_seed(1)
     x = torch.randn(2, size[0] * size[1], 6, dtype=torch.float64)
     weight = torch.randn_like(x)
-    exact = [t.requires_grad_() for t in (x.clone(), *parameters(6, 3, 2))]
+    exact = [t.requires_grad_() for t in (x.clone(), *(p[:directions] for p in parameters(6, 3, 2)))]
     want = written_out(exact[0], *size, *exact[1:])
     grads = torch.autograd.grad((want * weight).sum(), exact)
     given = [t.detach().float().requires_grad_() for t in exact]
@@ -216,6 +220,9 @@ def test_a_peers_linear_scan_has_our_result() -> None:
         lambda: VSSBlock(8),
         lambda: VSSBlock(8, 1, 3, 1, 2, False, 0.5, 1e-2),
         lambda: C2fVSS(8, 16, 2),
+        lambda: ConvSS2D(8),
+        lambda: ConvSS2D(8, 3, 1.5, 1, 2, False),
+        lambda: C2fSS2D(8, 16, 2),
     ],
 )
 def test_layers_train_and_keep_their_shape(layer) -> None:
@@ -224,7 +231,7 @@ def test_layers_train_and_keep_their_shape(layer) -> None:
     for size in ((1, 1), (1, 9), (6, 5)):
         x = torch.randn(2, 8, *size, requires_grad=True)
         y = m(x)
-        assert y.shape == (2, 16 if isinstance(m, C2fVSS) else 8, *size)
+        assert y.shape == (2, 16 if isinstance(m, (C2fVSS, C2fSS2D)) else 8, *size)
         if size == (6, 5):
             y.square().sum().backward()
             assert torch.isfinite(x.grad).all()
@@ -247,6 +254,29 @@ def test_residual_and_layer_scale() -> None:
     dropped = VSSBlock(8, drop_path=0.999999).train()
     assert torch.equal(dropped(x), x)
     assert not torch.equal(dropped.eval()(x), x)
+
+
+@pytest.mark.parametrize(("state", "expand", "k", "directions"), [(1, 1, 3, 4), (3, 2, 5, 2)])
+def test_conv_ss2d_is_what_it_says(state: int, expand: int, k: int, directions: int) -> None:
+    """Convolution with BatchNorm, SiLU, scans, LayerNorm, linear, residual; values and gradients, against float64."""
+    torch.manual_seed(0)
+    m, x = ConvSS2D(6, state, expand, k, directions), torch.randn(2, 6, 5, 7)
+    exact, inner = copy.deepcopy(m).double(), 6 * expand
+    u = F.conv2d(x.double(), exact.conv.conv.weight, padding=k // 2)
+    u = F.batch_norm(u, None, None, exact.conv.bn.weight, exact.conv.bn.bias, True, eps=exact.conv.bn.eps)
+    A, D = -exact.A_logs.exp().view(directions, inner, state), exact.Ds.view(directions, inner)
+    own = exact.x_proj_weight, exact.dt_projs_weight, A, D, exact.dt_projs_bias
+    y = exact.out_proj(exact.out_norm(written_out(u.flatten(2).transpose(1, 2), 5, 7, *own)))
+    want = x.double() + y.transpose(1, 2).view_as(x)
+    got, weight = m(x), torch.randn_like(want)
+    torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=2e-5)
+    (got * weight.float()).sum().backward()
+    (want * weight).sum().backward()
+    for (name, p), q in zip(m.named_parameters(), exact.parameters()):
+        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-3, atol=2e-4, msg=lambda t, n=name: f"{n}: {t}")
+    bare = copy.deepcopy(m)
+    bare.shortcut = False
+    torch.testing.assert_close(bare.eval()(x) + x, m.eval()(x))
 
 
 def test_drop_path_is_stochastic_depth() -> None:
@@ -278,16 +308,18 @@ def test_low_precision(dtype: torch.dtype) -> None:
 
 def test_autocast_trains() -> None:
     torch.manual_seed(0)
-    block, x = C2fVSS(8, 8, 1), torch.randn(2, 8, 6, 6)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = block(x)
-    y.float().square().mean().backward()
-    assert all(torch.isfinite(p.grad).all() for p in block.parameters())
+    for block in (C2fVSS(8, 8, 1), C2fSS2D(8, 8, 1)):
+        x = torch.randn(2, 8, 6, 6)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = block(x)
+        y.float().square().mean().backward()
+        assert all(torch.isfinite(p.grad).all() for p in block.parameters())
 
 
-def test_compiles_and_exports() -> None:
+@pytest.mark.parametrize("make", [lambda: VSSBlock(8, mlp_ratio=1), lambda: ConvSS2D(8, directions=2)])
+def test_compiles_and_exports(make) -> None:
     torch.manual_seed(0)
-    block, x = VSSBlock(8, mlp_ratio=1).eval(), torch.randn(1, 8, 4, 6)
+    block, x = make().eval(), torch.randn(1, 8, 4, 6)
     with torch.no_grad():
         want = block(x)
         torch.testing.assert_close(torch.compile(block, fullgraph=True, backend="aot_eager")(x), want)
@@ -307,6 +339,13 @@ def test_compiles_and_exports() -> None:
         (lambda: VSSBlock(8, mlp_ratio=-1), ValueError, "mlp_ratio must be a number from 0"),
         (lambda: C2fVSS(8, 8, 0), ValueError, "C2fVSS: n must be at least 1, got 0"),
         (lambda: C2fVSS(8, 1), ValueError, "hidden_channels must be at least 1"),
+        (lambda: C2fSS2D(8, 8, -1), ValueError, "C2fSS2D: n must be at least 1, got -1"),
+        (lambda: ConvSS2D(8, k=2), ValueError, "ConvSS2D: k must be odd, got 2"),
+        (lambda: ConvSS2D(8, directions=3), ValueError, r"ConvSS2D: directions must be 2 .* or 4 .*, got 3"),
+        (lambda: ConvSS2D(8, directions=4.0), TypeError, "directions must be an integer, got 4.0"),
+        (lambda: ConvSS2D(8, shortcut=1), TypeError, "ConvSS2D: shortcut must be True or False, got 1"),
+        (lambda: ConvSS2D(8, d_state=1.0), TypeError, "ConvSS2D: d_state must be an integer, got 1.0"),
+        (lambda: ConvSS2D(8)(torch.zeros(1, 4, 2, 2)), ValueError, r"ConvSS2D expects \(B, 8, H, W\) with pixels"),
         (lambda: SS2D(8)(torch.zeros(1, 4, 2, 2)), ValueError, r"SS2D expects \(B, 8, H, W\) with pixels"),
         (lambda: VSSBlock(8)(torch.zeros(1, 8, 2)), ValueError, r"VSSBlock expects \(B, 8, H, W\)"),
         (lambda: VSSBlock(8)(torch.zeros(1, 8, 0, 2)), ValueError, "with pixels"),
@@ -325,5 +364,8 @@ def test_flops_are_counted() -> None:
     linear = 2 * length * (dim * 2 * inner + inner * dim + 4 * inner * (rank + 2 * state) + 4 * rank * inner)
     want = linear + 2 * length * 9 * inner + 9 * length * 4 * inner * state
     assert abs(counted / want - 1) < 0.03  # the norms are the rest
+    counted = 2 * thop.profile(ConvSS2D(dim, 3, 2), (torch.zeros(1, dim, 12, 10),), verbose=False)[0]
+    linear = 2 * length * (9 * dim * inner + inner * dim + 4 * inner * (rank + 6) + 4 * rank * inner)
+    assert abs(counted / (linear + 9 * length * 4 * inner * 3) - 1) < 0.03
     before = thop.profile(MambaLayer(dim), (torch.zeros(1, dim, 12, 10),), verbose=False)[0]
     assert before > 0

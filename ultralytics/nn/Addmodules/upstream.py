@@ -69,8 +69,8 @@ def parse_layer(
     """Turn the YAML arguments of a Vision Mamba layer into constructor arguments; leave every other layer alone.
 
     The first YAML argument is the layer's width before scaling, as in Ultralytics' own rows. A MambaLayer, SS2D or
-    VSSBlock keeps the channels of its input, so after scaling both must agree; a C2fVSS or C2fSS2D has its own width and
-    takes the repeats as the number of its inner blocks. The arguments after it are the constructor's, by position.
+    VSSBlock keeps the channels of its input, so after scaling both must agree; C2fVSS and C2fSS2D have their own width
+    and take the repeats as the number of inner blocks. The arguments after it are the constructor's, by position.
 
     Args:
         layer (type[nn.Module]): Class that the YAML names.

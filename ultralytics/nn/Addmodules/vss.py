@@ -105,7 +105,7 @@ class CrossScan(StateSpace):
         """Build what scans need; arguments are those of `SS2D`, and directions 4, or 2 for rows and rows reversed."""
         super().__init__()
         owner = type(self).__name__
-        positive_int(owner, dim=dim, d_state=d_state)
+        positive_int(owner, dim=dim, d_state=d_state, directions=directions)
         positive_number(owner, expand=expand)
         if int(expand * dim) < 1:
             raise ValueError(f"{owner}: expand * dim must be at least 1, got expand={expand}, dim={dim}")
@@ -114,7 +114,9 @@ class CrossScan(StateSpace):
         if not 0 < dt_min <= dt_max:
             raise ValueError(f"{owner}: 0 < dt_min <= dt_max is required, got dt_min={dt_min}, dt_max={dt_max}")
         if directions not in (2, 4):
-            raise ValueError(f"{owner}: directions must be 2 (rows, and reversed) or 4 (columns, too), got {directions!r}")
+            raise ValueError(
+                f"{owner}: directions must be 2 (rows, and reversed) or 4 (columns, too), got {directions}"
+            )
         self.dim, self.d_state, self.directions = dim, d_state, directions
         self.d_inner = inner = int(expand * dim)
         self.dt_rank = math.ceil(dim / 16) if dt_rank == "auto" else dt_rank
