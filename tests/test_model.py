@@ -192,6 +192,14 @@ def test_wrong_initial_weights_are_refused(std: object) -> None:
         DetectionModel(config(init_std=std), verbose=False)
 
 
+def test_initial_weights_that_nothing_would_draw_are_refused(tmp_path: Path) -> None:
+    d = {**YAML.load(checks.check_yaml("yolov8-cls.yaml")), "init_std": 0.02}
+    file = tmp_path / "mine-cls.yaml"
+    YAML.save(file, d)
+    with pytest.raises(ValueError, match=r"mine-cls.yaml: init_std is for models whose last row is Detect .*Classify"):
+        YOLO(str(file))
+
+
 def test_mamba_layers_in_a_p2_model_get_its_strides() -> None:
     """The recipe's fixed strides broke every other model of the fork."""
     d = YAML.load(checks.check_yaml("yolov8-p2.yaml"))

@@ -243,10 +243,15 @@ def check_rows(d: dict, file: str) -> None:
 
     Raises:
         TypeError: If a row has not four entries, or `from` or `repeats` is no integer.
-        ValueError: If `from` names no earlier layer, `repeats` is below 1, or a layer's name is misspelt.
+        ValueError: If `from` names no earlier layer, `repeats` is below 1, or a layer's name is misspelt; if there is an
+            `init_std` that nothing would act on.
     """
     from ultralytics.nn import tasks  # here, because it imports this module
 
+    last = (d.get("head") or [None])[-1]
+    head = getattr(tasks, str(last[2]), None) if isinstance(last, (list, tuple)) and len(last) > 2 else None
+    if d.get("init_std") is not None and not (isinstance(head, type) and issubclass(head, tasks.Detect)):
+        raise ValueError(f"{file}: init_std is for models whose last row is Detect or one of its kinds, got {last}")
     ours = {layer.__name__: layer for layer in LAYERS}
     folded = {name.casefold(): name for name in ours}
     for index, row in enumerate([*(d.get("backbone") or ()), *(d.get("head") or ())]):
