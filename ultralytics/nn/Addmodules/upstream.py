@@ -243,7 +243,7 @@ def check_rows(d: dict, file: str) -> None:
 
     Raises:
         TypeError: If a row has not four entries, or `from` or `repeats` is no integer.
-        ValueError: If `from` names no earlier layer, `repeats` is below 1, or a layer's name is misspelt; if there is an
+        ValueError: If `from` names no earlier layer, `repeats` is below 1, a layer's name is misspelt, or there is an
             `init_std` that nothing would act on.
     """
     from ultralytics.nn import tasks  # here, because it imports this module
