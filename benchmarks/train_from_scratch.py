@@ -49,6 +49,7 @@ def train(model_name: str, args: argparse.Namespace, seed: int) -> dict:
                 "train_cpu_seconds": round(clock["train_cpu"], 2),
                 "mAP50": trainer.metrics["metrics/mAP50(B)"],
                 "mAP50-95": trainer.metrics["metrics/mAP50-95(B)"],
+                "val_loss": float(sum(v for k, v in trainer.metrics.items() if k.startswith("val/"))),
             }
         )
         print(model_name, epochs[-1], flush=True)
