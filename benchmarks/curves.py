@@ -1,5 +1,5 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Draw the curves of benchmarks/results/study: mAP50-95 by epoch, mean over seeds, with the range of the seeds.
+"""Draw benchmarks/results/study: mAP50-95 and validation loss by epoch, mean over seeds, with their range.
 
 Usage:
     python benchmarks/curves.py    # writes docs/images/study.png
@@ -30,19 +30,25 @@ def main() -> None:
         for name, models in study_runs().items()
         if any(m in SHOWN for m in models)
     }
-    figure = Figure(figsize=(5.2 * len(sets), 3.8), layout="constrained", dpi=150)
-    for axes, (name, models) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.items()):
-        for model in sorted(models, key=SHOWN.index):
-            curves = [[e["mAP50-95"] for e in run["epochs"]] for run in models[model]]
-            epochs = range(1, len(curves[0]) + 1)
-            points = list(zip(*curves))
-            color = f"C{SHOWN.index(model)}"
-            label = f"{model} ({len(curves)} seed{'s' if len(curves) > 1 else ''})"
-            axes.plot(epochs, [sum(p) / len(p) for p in points], color=color, label=label)
-            axes.fill_between(epochs, list(map(min, points)), list(map(max, points)), color=color, alpha=0.15, lw=0)
-        axes.set(title=name, xlabel="epoch", ylabel="mAP50-95", xlim=(1, len(curves[0])), ylim=(0, None))
-        axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", fontsize=8)
+    figure = Figure(figsize=(5.2 * len(sets), 6.8), layout="constrained", dpi=150)
+    for row, key in zip(figure.subplots(2, len(sets), squeeze=False), ("mAP50-95", "val_loss")):
+        for axes, (name, models) in zip(row, sets.items()):
+            for model in sorted(models, key=SHOWN.index):
+                curves = [[e[key] for e in run["epochs"]] for run in models[model]]
+                epochs = range(1, len(curves[0]) + 1)
+                points = list(zip(*curves))
+                color = f"C{SHOWN.index(model)}"
+                label = f"{model} ({len(curves)} seed{'s' if len(curves) > 1 else ''})"
+                axes.plot(epochs, [sum(p) / len(p) for p in points], color=color, label=label)
+                axes.fill_between(epochs, list(map(min, points)), list(map(max, points)), color=color, alpha=0.15, lw=0)
+            axes.set(xlim=(1, len(curves[0])), xlabel="epoch")
+            axes.grid(alpha=0.3)
+            if key == "mAP50-95":
+                axes.set(title=name, ylabel="mAP50-95", ylim=(0, None))
+                axes.legend(loc="upper left", fontsize=8)
+            else:  # the first epochs fall from above 10
+                last = max(curve[-1] for curve in ([e[key] for e in r["epochs"]] for m in models.values() for r in m))
+                axes.set(ylabel="validation loss", ylim=(None, 1.6 * last))
     out = ROOT / "docs/images/study.png"
     figure.savefig(out)
     print(f"written: {out.relative_to(ROOT)}")

@@ -101,6 +101,7 @@ def study() -> str:
                 raise SystemExit(f"study, {name}: runs of {model} with different settings do not go into one row")
             scores = {key: [run["best"][key] for run in runs] for key in ("mAP50", "mAP50-95")}
             mean = {key: sum(v) / len(v) for key, v in scores.items()}
+            losses = [run["epochs"][-1].get("val_loss") for run in runs]  # early runs did not keep it
             row = [
                 model,
                 f"{runs[0]['parameters'] / 1e6:.2f} M",
@@ -109,11 +110,21 @@ def study() -> str:
                 f"{mean['mAP50']:.3f}",
                 f"**{mean['mAP50-95']:.3f}**",
                 " / ".join(f"{x:.3f}" for x in scores["mAP50-95"]),
+                "not kept" if None in losses else f"{sum(losses) / len(losses):.2f}",
             ]
             rows[runs[0]["model"].startswith("benchmarks/study/")].append((mean["mAP50-95"], row))
         first = next(iter(models.values()))[0]
         s, e = first["settings"], first["environment"]
-        head = ["model", "parameters", f"GFLOPs at {s['imgsz']}", "seeds", "mAP50", "mAP50-95", "by seed"]
+        head = [
+            "model",
+            "parameters",
+            f"GFLOPs at {s['imgsz']}",
+            "seeds",
+            "mAP50",
+            "mAP50-95",
+            "by seed",
+            "validation loss",
+        ]
         bodies = [table(head, [row for _, row in sorted(of, key=lambda r: -r[0])]) for of in rows.values() if of]
         title = (
             f"{name}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, "

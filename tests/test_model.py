@@ -184,6 +184,9 @@ def test_declared_initial_weights() -> None:
             assert b.std().item() == pytest.approx(a.std().item(), rel=0.2), name
     assert kinds == {(True, True), (True, False), (False, True), (False, False)}
     assert not torch.equal(plain.model[0].conv.weight, drawn.model[0].conv.weight)
+    conv, norm = drawn.model[2].cv1.conv, drawn.model[2].cv1.bn  # 32 inputs: PyTorch's deviation is 1 / sqrt(3 * 32)
+    assert norm.running_var.tolist() == pytest.approx([(conv.weight.std().item() * 96**0.5) ** 2] * 32, rel=0.2)
+    assert drawn.model[0].bn.running_var.eq(1).all()
 
 
 @pytest.mark.parametrize("std", [0, -1, "0.02", True, float("inf")])

@@ -169,7 +169,8 @@ def declared_weights(model: nn.Module) -> None:
 
     Behind them a BatchNorm cancels any factor, so their scale is no part of what a model computes, only of how fast it
     learns: AdamW moves every weight by about the learning rate, and PyTorch's bound 1 / sqrt(inputs) makes weights of
-    few inputs large beside that. Dense k x k convolutions have hundreds of inputs and stay as they are.
+    few inputs large beside that. Dense k x k convolutions have hundreds of inputs and stay as they are. The running
+    variance, which starts at one and would take a hundred steps to come down, gets the same factor, squared.
 
     Args:
         model (nn.Module): Model under construction, with its `yaml` and `model` set.
@@ -188,7 +189,9 @@ def declared_weights(model: nn.Module) -> None:
         conv = getattr(m, "conv", None)
         if isinstance(conv, nn.Conv2d) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
             if conv.kernel_size == (1, 1) or conv.groups > 1:
+                before = conv.weight.detach().square().mean()
                 nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
+                m.bn.running_var.mul_(conv.weight.detach().square().mean() / before)
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
