@@ -165,33 +165,38 @@ def declared_strides(model: nn.Module, size: int) -> None:
 
 
 def declared_weights(model: nn.Module) -> None:
-    """Draw the pointwise and depthwise convolutions in front of a BatchNorm anew, if the model's YAML has `init_std:`.
+    """Scale the initial weights of pointwise and depthwise convolutions with BatchNorm down to a YAML's `init_std:`.
 
-    Behind them a BatchNorm cancels any factor, so their scale is no part of what a model computes, only of how fast it
-    learns: AdamW moves every weight by about the learning rate, and PyTorch's bound 1 / sqrt(inputs) makes weights of
-    few inputs large beside that. Dense k x k convolutions have hundreds of inputs and stay as they are. The running
-    variance, which starts at one and would take a hundred steps to come down, gets the same factor, squared.
+    AdamW moves every weight by about the learning rate, and PyTorch's initial deviation, 1 / sqrt(3 * inputs), makes
+    weights of few inputs large beside that: such layers learn slowly. The BatchNorm behind them takes the factor out
+    again, but for its epsilon, which damps layers whose output becomes as small as that until they have grown. Dense
+    k x k convolutions have hundreds of inputs and stay as they are, as do weights that are smaller already. The running
+    variance would take a hundred steps to follow, so it gets the factor, too, squared.
 
     Args:
         model (nn.Module): Model under construction, with its `yaml` and `model` set.
 
     Raises:
-        ValueError: If init_std is no positive number.
+        TypeError: If init_std is no number.
+        ValueError: If it is not from 0.005, below which epsilon silences depthwise layers, to 1.
 
     Source:
-        Truncated normal of a fixed deviation for convolutions, too: Liu et al., "A ConvNet for the 2020s", 2022.
+        0.02 is the deviation that Liu et al., "A ConvNet for the 2020s", 2022, give convolutions, too.
     """
     std = model.yaml.get("init_std")
     if std is None:
         return
-    positive_number("model YAML", init_std=std)
+    from ultralytics.nn.modules.conv import Conv  # here, because it takes upstream's tree
+
+    positive_number("model YAML", init_std=std)  # YAML reads 2e-2 as text
+    if not 0.005 <= std <= 1:
+        raise ValueError(f"model YAML: init_std must be from 0.005 to 1, got {std}")
     for m in model.modules():
-        conv = getattr(m, "conv", None)
-        if isinstance(conv, nn.Conv2d) and isinstance(getattr(m, "bn", None), nn.BatchNorm2d):
-            if conv.kernel_size == (1, 1) or conv.groups > 1:
-                before = conv.weight.detach().square().mean()
-                nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
-                m.bn.running_var.mul_(conv.weight.detach().square().mean() / before)
+        if isinstance(m, Conv) and (m.conv.kernel_size == (1, 1) or m.conv.groups == m.conv.in_channels > 1):
+            factor = min(1.0, std / m.conv.weight.detach().square().mean().sqrt().item())
+            with torch.no_grad():
+                m.conv.weight.mul_(factor)
+            m.bn.running_var.mul_(factor**2)
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
@@ -251,12 +256,14 @@ def check_rows(d: dict, file: str) -> None:
     """
     from ultralytics.nn import tasks  # here, because it imports this module
 
-    last = (d.get("head") or [None])[-1]
-    head = getattr(tasks, str(last[2]), None) if isinstance(last, (list, tuple)) and len(last) > 2 else None
-    if d.get("init_std") is not None and not (isinstance(head, type) and issubclass(head, tasks.Detect)):
-        raise ValueError(f"{file}: init_std is for models whose last row is Detect or one of its kinds, got {last}")
+    if d.get("init_std") is not None and isinstance(d.get("head"), list) and d["head"]:
+        last = d["head"][-1]
+        head = getattr(tasks, str(last[2]), None) if isinstance(last, (list, tuple)) and len(last) > 2 else None
+        if not (isinstance(head, type) and issubclass(head, tasks.Detect)):
+            raise ValueError(f"{file}: init_std is for models whose last row is Detect or one of its kinds, got {last}")
     ours = {layer.__name__: layer for layer in LAYERS}
     folded = {name.casefold(): name for name in ours}
+    folded["convss2d"] = "C2fSS2D"  # what the rows' block is made of
     for index, row in enumerate([*(d.get("backbone") or ()), *(d.get("head") or ())]):
         module = row[2] if isinstance(row, (list, tuple)) and len(row) > 2 else None
         if not isinstance(module, str):

@@ -90,6 +90,7 @@ class CrossScan(StateSpace):
     """
 
     state_names = frozenset({"A_logs", "Ds", "dt_projs_bias"})
+    directions = 4  # of modules in checkpoints from before it was a setting
 
     def __init__(
         self,
@@ -98,11 +99,8 @@ class CrossScan(StateSpace):
         expand: int | float,
         directions: int = 4,
         dt_rank: int | str = "auto",
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_init_floor: float = 1e-4,
     ) -> None:
-        """Build what scans need; arguments are those of `SS2D`, and directions 4, or 2 for rows and rows reversed."""
+        """Keep the sizes; arguments are those of `SS2D`, and directions 4, or 2 for rows and rows reversed."""
         super().__init__()
         owner = type(self).__name__
         positive_int(owner, dim=dim, d_state=d_state, directions=directions)
@@ -111,20 +109,25 @@ class CrossScan(StateSpace):
             raise ValueError(f"{owner}: expand * dim must be at least 1, got expand={expand}, dim={dim}")
         if dt_rank != "auto":
             positive_int(owner, dt_rank=dt_rank)
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"{owner}: 0 < dt_min <= dt_max is required, got dt_min={dt_min}, dt_max={dt_max}")
         if directions not in (2, 4):
             raise ValueError(
                 f"{owner}: directions must be 2 (rows, and reversed) or 4 (columns, too), got {directions}"
             )
         self.dim, self.d_state, self.directions = dim, d_state, directions
-        self.d_inner = inner = int(expand * dim)
+        self.d_inner = int(expand * dim)
         self.dt_rank = math.ceil(dim / 16) if dt_rank == "auto" else dt_rank
+
+    def _add_scans(self, dt_min: float = 0.001, dt_max: float = 0.1, dt_init_floor: float = 1e-4) -> None:
+        """Add the parameters of the scans; called in its turn, so that a seed gives every parameter its own numbers."""
+        if not 0 < dt_min <= dt_max:
+            raise ValueError(
+                f"{type(self).__name__}: 0 < dt_min <= dt_max is required, got dt_min={dt_min}, dt_max={dt_max}"
+            )
+        k, inner, d_state = self.directions, self.d_inner, self.d_state
 
         def uniform(bound: float, *shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
-        k = directions
         self.x_proj_weight = uniform(inner**-0.5, k, self.dt_rank + 2 * d_state, inner)  # as an nn.Linear starts
         self.dt_projs_weight = uniform(self.dt_rank**-0.5, k, inner, self.dt_rank)
         self.dt_projs_bias = nn.Parameter(inverse_softplus_steps((k, inner), dt_min, dt_max, dt_init_floor))
@@ -204,7 +207,7 @@ class SS2D(CrossScan):
             TypeError: If a size is no integer, or the gate no bool.
             ValueError: If a size is below 1, or d_conv is even.
         """
-        super().__init__(dim, d_state, expand, 4, dt_rank, dt_min, dt_max, dt_init_floor)
+        super().__init__(dim, d_state, expand, dt_rank=dt_rank)
         positive_int("SS2D", d_conv=d_conv)
         if not isinstance(gate, bool):
             raise TypeError(f"SS2D: gate must be True or False, got {gate!r}")
@@ -216,6 +219,7 @@ class SS2D(CrossScan):
             self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
         else:
             self.conv2d = nn.Identity()
+        self._add_scans(dt_min, dt_max, dt_init_floor)
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, dim, bias=bias)
 
@@ -299,6 +303,7 @@ class ConvSS2D(CrossScan):
         if not isinstance(shortcut, bool):
             raise TypeError(f"ConvSS2D: shortcut must be True or False, got {shortcut!r}")
         self.shortcut = shortcut
+        self._add_scans()
         self.conv = Conv(dim, self.d_inner, k, act=False)
         self.out_norm = nn.LayerNorm(self.d_inner)
         self.out_proj = nn.Linear(self.d_inner, dim, bias=False)
