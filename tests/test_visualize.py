@@ -32,6 +32,8 @@ from ultralytics.nn.Addmodules.visualize import (
     receptive_fields,
     token_path,
 )
+from ultralytics.utils import YAML
+from ultralytics.utils.checks import check_yaml
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +313,14 @@ def test_orders_of_models_by_name_and_of_all(home: Path, photos: Path, monkeypat
     assert drawn[1] == {"rows": "rows\nMambaLayer", "rows-reversed": "rows, reversed\nMambaLayer"}
     assert list(drawn[2]) == ["columns"]
     assert main(["orders", *image, "--models", "yolov8n.yaml"]) == 1
-    assert "no MambaLayer or SS2D in yolov8n.yaml" in capsys.readouterr().err
+    assert "no MambaLayer or SS2D or ConvSS2D in yolov8n.yaml" in capsys.readouterr().err
+    two = YAML.load(check_yaml("VMamba-yolo.yaml"))
+    for row in two["backbone"] + two["head"]:
+        row[3] = [row[3][0], 1, 1, 3, 2] if row[2] == "C2fSS2D" else row[3]
+    YAML.save("two.yaml", {**two, "scales": {"n": two["scales"]["n"]}})
+    for model, orders in (("VMamba-yolon.yaml", ORDERS), ("two.yaml", ORDERS[:2])):
+        assert main(["orders", *image, "--models", model, "--out", f"{model}.png"]) == 0
+        assert {order: title.split("\n")[1] for order, title in drawn[-1].items()} == dict.fromkeys(orders, "ConvSS2D")
 
 
 STOCK = ["--models", "yolov8n.yaml"]

@@ -243,6 +243,15 @@ def test_layers_train_and_keep_their_shape(layer) -> None:
     torch.testing.assert_close(same(x), m(x))
 
 
+def test_modules_pickled_before_directions_were_a_setting() -> None:
+    """Checkpoints hold whole modules, and an SS2D of then has no such attribute of its own."""
+    m, x = SS2D(8), torch.randn(1, 8, 3, 4)
+    want = m(x)
+    del m.__dict__["directions"]
+    assert torch.equal(m(x), want)
+    assert m.own_flops(1, 12) == SS2D(8).own_flops(1, 12)
+
+
 def test_residual_and_layer_scale() -> None:
     x = torch.randn(1, 8, 4, 4)
     block = VSSBlock(8, mlp_ratio=2, layer_scale=1e-9)

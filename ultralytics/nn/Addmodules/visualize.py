@@ -28,7 +28,8 @@ __all__ = ("Field", "Picture", "activation", "load", "main", "read_pictures", "r
 
 COMMAND = "python -m ultralytics.nn.Addmodules.visualize"
 ORDERS = ("rows", "rows-reversed", "columns", "columns-reversed")
-SCANS = {"MambaLayer": ORDERS[:2], "SS2D": ORDERS}  # token orders by type of layer; a VSS block holds an SS2D
+# Token orders by type of layer, of those with `directions` the first so many. A VSS block holds an SS2D, C2fSS2D the last.
+SCANS = {"MambaLayer": ORDERS[:2], "SS2D": ORDERS, "ConvSS2D": ORDERS}
 SHARES = 0.5, 0.9, 0.99  # of the gradient
 FLOOR = 1e-4  # of the largest gradient: black, and all below it
 PANEL, DPI = 2.2, 150  # inches, pixels an inch
@@ -492,12 +493,14 @@ def _activations(args: argparse.Namespace) -> Figure:
 
 def _orders(args: argparse.Namespace) -> Figure:
     """Draw the orders that are named, or those of the models' layers, or all."""
-    kinds = set(SCANS)
+    used = {(kind, order) for kind, orders in SCANS.items() for order in orders}
     if args.models:
-        kinds &= {type(m).__name__ for file in args.models for m in load(file).modules()}
-        if not kinds:
+        layers = [m for file in args.models for m in load(file).modules() if type(m).__name__ in SCANS]
+        kinds = [(type(m).__name__, getattr(m, "directions", None)) for m in layers]
+        used = {(kind, order) for kind, directions in kinds for order in SCANS[kind][:directions]}
+        if not used:
             raise ValueError(f"no {' or '.join(SCANS)} in {', '.join(args.models)}: name orders with --orders instead")
-    users = {order: ", ".join(k for k in SCANS if k in kinds and order in SCANS[k]) for order in ORDERS}
+    users = {order: ", ".join(kind for kind in SCANS if (kind, order) in used) for order in ORDERS}
     wanted = args.orders or [order for order in ORDERS if users[order]]
     titles = {order: "\n".join(filter(None, (order.replace("-", ", "), users[order]))) for order in wanted}
     return plot_orders(read_pictures(args.images or _samples(), 1, args.imgsz)[0], titles, args.grid)
