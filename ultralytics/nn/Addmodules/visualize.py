@@ -28,7 +28,7 @@ __all__ = ("Field", "Picture", "activation", "load", "main", "read_pictures", "r
 
 COMMAND = "python -m ultralytics.nn.Addmodules.visualize"
 ORDERS = ("rows", "rows-reversed", "columns", "columns-reversed")
-# Token orders by type of layer, of those with `directions` the first so many. A VSS block holds an SS2D, C2fSS2D the last.
+# Token orders by type of layer, the first `directions` of them. VSSBlock holds an SS2D, C2fSS2D a ConvSS2D.
 SCANS = {"MambaLayer": ORDERS[:2], "SS2D": ORDERS, "ConvSS2D": ORDERS}
 SHARES = 0.5, 0.9, 0.99  # of the gradient
 FLOOR = 1e-4  # of the largest gradient: black, and all below it
