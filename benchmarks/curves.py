@@ -47,8 +47,8 @@ def main() -> None:
                 axes.set(title=name, ylabel="mAP50-95", ylim=(0, None))
                 axes.legend(loc="upper left", fontsize=8)
             else:  # the first epochs fall from above 10
-                last = max(curve[-1] for curve in ([e[key] for e in r["epochs"]] for m in models.values() for r in m))
-                axes.set(ylabel="validation loss", ylim=(None, 1.6 * last))
+                ends = [run["epochs"][-1][key] for runs in models.values() for run in runs]
+                axes.set(ylabel="validation loss", ylim=(0.9 * min(ends), 1.6 * max(ends)))
     out = ROOT / "docs/images/study.png"
     figure.savefig(out)
     print(f"written: {out.relative_to(ROOT)}")
