@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 import ultralytics
 from ultralytics import YOLO
 from ultralytics.engine.results import Results
-from ultralytics.nn.Addmodules import SS2D, MambaLayer
+from ultralytics.nn.Addmodules import MambaLayer
+from ultralytics.nn.Addmodules.vss import CrossScan
 from ultralytics.nn.tasks import guess_model_task, torch_safe_load, yaml_model_load
 from ultralytics.utils import YAML
 
@@ -167,7 +168,7 @@ def test_a_rectangle_gives_finite_outputs_and_every_parameter_a_gradient(stem: s
         if p.requires_grad:
             assert p.grad is not None, name
             assert torch.isfinite(p.grad).all(), name
-    ours = [m for m in model.modules() if isinstance(m, (MambaLayer, SS2D))]
+    ours = [m for m in model.modules() if isinstance(m, (MambaLayer, CrossScan))]
     assert ours
     assert all(p.grad.abs().max() > 0 for m in ours for p in m.parameters())
     with torch.no_grad():
@@ -315,7 +316,7 @@ def test_an_epoch_a_checkpoint_and_predictions(stem: str, task: str, tmp_path: P
 
     reloaded = YOLO(best)
     assert reloaded.task == task
-    assert any(isinstance(m, (MambaLayer, SS2D)) for m in reloaded.model.modules())
+    assert any(isinstance(m, (MambaLayer, CrossScan)) for m in reloaded.model.modules())
     assert reloaded.model.yaml["nc"] == 2
     metrics = reloaded.val(data=data, project=str(tmp_path), name="val", plots=False, verbose=False, **SMALL)
     assert metrics.results_dict
