@@ -61,7 +61,8 @@ class Fork:
         )
         self.write("patches/series", "")
         self.write("patches/hooks.py", f"ANY, FIRST, LAST = None, '<first>', '<last>'\nHOOKS = ({HOOK!r},)\n")
-        self.env = {**os.environ, "VMAMBA_UPSTREAM_DIR": str(self.wheels)}
+        # No bytecode: hooks.py changes within a second here, and folders are compared file by file.
+        self.env = {**os.environ, "VMAMBA_UPSTREAM_DIR": str(self.wheels), "PYTHONDONTWRITEBYTECODE": "1"}
         self.pin("1.0", UPSTREAM)
         self.write("ultralytics/nn/Addmodules/__init__.py", "ours = True\n")
 
