@@ -13,7 +13,7 @@ from .scan2d import cross_scan
 from .selective_scan import scan_flops
 from .ssm import StateSpace, inverse_softplus_steps, norm_tokens, positive_int, positive_number
 
-__all__ = ("SS2D", "C2fSS2D", "C2fVSS", "ConvSS2D", "CrossScan", "DropPath", "Mlp", "VSSBlock")
+__all__ = ("SS2D", "C2fSS2D", "CSP", "C2fVSS", "ConvSS2D", "CrossScan", "DropPath", "Mlp", "VSSBlock")
 
 
 def _check_map(name: str, x: Tensor, dim: int) -> None:
@@ -37,17 +37,6 @@ def _tokens(x: Tensor) -> Tensor:
 def _map(tokens: Tensor, height: int, width: int) -> Tensor:
     """View tokens (B, H*W, C) as a channels_last map (B, C, H, W)."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
-
-
-def _csp(owner: str, c1: int, c2: int, n: int, e: float) -> tuple[int, nn.Module, nn.Module]:
-    """Return the hidden channels of a CSP bottleneck of n blocks, and its two convolutions."""
-    from ultralytics.nn.modules.conv import Conv  # here, because it takes upstream's tree, which tests do without
-
-    positive_int(owner, c1=c1, c2=c2, n=n)
-    positive_number(owner, e=e)
-    c = int(c2 * e)
-    positive_int(owner, hidden_channels=c)
-    return c, Conv(c1, 2 * c, 1), Conv((2 + n) * c, c2, 1)
 
 
 class DropPath(nn.Module):
@@ -442,12 +431,43 @@ class VSSBlock(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class C2fVSS(nn.Module):
+class CSP(nn.Module):
+    """Base of bottlenecks in the form of C2f; a module adds its n inner blocks of c channels as `m`.
+
+    Attributes:
+        c (int): Hidden channels.
+        cv1 (Conv): c1 -> 2c, split into two halves.
+        cv2 (Conv): (2 + n)c -> c2, over both halves and the output of every inner block.
+
+    Source:
+        C2f of Ultralytics YOLOv8.
+    """
+
+    def __init__(self, c1: int, c2: int, n: int, e: float) -> None:
+        """Build the two convolutions; the arguments are those of `C2fVSS`."""
+        super().__init__()
+        from ultralytics.nn.modules.conv import Conv  # here, because it takes upstream's tree, which tests do without
+
+        owner = type(self).__name__
+        positive_int(owner, c1=c1, c2=c2, n=n)
+        positive_number(owner, e=e)
+        self.c = int(c2 * e)
+        positive_int(owner, hidden_channels=self.c)
+        self.cv1 = Conv(c1, 2 * self.c, 1)
+        self.cv2 = Conv((2 + n) * self.c, c2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform a map (B, c1, H, W)."""
+        y = list(self.cv1(x).chunk(2, 1))
+        y.extend(m(y[-1]) for m in self.m)
+        return self.cv2(torch.cat(y, 1))
+
+
+class C2fVSS(CSP):
     """CSP bottleneck of VSS blocks in the form of C2f, which it replaces one for one: (B, c1, H, W) -> (B, c2, H, W).
 
     Attributes:
-        cv1 (Conv): c1 -> 2c, split into two halves.
-        cv2 (Conv): (2 + n)c -> c2, over both halves and the output of every block.
+        cv1, cv2 (Conv): As in `CSP`.
         m (nn.ModuleList): n VSS blocks of c channels, one behind the other.
 
     Source:
@@ -490,25 +510,17 @@ class C2fVSS(nn.Module):
             TypeError: If an argument is of the wrong type.
             ValueError: If a value is out of range.
         """
-        super().__init__()
-        self.c, self.cv1, self.cv2 = _csp("C2fVSS", c1, c2, n, e)
+        super().__init__(c1, c2, n, e)
         self.m = nn.ModuleList(
             VSSBlock(self.c, d_state, d_conv, expand, mlp_ratio, gate, drop_path, conv_bias=False) for _ in range(n)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform a map (B, c1, H, W)."""
-        y = list(self.cv1(x).chunk(2, 1))
-        y.extend(m(y[-1]) for m in self.m)
-        return self.cv2(torch.cat(y, 1))
 
-
-class C2fSS2D(nn.Module):
+class C2fSS2D(CSP):
     """CSP bottleneck in the form of C2f, which it replaces one for one: (B, c1, H, W) -> (B, c2, H, W).
 
     Attributes:
-        cv1 (Conv): c1 -> 2c, split into two halves.
-        cv2 (Conv): (2 + n)c -> c2, over both halves and the output of every bottleneck.
+        cv1, cv2 (Conv): As in `CSP`.
         m (nn.ModuleList): n bottlenecks `ConvSS2D` of c channels, one behind the other.
 
     Source:
@@ -548,8 +560,5 @@ class C2fSS2D(nn.Module):
             TypeError: If an argument is of the wrong type.
             ValueError: If a value is out of range.
         """
-        super().__init__()
-        self.c, self.cv1, self.cv2 = _csp("C2fSS2D", c1, c2, n, e)
+        super().__init__(c1, c2, n, e)
         self.m = nn.ModuleList(ConvSS2D(self.c, d_state, expand, k, directions, shortcut) for _ in range(n))
-
-    forward = C2fVSS.forward
