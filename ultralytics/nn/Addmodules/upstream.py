@@ -138,8 +138,9 @@ def declared_strides(model: nn.Module, size: int) -> None:
         size (int): Side of the image that the probe will see.
 
     Raises:
+        TypeError: If init_std is no number.
         ValueError: If the declared strides are not one number from 1 to size for each detection level, or init_std is
-            no positive number.
+            not from 0.005 to 1.
     """
     declared_weights(model)
     strides = model.yaml.get("strides")
