@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import io
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -22,7 +23,14 @@ from PIL import Image
 import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules import Mamba, MambaLayer, exempt_ssm_parameters
-from ultralytics.nn.tasks import DetectionModel, guess_model_scale, load_checkpoint, torch_safe_load, yaml_model_load
+from ultralytics.nn.tasks import (
+    DetectionModel,
+    SegmentationModel,
+    guess_model_scale,
+    load_checkpoint,
+    torch_safe_load,
+    yaml_model_load,
+)
 from ultralytics.utils import YAML, checks
 
 ROOT = Path(ultralytics.__file__).parents[1]
@@ -199,12 +207,56 @@ def test_wrong_initial_weights_are_refused(std: object) -> None:
         DetectionModel(config(init_std=std), verbose=False)
 
 
-def test_initial_weights_of_a_file_that_nothing_would_scale_are_refused(tmp_path: Path) -> None:
-    d = {**YAML.load(checks.check_yaml("yolov8-cls.yaml")), "init_std": 0.02}
+@pytest.mark.parametrize("key", ["init_std", "init_dfl"])
+def test_start_of_a_file_that_nothing_would_act_on_is_refused(tmp_path: Path, key: str) -> None:
+    d = {**YAML.load(checks.check_yaml("yolov8-cls.yaml")), key: 0.7}
     file = tmp_path / "mine-cls.yaml"
     YAML.save(file, d)
-    with pytest.raises(ValueError, match=r"mine-cls.yaml: init_std is for models whose last row is Detect .*Classify"):
+    with pytest.raises(ValueError, match=rf"mine-cls.yaml: {key} is for models whose last row is Detect .*Classify"):
         YOLO(str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "bins"),
+    [
+        ("VMamba-yolov8", DetectionModel, 16),
+        ("VMamba-yolov8-seg", SegmentationModel, 16),
+        ("yolo26", DetectionModel, 12),
+        ("yolov10n", DetectionModel, 16),
+    ],
+)
+def test_declared_initial_boxes(name: str, of: type[DetectionModel], bins: int) -> None:
+    """Every level and branch begins with the declared distribution, so its boxes have one size in strides."""
+    d = {**YAML.load(checks.check_yaml(f"{name}.yaml")), "scale": "n", "reg_max": bins}
+    models = []
+    for ratio in (None, 0.7):
+        torch.manual_seed(0)
+        models.append(of({**d, "init_dfl": ratio}, verbose=False))
+    plain, declared = models
+    head = declared.model[-1]
+    branches = [head.cv2] + ([head.one2one_cv2] if getattr(head, "one2one_cv2", None) is not None else [])
+    changed = {n for n, p in plain.named_parameters() if not torch.equal(p, declared.get_parameter(n))}
+    expected = {n for n, p in declared.named_parameters() if any(p is lv[-1].bias for b in branches for lv in b)}
+    assert changed == expected
+    assert len(expected) == 3 * len(branches)
+    weights = 0.7 ** torch.arange(bins)
+    for level in (lv for b in branches for lv in b):
+        share = level[-1].bias.view(4, bins).softmax(1)
+        torch.testing.assert_close(share, (weights / weights.sum()).expand(4, -1))
+    assert "bias_init" not in vars(head)
+    assert pickle.loads(pickle.dumps(declared)).model[-1].cv2[0][-1].bias.equal(head.cv2[0][-1].bias)
+
+
+@pytest.mark.parametrize("ratio", [0, -1, "0.7", True, float("nan"), 0.3, 1.5])
+def test_wrong_initial_boxes_are_refused(ratio: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="model YAML: init_dfl must be"):
+        DetectionModel(config(init_dfl=ratio), verbose=False)
+
+
+def test_initial_boxes_of_a_head_without_distributions_are_refused() -> None:
+    d = {**YAML.load(checks.check_yaml("yolo26.yaml")), "scale": "n", "init_dfl": 0.7}
+    with pytest.raises(ValueError, match="init_dfl needs a head with distributions, got reg_max=1"):
+        DetectionModel(d, verbose=False)
 
 
 def test_mamba_layers_in_a_p2_model_get_its_strides() -> None:
