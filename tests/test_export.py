@@ -21,6 +21,7 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.Addmodules import C2fSS2D, C2fVSS, Mamba, MambaLayer, VSSBlock
+from ultralytics.nn.Addmodules.ssm import StateSpace
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
 from ultralytics.utils import ASSETS
 
@@ -331,11 +332,18 @@ def test_every_model_file_is_exported(stem: str, tmp_path: Path, monkeypatch: py
     with torch.no_grad():
         want = list(flat(model(x)))
     got = session(file).run(None, {"images": x.numpy()})
-    assert sum(kind == "Scan" for kind in kinds(onnx.load(file).graph)) > 0
+    layers = sum(isinstance(m, StateSpace) for m in model.modules())
+    assert kinds(onnx.load(file).graph).count("Scan") == layers > 0  # all directions of a layer in one loop
     torch.testing.assert_close(torch.from_numpy(got[0]), want[0], rtol=1e-3, atol=2e-3)  # boxes in pixels
     if yolo.task == "segment":
         protos = next(p for p in want if p.shape == got[1].shape)
         torch.testing.assert_close(torch.from_numpy(got[1]), protos, rtol=1e-3, atol=1e-4)
+
+
+def test_a_graph_for_every_size_is_not_much_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = YOLO("VMamba-yolon.yaml", verbose=False).export(format="onnx", imgsz=64, dynamic=True, device="cpu")
+    assert len(kinds(onnx.load(file).graph)) <= 1500
 
 
 def flat(x: object) -> Iterator[torch.Tensor]:

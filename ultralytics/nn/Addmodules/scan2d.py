@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .selective_scan import FORWARD, REVERSED, mamba_inner
+from .selective_scan.inner import graph_scans
+from .selective_scan.op import exporting, no_autocast
 
 __all__ = ("COLUMNS", "COLUMNS_REVERSED", "ROWS", "ROWS_REVERSED", "cross_scan", "token_order", "transpose_tokens")
 
@@ -77,6 +80,22 @@ def cross_scan(
 
     if x_proj.shape[0] == 2:
         return both_ways(x, 0, 1)
+    if exporting():
+        return _graph(x, height, width, x_proj, dt_proj, A, D, dt_bias)
     rows = both_ways(x, ROWS, ROWS_REVERSED)
     columns = both_ways(transpose_tokens(x, height, width), COLUMNS, COLUMNS_REVERSED)
     return rows + transpose_tokens(columns, width, height)
+
+
+def _graph(
+    x: Tensor, height: int, width: int, x_proj: Tensor, dt_proj: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
+) -> Tensor:
+    """Return what `cross_scan` does, for an exporter: four directions in one loop, half the operators of two loops."""
+    u = F.silu(x)
+    columns = transpose_tokens(u, height, width)
+    with no_autocast(x.device.type):
+        weights = (p.to(x.dtype) for p in (x_proj, dt_proj))
+        ys = graph_scans((u, columns) * 2, *weights, A, D, dt_bias, True, (FORWARD, FORWARD, REVERSED, REVERSED))
+    return (ys[ROWS] + ys[ROWS_REVERSED] + transpose_tokens(ys[COLUMNS] + ys[COLUMNS_REVERSED], width, height)).to(
+        x.dtype
+    )

@@ -38,16 +38,18 @@ class Weights:
     delta_softplus: bool
 
 
-def fill(x: Tensor) -> Tensor:
-    """Append zeros to tokens (L, B, C) until they make whole runs.
+def fill(groups: Sequence[Tensor]) -> list[Tensor]:
+    """Append zeros to the tokens (L, B, C) of each group until they make whole runs.
 
-    They come after every token in scan order, so whatever they turn into changes no output.
+    They come after every token in scan order, so whatever they turn into changes no output. All groups get the same
+    zeros: how many there are takes ten operators in a graph of any size.
     """
-    length, batch, channels = x.shape
+    length, batch, channels = groups[0].shape
     missing = 2 * RUN - length % RUN  # torch.export gives no graph for every size if this may be 0 or 1
     if torch.jit.is_tracing():
         missing = missing % RUN
-    return torch.cat([x, x.new_zeros(missing, batch, channels)])
+    zeros = groups[0].new_zeros(missing, batch, channels)
+    return [torch.cat([x, zeros]) for x in groups]
 
 
 def in_order(x: Tensor, order: int) -> Tensor:
@@ -111,7 +113,7 @@ def scan(
     orders: Sequence[int],
 ) -> Tensor:
     """Do what the scan operator does with the same arguments, and return (B, K, D, L) in the dtype of u."""
-    tokens = [[fill(in_order(x[:, k].permute(2, 0, 1), o)) for k, o in enumerate(orders)] for x in (u, delta, B, C)]
+    tokens = [fill([in_order(x[:, k].permute(2, 0, 1), o) for k, o in enumerate(orders)]) for x in (u, delta, B, C)]
     ys = tokens_scan(*tokens, A, D, delta_bias, delta_softplus)
     ys = [in_order(y[: u.shape[3]], o).permute(1, 2, 0) for y, o in zip(ys, orders)]
     y = torch.stack(ys, 1)

@@ -137,18 +137,48 @@ def _compose_graph(
     delta_softplus: bool,
     orders: Sequence[int],
 ) -> Tensor:
-    """Return the ungated sum over directions (B, L, D) for an exporter: tokens first and few copies."""
-    x, (rows, width, _), rank = _split(xz, A.shape[1])[0], x_proj.shape, dt_proj.shape[2]
-    state = (width - rank) // 2
+    """Return the ungated sum over directions (B, L, D) for an exporter."""
+    x = _split(xz, A.shape[1])[0]
     us = [
         F.silu(x if conv_w is None else causal_conv(x, conv_w[k], None if conv_b is None else conv_b[k], orders[k]))
-        for k in range(1 if conv_w is None else rows)
+        for k in range(1 if conv_w is None else x_proj.shape[0])
     ]
-    us = [export.fill(export.in_order(us[min(k, len(us) - 1)].transpose(0, 1), o)) for k, o in enumerate(orders)]
+    us = [us[min(k, len(us) - 1)] for k in range(len(orders))]
+    return reduce(torch.add, graph_scans(us, x_proj, dt_proj, A, D, dt_bias, delta_softplus, orders))
+
+
+def graph_scans(
+    us: Sequence[Tensor],
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    delta_softplus: bool,
+    orders: Sequence[int],
+) -> list[Tensor]:
+    """Project and scan K inputs of one length for an exporter, in one loop: tokens first and few copies.
+
+    Args:
+        us (Sequence[Tensor]): K inputs (B, L, D) behind their activation, in sequence order.
+        x_proj (Tensor): (K, R + 2N, D), or (1, R + 2N, D) for all.
+        dt_proj (Tensor): (K, D, R), or (1, D, R) for all.
+        A (Tensor): (K, D, N).
+        D (Tensor, optional): (K, D).
+        dt_bias (Tensor, optional): (K, D).
+        delta_softplus (bool): Apply softplus to delta after the bias.
+        orders (Sequence[int]): FORWARD or REVERSED for each of the K inputs.
+
+    Returns:
+        (list[Tensor]): K outputs (B, L, D) in the dtype of the state.
+    """
+    length, (rows, width, _), rank = us[0].shape[1], x_proj.shape, dt_proj.shape[2]
+    state = (width - rank) // 2
+    us = export.fill([export.in_order(u.transpose(0, 1), o) for u, o in zip(us, orders)])
     ranks, Bs, Cs = zip(*(F.linear(u, x_proj[k % rows]).split((rank, state, state), 2) for k, u in enumerate(us)))
     deltas = [F.linear(r, dt_proj[k % rows]) for k, r in enumerate(ranks)]
     ys = export.tokens_scan(us, deltas, Bs, Cs, A, D, dt_bias, delta_softplus)
-    return reduce(torch.add, (export.in_order(y[: x.shape[1]], o) for y, o in zip(ys, orders))).transpose(0, 1)
+    return [export.in_order(y[:length], o).transpose(0, 1) for y, o in zip(ys, orders)]
 
 
 def _gate(y: Tensor, xz: Tensor) -> Tensor:
