@@ -316,11 +316,13 @@ def test_orders_of_models_by_name_and_of_all(home: Path, photos: Path, monkeypat
     assert "no MambaLayer or SS2D or ConvSS2D in yolov8n.yaml" in capsys.readouterr().err
     two = YAML.load(check_yaml("VMamba-yolo.yaml"))
     for row in two["backbone"] + two["head"]:
-        row[3] = [row[3][0], 1, 1, 3, 2] if row[2] == "C2fSS2D" else row[3]
+        if row[2] in ("C2fSS2D", "VSSBlock"):
+            row[2:] = "C2fSS2D", [row[3][0], 1, 1, 3, 2]
     YAML.save("two.yaml", {**two, "scales": {"n": two["scales"]["n"]}})
-    for model, orders in (("VMamba-yolon.yaml", ORDERS), ("two.yaml", ORDERS[:2])):
+    both = "SS2D, ConvSS2D"
+    for model, orders, layers in (("VMamba-yolon.yaml", ORDERS, both), ("two.yaml", ORDERS[:2], "ConvSS2D")):
         assert main(["orders", *image, "--models", model, "--out", f"{model}.png"]) == 0
-        assert {order: title.split("\n")[1] for order, title in drawn[-1].items()} == dict.fromkeys(orders, "ConvSS2D")
+        assert {order: title.split("\n")[1] for order, title in drawn[-1].items()} == dict.fromkeys(orders, layers)
 
 
 STOCK = ["--models", "yolov8n.yaml"]
