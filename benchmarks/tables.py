@@ -137,6 +137,31 @@ def study() -> str:
     return "\n\n".join(parts) or unmeasured("train_from_scratch")
 
 
+def choices() -> str:
+    """Return the variants with one thing changed, each beside the same seeds of the model that it varies."""
+    found, rows = study_runs(), []
+    for file in sorted((ROOT / "benchmarks/study").glob("*.yaml")):
+        kind, what = (line.lstrip("# ") for line in file.read_text().splitlines()[2:4])
+        control = kind.startswith("A control of the study")
+        if not control and not kind.startswith("VMamba-yolo at scale n, with one thing changed"):
+            continue
+        base, cells, size = "yolov8n" if control else "VMamba-yolon", [], None
+        for models in found.values():
+            mine = {run["seed"]: run for run in models.get(file.stem, [])}
+            other = {run["seed"]: run["best"]["mAP50-95"] for run in models.get(base, []) if run["seed"] in mine}
+            if not mine or mine.keys() != other.keys():
+                cells.append("not run")
+                continue
+            size = next(iter(mine.values()))
+            scores = [run["best"]["mAP50-95"] for run in mine.values()]
+            gain = 100 * (sum(scores) - sum(other.values())) / len(scores)
+            cells.append(f"{sum(scores) / len(scores):.3f}, {gain:+.1f} points (seeds {', '.join(map(str, mine))})")
+        if size:
+            sizes = f"{size['parameters'] / 1e6:.2f} M", f"{size['gflops']:.2f}"
+            rows.append([f"`{file.stem}`", what, base, *sizes, *cells])
+    return table(["variant", "what is different", "from", "parameters", "GFLOPs at 320", *found], rows)
+
+
 def ss2d_cpu() -> str:
     """Return the table of benchmarks/ss2d_cpu.py."""
     r = load("ss2d_cpu")
@@ -553,7 +578,7 @@ PAGES = {
     "docs/design/cpu-kernel.md": {"scan_isa": scan_isa},
     "docs/design/selective-scan.md": {"memory": memory},
     "docs/design/scan2d.md": {"ss2d_cpu": ss2d_cpu},
-    "docs/study.md": {"study": study},
+    "docs/study.md": {"study": study, "choices": choices},
 }
 
 

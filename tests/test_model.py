@@ -243,8 +243,20 @@ def test_declared_initial_boxes(name: str, of: type[DetectionModel], bins: int) 
     for level in (lv for b in branches for lv in b):
         share = level[-1].bias.view(4, bins).softmax(1)
         torch.testing.assert_close(share, (weights / weights.sum()).expand(4, -1))
-    assert "bias_init" not in vars(head)
-    assert pickle.loads(pickle.dumps(declared)).model[-1].cv2[0][-1].bias.equal(head.cv2[0][-1].bias)
+    other = pickle.loads(pickle.dumps(copy.deepcopy(declared))).model[-1]  # has the rule, and for itself
+    other.cv2[0][-1].bias.data.zero_()
+    other.bias_init()
+    assert other.cv2[0][-1].bias.equal(head.cv2[0][-1].bias)
+
+
+@pytest.mark.parametrize("source", ["yolov8n", "yolo11n"])
+def test_initial_boxes_outlive_weights_of_another_class_count(source: str) -> None:
+    """Upstream then rebuilds the class branch and sets every bias anew."""
+    model = DetectionModel("VMamba-yolon.yaml", nc=3, verbose=False)
+    want = [level[-1].bias.clone() for level in model.model[-1].cv2]
+    model.load(DetectionModel(f"{source}.yaml", nc=80, verbose=False), verbose=False)
+    for level, bias in zip(model.model[-1].cv2, want):
+        assert level[-1].bias.equal(bias)
 
 
 @pytest.mark.parametrize("ratio", [0, -1, "0.7", True, float("nan"), 0.3, 1.5])

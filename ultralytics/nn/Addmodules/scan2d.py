@@ -90,7 +90,7 @@ def cross_scan(
 def _graph(
     x: Tensor, height: int, width: int, x_proj: Tensor, dt_proj: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
-    """Return what `cross_scan` does, for an exporter: four directions in one loop, half the operators of two loops."""
+    """Return what `cross_scan` does, for an exporter: four directions in one loop."""
     u = F.silu(x)
     columns = transpose_tokens(u, height, width)
     with no_autocast(x.device.type):

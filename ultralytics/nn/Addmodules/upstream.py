@@ -26,6 +26,7 @@ from .VMamba import SS2D, C2fSS2D, C2fVSS, Mamba, MambaLayer, VSSBlock, count_ma
 from .vss import ConvSS2D, DropPath, Mlp
 
 __all__ = (
+    "BoxStart",
     "check_export",
     "check_rows",
     "declared_boxes",
@@ -47,7 +48,7 @@ LAYERS = SAME_WIDTH + NEW_WIDTH
 def register() -> None:
     """Make our modules known to restricted checkpoint loading, to the FLOP counter and to the exporter."""
     if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals([ConvSS2D, DropPath, Mamba, Mlp, *LAYERS])
+        torch.serialization.add_safe_globals([BoxStart, ConvSS2D, DropPath, Mamba, Mlp, *LAYERS])
     from ultralytics.utils.callbacks import default_callbacks
 
     default_callbacks["on_export_start"].append(check_export)
@@ -203,8 +204,32 @@ def declared_weights(model: nn.Module) -> None:
             m.bn.running_var.mul_(factor**2)
 
 
+class BoxStart:
+    """A head's `bias_init`, behind which each bin of a distance is `ratio` times as likely as the one before.
+
+    It stays with the head, because upstream sets the biases anew when weights of another class count are loaded.
+
+    Attributes:
+        head (nn.Module): The head whose class's own `bias_init` it calls first.
+        ratio (float): Likelihood of a bin over that of the one before.
+    """
+
+    def __init__(self, head: nn.Module, ratio: float) -> None:
+        """Keep both."""
+        self.head, self.ratio = head, ratio
+
+    def __call__(self) -> None:
+        """Set all biases."""
+        type(self.head).bias_init(self.head)
+        for branch in (self.head.cv2, getattr(self.head, "one2one_cv2", None) or ()):
+            for level in branch:
+                bins = torch.arange(self.head.reg_max, device=level[-1].bias.device)
+                with torch.no_grad():
+                    level[-1].bias.copy_(math.log(self.ratio) * bins.repeat(4))
+
+
 def declared_boxes(model: nn.Module) -> None:
-    """Start the head's distributions of box distances as a YAML's `init_dfl:` says: each bin so much below the last.
+    """Start the head's distributions of box distances as a YAML's `init_dfl:` says.
 
     Upstream starts with all bins equally likely. The expected distance from an anchor to each side is then 7.5 strides
     for 16 bins, a box of 15: 120 pixels at stride 8. The assigner goes by overlap, so the finest level takes nearly
@@ -226,17 +251,7 @@ def declared_boxes(model: nn.Module) -> None:
     head = model.model[-1]
     if head.reg_max < 2:
         raise ValueError(f"model YAML: init_dfl needs a head with distributions, got reg_max={head.reg_max}")
-
-    def bias_init() -> None:
-        del head.bias_init  # the class's own from here on
-        head.bias_init()
-        bias = math.log(ratio) * torch.arange(head.reg_max).repeat(4)
-        for branch in (head.cv2, getattr(head, "one2one_cv2", None) or ()):
-            for level in branch:
-                with torch.no_grad():
-                    level[-1].bias.copy_(bias)
-
-    head.bias_init = bias_init
+    head.bias_init = BoxStart(head, ratio)
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
