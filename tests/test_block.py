@@ -642,6 +642,7 @@ for _ in range(2):
     layer.zero_grad()
     layer(x).square().mean().backward()
 torch.save([p.grad for p in layer.parameters()], f"{out}/{rank}.pt")
+dist.barrier()  # gloo aborts a process now and then whose peer has left before it
 dist.destroy_process_group()
 """
 
