@@ -487,14 +487,14 @@ def test_any_small_shape(shape, level, flags, reverse, threads):
     orders = [reverse >> k & 1 for k in range(shape[1])]
     dout = torch.randn_like(args[0])
     ours, exact = run(args, dout, softplus, orders), truth(args, dout, softplus, orders, torch.float64)
-    # The same sums without cancellation: what terms leave that cancel has their rounding errors, not its own. With one
-    # token every output has the factor B C, a sum of N products, and one that is near zero by chance spoils them all.
+    # One rounding (2^-24) of the same sums without cancellation is added: with one token every output has the factor
+    # B C, a sum of N products, and where that is near zero by chance, the roundings of its terms are all that is left.
     positive = [x if x is None or k == 2 else x.abs() for k, x in enumerate(args)]  # A stays negative
     sums = truth(positive, dout.abs(), softplus, orders, torch.float64)
     for name, x, e, s in zip(NAMES, ours, exact, sums):
         assert (x is None) == (e is None), name
         if e is not None:  # a handful of numbers: their plain float32 error is luck, so a fixed bound
-            assert rms(x - e) <= 3e-6 * max(rms(e), min(rms(s), 1.0), 1e-3), name
+            assert rms(x - e) <= 3e-6 * max(rms(e), 1e-3) + 2**-24 * rms(s), name
 
 
 def test_empty():

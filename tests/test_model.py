@@ -207,12 +207,12 @@ def test_wrong_initial_weights_are_refused(std: object) -> None:
         DetectionModel(config(init_std=std), verbose=False)
 
 
-@pytest.mark.parametrize("key", ["init_std", "init_dfl"])
-def test_start_of_a_file_that_nothing_would_act_on_is_refused(tmp_path: Path, key: str) -> None:
-    d = {**YAML.load(checks.check_yaml("yolov8-cls.yaml")), key: 0.7}
+@pytest.mark.parametrize("keys", [["init_std"], ["init_dfl"], ["init_std", "init_dfl"]])
+def test_start_of_a_file_that_nothing_would_act_on_is_refused(tmp_path: Path, keys: list[str]) -> None:
+    d = {**YAML.load(checks.check_yaml("yolov8-cls.yaml")), **dict.fromkeys(keys, 0.7)}
     file = tmp_path / "mine-cls.yaml"
     YAML.save(file, d)
-    with pytest.raises(ValueError, match=rf"mine-cls.yaml: {key} is for models whose last row is Detect .*Classify"):
+    with pytest.raises(ValueError, match=rf"mine-cls.yaml: {' and '.join(keys)}: for models .* is Detect .*Classify"):
         YOLO(str(file))
 
 

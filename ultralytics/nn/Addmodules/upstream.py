@@ -316,9 +316,8 @@ def check_rows(d: dict, file: str) -> None:
         last = d["head"][-1]
         head = getattr(tasks, str(last[2]), None) if isinstance(last, (list, tuple)) and len(last) > 2 else None
         if not (isinstance(head, type) and issubclass(head, tasks.Detect)):
-            raise ValueError(
-                f"{file}: {start[0]} is for models whose last row is Detect or one of its kinds, got {last}"
-            )
+            keys = " and ".join(start)
+            raise ValueError(f"{file}: {keys}: for models whose last row is Detect or one of its kinds, got {last}")
     ours = {layer.__name__: layer for layer in LAYERS}
     folded = {name.casefold(): name for name in ours}
     folded["convss2d"] = "C2fSS2D"  # what the rows' block is made of
