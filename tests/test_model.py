@@ -173,13 +173,14 @@ def test_wrong_declared_strides_are_refused(strides: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["VMamba-yolo", "yolo26"])
-def test_declared_initial_weights(name: str) -> None:
-    """Pointwise and depthwise convolutions with BatchNorm come down to the deviation, and nothing else changes."""
-    d = {**YAML.load(checks.check_yaml(f"{name}.yaml")), "scale": "n", "init_std": None}
+@pytest.mark.parametrize("start", [{"init_std": 0.02}, {"init_dense": 0.25}, {"init_std": 0.02, "init_dense": 0.25}])
+def test_declared_initial_weights(name: str, start: dict[str, float]) -> None:
+    """Convolutions with BatchNorm start smaller as declared, and nothing else changes."""
+    d = {**YAML.load(checks.check_yaml(f"{name}.yaml")), "scale": "n", "init_std": None, "init_dense": None}
     models = []
-    for std in (None, 0.02):
+    for keys in ({}, start):
         torch.manual_seed(0)
-        models.append(DetectionModel({**d, "init_std": std}, verbose=False))
+        models.append(DetectionModel({**d, **keys}, verbose=False))
     plain, scaled = (dict(m.named_modules()) for m in models)
     kinds = set()
     for n, m in plain.items():
@@ -187,11 +188,14 @@ def test_declared_initial_weights(name: str) -> None:
         if not isinstance(conv, torch.nn.Conv2d) or not hasattr(m, "bn"):  # DFL has numbers of its own
             continue
         few = conv.kernel_size == (1, 1) or conv.groups == conv.in_channels > 1
-        factor = min(1, 0.02 / conv.weight.square().mean().sqrt().item()) if few else 1
+        if few:
+            factor = min(1, start.get("init_std", 100) / conv.weight.square().mean().sqrt().item())
+        else:
+            factor = start.get("init_dense", 1)
         kinds.add((few, conv.groups > 1, factor < 1))
         torch.testing.assert_close(scaled[n].conv.weight, conv.weight * factor)
         torch.testing.assert_close(scaled[n].bn.running_var, m.bn.running_var * factor**2)
-    assert kinds >= {(True, True, True), (True, False, True), (False, False, False)}
+    assert kinds >= {(True, c, "init_std" in start) for c in (True, False)} | {(False, False, "init_dense" in start)}
     others = [k for k, _ in models[0].named_parameters() if not k.endswith("conv.weight")]
     assert all(torch.equal(models[0].get_parameter(k), models[1].get_parameter(k)) for k in others)
     models[1].train()(torch.rand(1, 3, 64, 64))
@@ -201,13 +205,14 @@ def test_declared_initial_weights(name: str) -> None:
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("std", [0, -1, "0.02", True, float("inf"), 0.001, 2])
-def test_wrong_initial_weights_are_refused(std: object) -> None:
-    with pytest.raises((TypeError, ValueError), match="model YAML: init_std must be"):
-        DetectionModel(config(init_std=std), verbose=False)
+@pytest.mark.parametrize("key", ["init_std", "init_dense"])
+@pytest.mark.parametrize("value", [0, -1, "0.02", True, float("inf"), 0.001, 2])
+def test_wrong_initial_weights_are_refused(key: str, value: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"model YAML: {key} must be"):
+        DetectionModel(config(**{key: value}), verbose=False)
 
 
-@pytest.mark.parametrize("keys", [["init_std"], ["init_dfl"], ["init_std", "init_dfl"]])
+@pytest.mark.parametrize("keys", [["init_std"], ["init_dense"], ["init_dfl"], ["init_std", "init_dfl"]])
 def test_start_of_a_file_that_nothing_would_act_on_is_refused(tmp_path: Path, keys: list[str]) -> None:
     d = {**YAML.load(checks.check_yaml("yolov8-cls.yaml")), **dict.fromkeys(keys, 0.7)}
     file = tmp_path / "mine-cls.yaml"

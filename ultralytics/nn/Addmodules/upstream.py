@@ -141,9 +141,9 @@ def declared_strides(model: nn.Module, size: int) -> None:
         size (int): Side of the image that the probe will see.
 
     Raises:
-        TypeError: If init_std or init_dfl is no number.
-        ValueError: If the declared strides are not one number from 1 to size for each detection level, init_std is not
-            from 0.005 to 1, or init_dfl not from 0.5 to 1 or for a head without distributions.
+        TypeError: If init_std, init_dense or init_dfl is no number.
+        ValueError: If the declared strides are not one number from 1 to size for each detection level, init_std,
+            init_dense or init_dfl is out of its range, or init_dfl is for a head without distributions.
     """
     declared_weights(model)
     declared_boxes(model)
@@ -170,35 +170,43 @@ def declared_strides(model: nn.Module, size: int) -> None:
 
 
 def declared_weights(model: nn.Module) -> None:
-    """Scale the initial weights of pointwise and depthwise convolutions with BatchNorm down to a YAML's `init_std:`.
+    """Scale the initial weights of convolutions with BatchNorm down, as a YAML's `init_std:` and `init_dense:` say.
 
-    AdamW moves every weight by about the learning rate, and PyTorch's initial deviation, 1 / sqrt(3 * inputs), makes
-    weights of few inputs large beside that: such layers learn slowly. The BatchNorm behind them takes the factor out
-    again, but for its epsilon, which damps layers whose output becomes as small as that until they have grown. Dense
-    k x k convolutions have hundreds of inputs and stay as they are, as do weights that are smaller already. The running
-    variance would take a hundred steps to follow, so it gets the factor, too, squared.
+    AdamW moves every weight by about the learning rate, and PyTorch's initial deviation, 1 / sqrt(3 * inputs), is large
+    beside that: most of a short training goes into turning the weights over. The BatchNorm behind them takes a factor
+    out again, but for its epsilon, which damps layers whose output becomes as small as that until they have grown.
+    Pointwise and depthwise convolutions, of few inputs, have the largest weights: those above a deviation of `init_std`
+    come down to it. Dense k x k convolutions are multiplied by `init_dense`. The running variance would take a hundred
+    steps to follow, so it gets the factor, too, squared.
 
     Args:
         model (nn.Module): Model under construction, with its `yaml` and `model` set.
 
     Raises:
-        TypeError: If init_std is no number.
-        ValueError: If it is not from 0.005, below which epsilon silences depthwise layers, to 1.
+        TypeError: If init_std or init_dense is no number.
+        ValueError: If init_std is not from 0.005 to 1, or init_dense not from 0.05 to 1; below, epsilon would silence
+            depthwise layers, or halve what dense ones give.
 
     Source:
         0.02 is the deviation that Liu et al., "A ConvNet for the 2020s", 2022, give convolutions, too.
     """
-    std = model.yaml.get("init_std")
-    if std is None:
-        return
     from ultralytics.nn.modules.conv import Conv  # here, because it takes upstream's tree
 
-    positive_number("model YAML", init_std=std)  # YAML reads 2e-2 as text
-    if not 0.005 <= std <= 1:
-        raise ValueError(f"model YAML: init_std must be from 0.005 to 1, got {std}")
+    start = {key: model.yaml.get(key) for key in ("init_std", "init_dense")}
+    for (key, value), least in zip(start.items(), (0.005, 0.05)):
+        if value is not None:
+            positive_number("model YAML", **{key: value})  # YAML reads 2e-2 as text
+            if not least <= value <= 1:
+                raise ValueError(f"model YAML: {key} must be from {least} to 1, got {value}")
+    std, dense = start.values()
     for m in model.modules():
-        if isinstance(m, Conv) and (m.conv.kernel_size == (1, 1) or m.conv.groups == m.conv.in_channels > 1):
-            factor = min(1.0, std / m.conv.weight.detach().square().mean().sqrt().item())
+        if not isinstance(m, Conv):
+            continue
+        few = m.conv.kernel_size == (1, 1) or m.conv.groups == m.conv.in_channels > 1
+        factor = dense
+        if few:
+            factor = std and min(1.0, std / m.conv.weight.detach().square().mean().sqrt().item())
+        if factor is not None:
             with torch.no_grad():
                 m.conv.weight.mul_(factor)
             m.bn.running_var.mul_(factor**2)
@@ -307,11 +315,11 @@ def check_rows(d: dict, file: str) -> None:
     Raises:
         TypeError: If a row has not four entries, or `from` or `repeats` is no integer.
         ValueError: If `from` names no earlier layer, `repeats` is below 1, a layer's name is misspelt, or there is an
-            `init_std` or `init_dfl` that nothing would act on.
+            `init_std`, `init_dense` or `init_dfl` that nothing would act on.
     """
     from ultralytics.nn import tasks  # here, because it imports this module
 
-    start = [key for key in ("init_std", "init_dfl") if d.get(key) is not None]
+    start = [key for key in ("init_std", "init_dense", "init_dfl") if d.get(key) is not None]
     if start and isinstance(d.get("head"), list) and d["head"]:
         last = d["head"][-1]
         head = getattr(tasks, str(last[2]), None) if isinstance(last, (list, tuple)) and len(last) > 2 else None
