@@ -28,7 +28,7 @@ def main() -> None:
     sets = {
         name: {m: runs for m, runs in models.items() if m in SHOWN}
         for name, models in study_runs().items()
-        if any(m in SHOWN for m in models)
+        if all(m in models for m in SHOWN)
     }
     figure = Figure(figsize=(5.2 * len(sets), 6.8), layout="constrained", dpi=150)
     for row, key in zip(figure.subplots(2, len(sets), squeeze=False), ("mAP50-95", "val_loss")):

@@ -139,8 +139,10 @@ def study() -> str:
 
 def choices() -> str:
     """Return the variants with one thing changed, each beside the same seeds of the model that it varies."""
-    found, rows = study_runs(), []
-    for file in sorted((ROOT / "benchmarks/study").glob("*.yaml")):
+    variants = sorted((ROOT / "benchmarks/study").glob("*.yaml"))
+    found = {d: m for d, m in study_runs().items() if any(file.stem in m for file in variants)}
+    rows = []
+    for file in variants:
         kind, what = (line.lstrip("# ") for line in file.read_text().splitlines()[2:4])
         control = kind.startswith("A control of the study")
         if not control and not kind.startswith("VMamba-yolo at scale n, with one thing changed"):
