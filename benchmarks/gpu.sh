@@ -53,8 +53,7 @@ if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do  # every allocation its own, so that none hides an access beyond it
     step "compute-sanitizer $tool"
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$python" benchmarks/gpu.py --one-case >"$out/$tool.log" 2>&1 || failed=1
-    tail -n 3 "$out/$tool.log"
+      "$python" benchmarks/gpu.py --one-case 2>&1 | tee -a "$out/sanitizer.log" | tail -n 3 || failed=1
   done
 else
   echo "compute-sanitizer is not here: no memcheck, no racecheck"
@@ -64,8 +63,8 @@ step "checks of our kernels"
 # Most of their time is compiling, which they leave in Triton's cache for the benchmark: several at once where possible.
 workers=$("$python" -c "import xdist" 2>/dev/null && echo "-n 6" || true)
 # shellcheck disable=SC2086  # no word, or two
-timeout "$(left)" "$python" -m pytest -q -p no:cacheprovider $workers -m gpu tests/test_gpu_backend.py -k "not cuda" ||
-  failed=1
+timeout "$(left)" "$python" -m pytest -q -p no:cacheprovider $workers -m gpu tests/test_gpu_backend.py -k "not cuda" 2>&1 |
+  tee "$out/checks.log" | tail -n 40 || failed=1
 
 for peer in ${peers[@]+"${peers[@]}"}; do
   name=${peer#*:}
@@ -79,7 +78,8 @@ for peer in ${peers[@]+"${peers[@]}"}; do
 done
 if "$python" -c "import torch, selective_scan_cuda" 2>/dev/null; then
   step "checks of the adapter"
-  timeout "$(left)" "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu_backend.py -k cuda || failed=1
+  timeout "$(left)" "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu_backend.py -k cuda 2>&1 |
+    tee -a "$out/checks.log" | tail -n 40 || failed=1
 fi
 
 step "benchmark"

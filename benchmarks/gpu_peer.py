@@ -121,6 +121,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, bias):
+        u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))  # it takes tokens innermost only
         out, kept, *_ = import_module(MODULES[0]).fwd(u, delta, A, B, C, D, None, bias, True)
         ctx.save_for_backward(u, delta, A, B, C, D, bias, kept)
         return out
