@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -37,14 +38,18 @@ MAX_RANK = 16  # of a delta formed inside the scan; for a larger one a matrix pr
 MAX_TAPS = 16  # of the block's convolution
 MIN_TRITON = (3, 3)  # tuples inside kernels
 MIN_CAPABILITY = (7, 5)
-FORWARD_ROWS = 8  # tokens loaded ahead; divides every tile
+FORWARD_ROWS = 4  # tokens loaded ahead; divides every tile
 BACKWARD_ROWS = 4  # tokens whose states and decays are held in registers at a time; divides every tile
 CARRY_ROWS = 8
+PART_ROWS = 16  # parts that are added up at a time
 SHORT = 2048  # tokens up to which checkpoints are twice as dense, so that a short scan can be divided further
 BLOCK_D = 32
 FMA_STATES = 0  # states whose exponential goes to the FMA units; unmeasured, so off
-WARPS_A_PROCESSOR = 4  # one for each scheduler: with 16 independent states a warp keeps its exp unit busy
-PROGRAMS_A_PROCESSOR = 8  # what a divided scan aims at
+SCHEDULERS = 4  # of a multiprocessor; each issues one warp's instruction a clock
+FORWARD_PROGRAMS, BACKWARD_PROGRAMS = 12, 8  # a multiprocessor holds that many, by their registers
+FORWARD_COST, BACKWARD_COST = 1.9, 1.2  # work of a scan that is divided, in that of one that is not
+START = 0.1  # of a program, in tiles
+WAVES = 4  # that a divided scan has at most: every program of backward has its own working memory
 BLOCK_TOKENS, BLOCK_CHANNELS, BLOCK_WARPS = 16, 64, 4  # a program of the block's own kernels
 SLOPE_STEPS = 4  # times as many tokens where weights get their gradients: fewer rows to add up
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -112,7 +117,7 @@ def _try(device: torch.device) -> tuple[bool, str]:
         return False, f"{model} is older than compute capability {'.'.join(map(str, MIN_CAPABILITY))}"
     try:
         x = torch.ones(1, 1, 2, 1, device=device)
-        call = _Call(x, torch.zeros(1, 2, 1, device=device), [0], passes=1)
+        call = _Call(x, torch.zeros(1, 2, 1, device=device), [0], backward=False)
         with _guard(device):
             call.pack(x[:, :, :1], x[:, :, :1])
     except Exception as e:  # no C compiler, no Python.h, a driver or assembler that does not fit: each its own class
@@ -167,23 +172,38 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def divide(rows: int, tiles: int, processors: int, passes: int) -> tuple[int, int]:
-    """Return into how many segments a scan is divided, and their tiles.
+@lru_cache(maxsize=1024)
+def divide(rows: int, tiles: int, processors: int, programs: int, cost: float) -> tuple[int, int]:
+    """Return into how many segments a scan is divided, and their tiles: what should take least time.
 
-    A divided scan computes every exponential once more, `passes` + 1 times in place of `passes`; it pays when the
-    segments keep more of the schedulers busy than that costs.
+    Programs run in waves of as many as multiprocessors hold. A program alone on its scheduler mostly waits; with n of
+    them each takes n^0.3 times as long (reckoned from the machine code of the kernels, see docs/design/gpu-kernel.md).
 
     Args:
         rows (int): Programs there are without dividing: batch x groups x blocks of channels.
         tiles (int): Tiles of one scan.
-        processors (int): Multiprocessors of the device.
-        passes (int): Exponentials of each token, channel and state when not divided.
+        processors (int): Multiprocessors of the device; 0: never divide.
+        programs (int): Programs that a multiprocessor holds.
+        cost (float): Work of a divided scan, which goes over its tokens once more, in that of one that is not.
     """
-    rows, slots = max(1, rows), max(1, processors * WARPS_A_PROCESSOR)
-    per_segment = -(-tiles // max(1, min(tiles, processors * PROGRAMS_A_PROCESSOR // rows)))
-    segments = -(-tiles // per_segment)
-    busier = min(rows * segments, slots) / min(rows, slots)
-    return (segments, per_segment) if busier * passes > passes + 1 else (1, tiles)
+    if not processors or not rows:
+        return 1, tiles
+
+    def wave(count: int) -> float:
+        """Return the time of a tile in a wave of that many programs."""
+        return max(1.0, count / (processors * SCHEDULERS)) ** 0.3 if count else 0.0
+
+    best, least = (1, tiles), float("inf")
+    for segments in range(1, max(1, min(tiles, WAVES * processors * programs // rows)) + 1):
+        per_segment = -(-tiles // segments)
+        if -(-tiles // per_segment) != segments:
+            continue  # some would be empty
+        waves, rest = divmod(rows * segments, processors * programs)
+        time = (per_segment + START) * (waves * wave(processors * programs) + wave(rest))
+        time *= cost if segments > 1 else 1.0
+        if time < least:
+            best, least = (segments, per_segment), time
+    return best
 
 
 def _bits(orders: list[int]) -> int:
@@ -203,11 +223,11 @@ class _Call:
         u (Tensor): Input (B, K, D, L).
         A (Tensor): (K, D, N).
         orders (list[int]): Token order of each group.
-        passes (int): Exponentials of each token, channel and state when the scan is not divided.
+        backward (bool): For the backward pass, which is divided in another way.
         dt_proj (Tensor, optional): (K, D, R): delta is a product formed inside the scan.
     """
 
-    def __init__(self, u: Tensor, A: Tensor, orders: list[int], passes: int, dt_proj: Tensor | None = None):
+    def __init__(self, u: Tensor, A: Tensor, orders: list[int], backward: bool, dt_proj: Tensor | None = None):
         self.kernels = _kernels
         self.batch, self.groups, self.channels, self.length = u.shape
         self.state = A.shape[-1]
@@ -218,7 +238,8 @@ class _Call:
         self.block_r = max(4, _power_of_two(self.rank)) if self.rank else 0  # rows of 16 bytes
         self.tile, self.tiles = tile_length(self.length), num_checkpoints(self.length)
         self.rows = self.batch * self.groups * self.blocks
-        self.segments, self.per_segment = divide(self.rows, self.tiles, _processors(u.device), passes)
+        held = (BACKWARD_PROGRAMS, BACKWARD_COST) if backward else (FORWARD_PROGRAMS, FORWARD_COST)
+        self.segments, self.per_segment = divide(self.rows, self.tiles, _processors(u.device), *held)
         self.orders = _bits(orders)
         self.device = u.device
 
@@ -240,6 +261,10 @@ class _Call:
             "BLOCK_R": self.block_r,
             "TILE": self.tile,
         }
+
+    def sectors(self, rows: int) -> int:
+        """Return how many sectors of 32 bytes the packed rows of a few tokens have, as a power of two."""
+        return _power_of_two(-(-rows * (2 * self.block_n + self.block_r) // 8))
 
     def floats(self, like: Tensor, *shape: int) -> Tensor:
         """Return uninitialised float32 working memory."""
@@ -265,8 +290,9 @@ class _Call:
         self.kernels.scan_local[(self.rows * (self.segments - 1),)](
             v, delta, A, packed, self.proj, z, bias, ends, sums,
             **_strides("bkdl", v=v, delta=delta, z=z), **_strides("kdn", A=A), **_strides("kdr", proj=self.proj),
-            **_strides("kd", bias=bias), **self.sizes(), first=int(adjoint), ROWS=FORWARD_ROWS, SOFTPLUS=softplus,
-            ADJOINT=adjoint, FMA_STATES=FMA_STATES, num_warps=max(1, self.block_n // 64),
+            **_strides("kd", bias=bias), **self.sizes(), first=int(adjoint), ROWS=FORWARD_ROWS,
+            SECTORS=self.sectors(FORWARD_ROWS), SOFTPLUS=softplus, ADJOINT=adjoint, FMA_STATES=FMA_STATES,
+            num_warps=max(1, self.block_n // 64),
         )  # fmt: skip
         self.kernels.scan_carry[(self.rows * self.block_n,)](
             ends, sums, A, **_strides("kdn", A=A), K=self.groups, channels=self.channels, segs=self.segments,
@@ -286,8 +312,8 @@ class _Call:
                 u, delta, A, packed, self.proj, D, z, bias, out, states, enter,
                 **_strides("bkdl", u=u, delta=delta, z=z, out=out), **_strides("kdn", A=A),
                 **_strides("kdr", proj=self.proj), **_strides("kd", D=D, bias=bias), **self.sizes(),
-                ROWS=FORWARD_ROWS, SOFTPLUS=softplus, KEEP=checkpoints, FMA_STATES=FMA_STATES,
-                num_warps=max(1, self.block_n // 64),
+                ROWS=FORWARD_ROWS, SECTORS=self.sectors(FORWARD_ROWS), SOFTPLUS=softplus, KEEP=checkpoints,
+                FMA_STATES=FMA_STATES, num_warps=max(1, self.block_n // 64),
             )  # fmt: skip
         return states
 
@@ -295,10 +321,9 @@ class _Call:
         """Fill grads, (du, ddelta, dB, dC, dz), and return dA, dD and dbias; delta or low is None."""
         du, ddelta, dB, dC, dz = grads
         rows = max(1, min(BACKWARD_ROWS, 64 // self.block_n))
-        parts = self.batch, self.groups, self.segments
         scratch = self.floats(u, self.rows * self.segments, self.tile // rows, self.block_n, self.block_d)
-        part_dA = self.floats(u, *parts, self.block_n, self.width)
-        part_dD, part_dbias = (None if t is None else self.floats(u, *parts, self.width) for t in (D, bias))
+        parts = self.floats(u, self.batch, self.groups, self.segments, self.block_n + 2, self.width)
+        dA, dD, dbias = (None if t is None else self.floats(u, *t.shape) for t in (A, D, bias))
         if self.blocks == 1:  # nothing to add up
             part_dB, part_dC = dB.unsqueeze(2), dC.unsqueeze(2)
         else:
@@ -309,22 +334,23 @@ class _Call:
             enter = self.entering(dout, delta, A, packed, z, bias, softplus, adjoint=True)
             self.kernels.scan_backward[(self.rows * self.segments,)](
                 dout, u, delta, A, packed, self.proj, D, z, bias, states, enter, scratch, du, ddelta, dz,
-                part_dB, part_dC, part_dA, part_dD, part_dbias,
+                part_dB, part_dC, parts,
                 **_strides("bkdl", dout=dout, u=u, delta=delta, z=z, du=du, ddelta=ddelta, dz=dz),
                 **_strides("bkinl", dB=part_dB, dC=part_dC), **_strides("kdn", A=A),
                 **_strides("kdr", proj=self.proj), **_strides("kd", D=D, bias=bias), **self.sizes(), ROWS=rows,
-                SOFTPLUS=softplus, num_warps=max(1, self.block_n // 16),
+                SECTORS=self.sectors(rows), SOFTPLUS=softplus, num_warps=max(1, self.block_n // 16),
             )  # fmt: skip
             if self.blocks > 1:
-                dB.copy_(part_dB.sum(2))
-                dC.copy_(part_dC.sum(2))
-            # float64: few numbers, and thousands of them in one sum
-            dA = part_dA.sum((0, 2), dtype=torch.float64)[:, : self.state, : self.channels].transpose(1, 2)
-            dD, dbias = (
-                None if t is None else t.sum((0, 2), dtype=torch.float64)[:, : self.channels].float().contiguous()
-                for t in (part_dD, part_dbias)
-            )
-        return dA.float().contiguous(), dD, dbias
+                self.kernels.add_weights[(-(-self.length // self.tile) * self.batch * self.groups,)](
+                    part_dB, part_dC, dB, dC, **_strides("bknl", dB=dB, dC=dC), K=self.groups, L=self.length,
+                    blocks=self.blocks, N=self.state, BLOCK_N=self.block_n, TOKENS=self.tile, num_warps=4,
+                )  # fmt: skip
+            self.kernels.add_parts[(self.blocks * (self.block_n + 2) * self.groups,)](
+                parts, dA, dD, dbias, K=self.groups, batch=self.batch, channels=self.channels, segs=self.segments,
+                blocks=self.blocks, N=self.state, BLOCK_N=self.block_n, BLOCK_D=self.block_d, ROWS=PART_ROWS,
+                num_warps=1,
+            )  # fmt: skip
+        return dA, dD, dbias
 
 
 def _strides(axes: str, **tensors: Tensor | None) -> dict[str, int]:
@@ -358,7 +384,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus: bool, orders: l
         states (Tensor): (B, K, num_checkpoints(L) or 1, D, N) float32, in scan order, channels innermost.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, orders)
-    call = _Call(u, A, orders, passes=1)
+    call = _Call(u, A, orders, backward=False)
     out = torch.empty_like(u)
     if u.numel() == 0:
         count = call.tiles if checkpoints else 1
@@ -376,7 +402,7 @@ def backward(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus: 
     same bits every time, whether or not deterministic algorithms were asked for.
     """
     _check(u, delta, A, B, C, D, z, delta_bias, orders)
-    call = _Call(u, A, orders, passes=2)
+    call = _Call(u, A, orders, backward=True)
     if dout.shape != u.shape or states.shape != (*u.shape[:2], call.tiles, call.channels, call.state):
         raise ValueError(f"dout {tuple(dout.shape)} or states {tuple(states.shape)} do not belong to this scan")
     states = states.transpose(-1, -2).contiguous()  # no copy of what forward returned
@@ -510,7 +536,7 @@ class _Block:
         dw = total[:, : self.taps].transpose(1, 2).to(dv.dtype).contiguous()
         return dw, None if self.conv_b is None else total[:, self.taps].to(dv.dtype)
 
-    def scan(self, u: Tensor, x_dbl: Tensor, passes: int) -> tuple[_Call, tuple]:
+    def scan(self, u: Tensor, x_dbl: Tensor, backward: bool) -> tuple[_Call, tuple]:
         """Return a scan's call and inputs u, delta, low, A, B, C, D, no gate, bias from u and x_dbl (Kc, B, L, ...)."""
 
         def of_all(t: Tensor) -> Tensor:
@@ -521,7 +547,7 @@ class _Block:
         inside = self.rank <= MAX_RANK
         delta = None if inside else of_all(_matmul(x_dbl[..., : self.rank], self.dt_proj.transpose(1, 2)))
         proj = self.dt_proj.expand(self.groups, -1, -1) if inside else None
-        call = _Call(of_all(u), self.A, self.orders, passes, proj)
+        call = _Call(of_all(u), self.A, self.orders, backward, proj)
         return call, (of_all(u), delta, low if inside else None, self.A, B, C, self.D, None, self.dt_bias)
 
 
@@ -572,7 +598,7 @@ def block_forward(
         return (out, y, projected, states.transpose(-1, -2)) if keep else (out, None, None, None)
     u = block.convolved()
     x_dbl = _matmul(u, x_proj.transpose(1, 2))
-    call, scan = block.scan(u, x_dbl, passes=1)
+    call, scan = block.scan(u, x_dbl, backward=False)
     ys = block.tokens(block.groups)
     states = call.forward(ys.permute(1, 0, 3, 2), *scan, delta_softplus, keep)
     block.launch(
@@ -632,7 +658,7 @@ def block_backward(
             **_strides("bl", y=y, dy=dy, dz=dz, out=out),
         )  # fmt: skip
     u = block.convolved()
-    call, scan = block.scan(u, x_dbl, passes=2)
+    call, scan = block.scan(u, x_dbl, backward=True)
     dx_dbl_all = x_dbl.new_empty(block.groups, *x_dbl.shape[1:])
     _, dB, dC = dx_dbl_all.permute(1, 0, 3, 2).split([block.rank, block.state, block.state], dim=2)
     grads = du_all.permute(1, 0, 3, 2), ddelta_all.permute(1, 0, 3, 2), dB, dC, None

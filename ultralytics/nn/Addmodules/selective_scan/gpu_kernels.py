@@ -38,6 +38,38 @@ def _row(x, i: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
+def _bits(x):
+    """Return numbers as integers: the bits of their float32."""
+    return x.to(tl.float32).to(tl.int32, bitcast=True)
+
+
+# The recurrence has a few warps to a multiprocessor, too few to hide a load that goes past the first cache, and the
+# compiler moves no load over a store. So every loop asks for what its next round needs: one load brings a sector of 32
+# bytes into the first cache, in one register for 32 sectors. What comes is kept in `seen` and stored under a condition
+# that never holds, or the compiler would drop the load.
+
+
+@triton.jit
+def _touch(packed, at, limit, sectors, ROWS: tl.constexpr, ROW: tl.constexpr):
+    """Ask for the rows of ROWS tokens of packed; nothing outside 0 <= at < limit."""
+    ok = (sectors * 8 < ROWS * ROW) & (at >= 0) & (at < limit)
+    return _bits(tl.load(packed + at.to(tl.int64) * ROW + sectors * 8, ok, 0.0))
+
+
+@triton.jit
+def _touch_tokens(x, x_d, x_l, sign, pos, at, L, rows, d, ok_d):
+    """Ask for one token's channels d at each of rows, which count from token `at` at position pos; within 0 and L."""
+    ok = ok_d & (at + rows >= 0) & (at + rows < L)
+    return _bits(tl.load(x + pos * x_l + (sign * rows * x_l + d * x_d), ok, 0.0))
+
+
+@triton.jit
+def _keep(packed, sectors, seen, L):
+    """Use what was asked for: a store that never happens."""
+    tl.store(packed + sectors, seen.to(tl.float32, bitcast=True), (sectors >= 0) & (L < 0))
+
+
+@triton.jit
 def _exp2(x, n, FMA_STATES: tl.constexpr):
     """Return 2^x, for the first FMA_STATES states n by a polynomial on the FMA units instead of the SFU.
 
@@ -163,7 +195,8 @@ def scan_local(
     proj_k, proj_d, proj_r, bias_k, bias_d,
     K, channels, L, tiles, per_seg, segs, blocks, orders, first,
     N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
-    TILE: tl.constexpr, ROWS: tl.constexpr, SOFTPLUS: tl.constexpr, ADJOINT: tl.constexpr, FMA_STATES: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, SECTORS: tl.constexpr, SOFTPLUS: tl.constexpr, ADJOINT: tl.constexpr,
+    FMA_STATES: tl.constexpr,
 ):  # fmt: skip
     """Scan each segment from zero: its end state and the sum of its steps.
 
@@ -211,20 +244,38 @@ def scan_local(
     t_begin = seg * per_seg * TILE
     t_end = tl.minimum(t_begin + per_seg * TILE, L)
     groups = tl.cdiv(t_end - t_begin, ROWS)
+    # The next rows are loaded before the current ones are used, and asked for before that.
+    sectors = tl.arange(0, SECTORS)
+    seen = tl.zeros([SECTORS], tl.int32)
+    asked = seen
+    at = t_begin + (groups - 1) * ROWS if ADJOINT else t_begin
+    ok = ((at + rows >= t_begin) & (at + rows < t_end))[:, None] & ok_d[None, :]
+    pos = (origin + sign * at).to(tl.int64)
+    if RANK == 0:
+        next_delta = tl.load(delta + pos * delta_l + delta_at, ok, 0.0)
+    next_v = tl.load(v + pos * v_l + v_at, ok, 0.0)
+    if z is not None:
+        next_z = tl.load(z + pos * z_l + z_at, ok, 0.0)
     for i in range(groups):
         at = t_begin + (groups - 1 - i if ADJOINT else i) * ROWS
-        t = at + rows
-        ok = (t < t_end)[:, None] & ok_d[None, :]
-        pos = (origin + sign * at).to(tl.int64)
+        ok = (at + rows < t_end)[:, None] & ok_d[None, :]
+        x = next_v.to(tl.float32)
+        after = at + STRIDE * ROWS
+        ok_after = ((after + rows >= t_begin) & (after + rows < t_end))[:, None] & ok_d[None, :]
+        pos = (origin + sign * after).to(tl.int64)
+        seen |= asked
+        asked = _touch(packed, after, tiles * TILE, sectors, ROWS, ROW)
         if RANK > 0:
             dt = _delta_rows(packed + at.to(tl.int64) * ROW + 2 * BLOCK_N, columns, rows, d, ROW, RANK)
         else:
-            dt = tl.load(delta + pos * delta_l + delta_at, ok, 0.0).to(tl.float32)
+            dt = next_delta.to(tl.float32)
+            next_delta = tl.load(delta + pos * delta_l + delta_at, ok_after, 0.0)
+        next_v = tl.load(v + pos * v_l + v_at, ok_after, 0.0)
         dt = tl.where(ok, _step(dt + shift, SOFTPLUS), 0.0)
-        x = tl.load(v + pos * v_l + v_at, ok, 0.0).to(tl.float32)
         if ADJOINT:
             if z is not None:
-                gate = tl.load(z + pos * z_l + z_at, ok, 0.0).to(tl.float32)
+                gate = next_z.to(tl.float32)
+                next_z = tl.load(z + pos * z_l + z_at, ok_after, 0.0)
                 x *= gate * _sigmoid(gate)
         else:
             x *= dt
@@ -234,6 +285,7 @@ def scan_local(
             decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
             drive = weight[:, None] * _row(x, r, ROWS)[None, :]
             h = decay * (h + drive) if ADJOINT else decay * h + drive
+    _keep(packed, sectors, seen | asked, L)
     place = (bk * segs + seg) * (BLOCK_N * BLOCK_D * blocks)
     tl.store(ends + place + n[:, None] * (BLOCK_D * blocks) + d[None, :], h)
     tl.store(sums + (bk * segs + seg) * (BLOCK_D * blocks) + d, total)
@@ -279,7 +331,8 @@ def scan_forward(
     A_k, A_d, A_n, proj_k, proj_d, proj_r, D_k, D_d, bias_k, bias_d,
     K, channels, L, tiles, per_seg, segs, blocks, orders,
     N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
-    TILE: tl.constexpr, ROWS: tl.constexpr, SOFTPLUS: tl.constexpr, KEEP: tl.constexpr, FMA_STATES: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, SECTORS: tl.constexpr, SOFTPLUS: tl.constexpr, KEEP: tl.constexpr,
+    FMA_STATES: tl.constexpr,
 ):  # fmt: skip
     """Scan each segment from the state that enters it, with output and the state after every tile.
 
@@ -332,7 +385,10 @@ def scan_forward(
     t_begin = seg * per_seg * TILE
     t_end = tl.minimum(t_begin + per_seg * TILE, L)
     groups = tl.cdiv(t_end - t_begin, ROWS)
-    # The next rows are loaded before the current ones are used.
+    # The next rows are loaded before the current ones are used, and asked for before that.
+    sectors = tl.arange(0, SECTORS)
+    seen = tl.zeros([SECTORS], tl.int32)
+    asked = seen
     ok = (t_begin + rows < t_end)[:, None] & ok_d[None, :]
     pos = (origin + sign * t_begin).to(tl.int64)
     if RANK == 0:
@@ -345,6 +401,8 @@ def scan_forward(
         x = next_u.to(tl.float32)
         ok_next = (at + ROWS + rows < t_end)[:, None] & ok_d[None, :]
         next_pos = (origin + sign * (at + ROWS)).to(tl.int64)
+        seen |= asked
+        asked = _touch(packed, at + ROWS, tiles * TILE, sectors, ROWS, ROW)
         if RANK > 0:
             dt = _delta_rows(packed + at.to(tl.int64) * ROW + 2 * BLOCK_N, columns, rows, d, ROW, RANK)
         else:
@@ -375,11 +433,12 @@ def scan_forward(
         else:
             if end >= L:
                 tl.store(states + n64[:, None] * channels + d64[None, :], h, ok_nd)
+    _keep(packed, sectors, seen | asked, L)
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def scan_backward(
-    dout, u, delta, A, packed, proj, D, z, bias, states, enter, scratch, du, ddelta, dz, dB, dC, dA, dD, dbias,
+    dout, u, delta, A, packed, proj, D, z, bias, states, enter, scratch, du, ddelta, dz, dB, dC, parts,
     dout_b, dout_k, dout_d, dout_l, u_b, u_k, u_d, u_l, delta_b, delta_k, delta_d, delta_l,
     z_b, z_k, z_d, z_l,
     du_b, du_k, du_d, du_l, ddelta_b, ddelta_k, ddelta_d, ddelta_l, dz_b, dz_k, dz_d, dz_l,
@@ -387,14 +446,15 @@ def scan_backward(
     A_k, A_d, A_n, proj_k, proj_d, proj_r, D_k, D_d, bias_k, bias_d,
     K, channels, L, tiles, per_seg, segs, blocks, orders,
     N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
-    TILE: tl.constexpr, ROWS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, SECTORS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """Return every gradient of each segment, tile by tile against scan order.
 
     A tile is scanned once from its checkpoint, leaving the state before every ROWS tokens in `scratch`; then, last rows
     first, ROWS states and decays are made again in registers and the adjoint w (what later tokens say of the state)
-    goes back over them. dB and dC are sums over this block's channels only, dA, dD and dbias over this segment's
-    tokens; they are added up outside, in a fixed order. Programs: blocks x segs x (B K).
+    goes back over them. dB and dC are sums over this block's channels only; what A, D and bias get of this segment is
+    one part (BLOCK_N + 2, width), dD and dbias last. add_weights and add_parts add them up, in a fixed order.
+    Programs: blocks x segs x (B K).
     """
     ROW: tl.constexpr = 2 * BLOCK_N + BLOCK_R
     pid = tl.program_id(0)
@@ -417,21 +477,37 @@ def scan_backward(
     skip = tl.zeros([BLOCK_D], tl.float32)
     if D is not None:
         skip = tl.load(D + k * D_k + d64 * D_d, ok_d, 0.0)
-    dout += b * dout_b + k * dout_k + d64 * dout_d
-    u += b * u_b + k * u_k + d64 * u_d
+    # What a group of ROWS tokens is asked for with: 8 places in the channels of each.
+    near = tl.arange(0, ROWS * 8)
+    near_row, near_d = near // 8, block * BLOCK_D + near % 8 * BLOCK_D // 8
+    near_ok = near_d < channels
+    sectors = tl.arange(0, SECTORS)
+    seen, seen_packed = tl.zeros_like(near), tl.zeros_like(sectors)
+    dout += b * dout_b + k * dout_k
+    near_dout = dout
+    dout += d64 * dout_d
+    u += b * u_b + k * u_k
+    near_u = u
+    u += d64 * u_d
     if RANK > 0:
         proj += k * proj_k
     else:
-        delta += b * delta_b + k * delta_k + d64 * delta_d
+        delta += b * delta_b + k * delta_k
+        near_delta = delta
+        delta += d64 * delta_d
     columns = _projection(proj, proj_r, d, proj_d, ok_d, RANK)
     du += b * du_b + k * du_k + d64 * du_d
     ddelta += b * ddelta_b + k * ddelta_k + d64 * ddelta_d
     low = packed + bk * tiles * TILE * ROW + 2 * BLOCK_N
-    packed += bk * tiles * TILE * ROW + n
+    packed += bk * tiles * TILE * ROW
+    near_packed = packed
+    packed += n
     dB += b * dB_b + k * dB_k + block.to(tl.int64) * dB_i + n64 * dB_n
     dC += b * dC_b + k * dC_k + block.to(tl.int64) * dC_i + n64 * dC_n
     if z is not None:
-        z += b * z_b + k * z_k + d64 * z_d
+        z += b * z_b + k * z_k
+        near_z = z
+        z += d64 * z_d
         dz += b * dz_b + k * dz_k + d64 * dz_d
     tile_nd = n[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     scratch += pid.to(tl.int64) * (TILE // ROWS * BLOCK_N * BLOCK_D) + tile_nd
@@ -442,11 +518,9 @@ def scan_backward(
     w = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     if enter is not None:
         w = tl.load(enter + part * BLOCK_N + n[:, None] * width + d[None, :])
-    dA += part * BLOCK_N + n[:, None] * width + d[None, :]
-    if D is not None:
-        dD += part + d
-    if bias is not None:
-        dbias += part + d
+    parts += part * (BLOCK_N + 2) + d
+    dA = parts[None, :] + n[:, None] * width
+    dD, dbias = parts + BLOCK_N * width, parts + (BLOCK_N + 1) * width
     tile_begin = seg * per_seg
     tile_end = tl.minimum(tile_begin + per_seg, tiles)
     for i in range(tile_end - tile_begin):
@@ -458,6 +532,12 @@ def scan_backward(
         tl.debug_barrier()  # the previous tile's scratch has been read
         tl.store(scratch, h)
         for m in range(1, groups):
+            ask = t_begin + m * ROWS
+            ask_pos = (origin + sign * ask).to(tl.int64)
+            seen_packed |= _touch(near_packed, ask, tiles * TILE, sectors, ROWS, ROW)
+            seen |= _touch_tokens(near_u, u_d, u_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+            if RANK == 0:
+                seen |= _touch_tokens(near_delta, delta_d, delta_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
             for r in tl.static_range(ROWS):
                 t = t_begin + (m - 1) * ROWS + r
                 pos = (origin + sign * t).to(tl.int64)
@@ -474,6 +554,16 @@ def scan_backward(
         dbias_tile = tl.zeros([BLOCK_D], tl.float32)
         for j in range(groups):
             at = t_begin + (groups - 1 - j) * ROWS
+            # The group before; of the tile before that its first, which is scanned first.
+            ask = tl.where(j < groups - 1, at - ROWS, t_begin - TILE)
+            ask_pos = (origin + sign * ask).to(tl.int64)
+            seen_packed |= _touch(near_packed, ask, tiles * TILE, sectors, ROWS, ROW)
+            seen |= _touch_tokens(near_u, u_d, u_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+            seen |= _touch_tokens(near_dout, dout_d, dout_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+            if RANK == 0:
+                seen |= _touch_tokens(near_delta, delta_d, delta_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+            if z is not None:
+                seen |= _touch_tokens(near_z, z_d, z_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
             h = tl.load(scratch + (groups - 1 - j) * (BLOCK_N * BLOCK_D))
             before = ()
             decays = ()
@@ -532,3 +622,56 @@ def scan_backward(
             tl.store(dD, dD_tile + tl.load(dD, (d >= 0) & (i > 0), 0.0))
         if bias is not None:
             tl.store(dbias, dbias_tile + tl.load(dbias, (d >= 0) & (i > 0), 0.0))
+    _keep(near_packed, sectors, seen_packed, L)
+    _keep(near_packed, near, seen, L)
+
+
+@triton.jit(do_not_specialize=["K", "batch", "channels", "segs", "blocks"])
+def add_parts(
+    parts, dA, dD, dbias, K, batch, channels, segs, blocks,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Add up what A, D and bias get of all pictures and segments, ROWS parts at a time, in float64.
+
+    Programs: blocks x (BLOCK_N + 2) x K, a program for BLOCK_D channels of one row of the parts.
+    """
+    pid = tl.program_id(0)
+    row = (pid // blocks) % (BLOCK_N + 2)
+    k = pid // (blocks * (BLOCK_N + 2))
+    d = (pid % blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
+    width = blocks * BLOCK_D
+    total = tl.zeros([ROWS, BLOCK_D], tl.float64)
+    for i in range(tl.cdiv(batch * segs, ROWS)):
+        part = i * ROWS + tl.arange(0, ROWS)
+        place = (part // segs * K + k).to(tl.int64) * segs + part % segs
+        at = parts + (place * (BLOCK_N + 2) + row)[:, None] * width + d[None, :]
+        total += tl.load(at, (part < batch * segs)[:, None] & (d >= 0)[None, :], 0.0).to(tl.float64)
+    value = tl.sum(total, axis=0).to(tl.float32)
+    at = k.to(tl.int64) * channels + d
+    tl.store(dA + at * N + row, value, (d < channels) & (row < N))
+    if dD is not None:
+        tl.store(dD + at, value, (d < channels) & (row == BLOCK_N))
+    if dbias is not None:
+        tl.store(dbias + at, value, (d < channels) & (row == BLOCK_N + 1))
+
+
+@triton.jit(do_not_specialize=_CHANNEL_A_THREAD)
+def add_weights(
+    part_dB, part_dC, dB, dC, dB_b, dB_k, dB_n, dB_l, dC_b, dC_k, dC_n, dC_l, K, L, blocks,
+    N: tl.constexpr, BLOCK_N: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    """Add up dB and dC (B, K, blocks, L, N) over the blocks of channels. Programs: parts of TOKENS x (B K)."""
+    pid = tl.program_id(0)
+    per_bk = tl.cdiv(L, TOKENS)
+    bk = (pid // per_bk).to(tl.int64)
+    b, k = bk // K, bk % K
+    t, n = (pid % per_bk) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, BLOCK_N)
+    ok = (t < L)[:, None] & (n < N)[None, :]
+    sum_B, sum_C = tl.zeros([TOKENS, BLOCK_N], tl.float32), tl.zeros([TOKENS, BLOCK_N], tl.float32)
+    for i in range(blocks):
+        at = ((bk * blocks + i) * L + t[:, None]) * N + n[None, :]
+        sum_B += tl.load(part_dB + at, ok, 0.0)
+        sum_C += tl.load(part_dC + at, ok, 0.0)
+    t64, n64 = t.to(tl.int64)[:, None], n.to(tl.int64)[None, :]
+    tl.store(dB + b * dB_b + k * dB_k + t64 * dB_l + n64 * dB_n, sum_B.to(dB.dtype.element_ty), ok)
+    tl.store(dC + b * dC_b + k * dC_k + t64 * dC_l + n64 * dC_n, sum_C.to(dC.dtype.element_ty), ok)
