@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -287,6 +288,81 @@ def test_division_of_a_scan(programs, cost):
     assert gpu.divide(132 * programs, 400, 132, programs, cost) == (1, 400), "one full wave needs no dividing"
     assert gpu.divide(132 * programs + 1, 400, 132, programs, 1.2)[0] > 1, "one program more is a second wave"
     assert gpu.divide(1, 400, 0, programs, cost) == gpu.divide(0, 400, 132, programs, cost) == (1, 400)
+
+
+class _NoDevice:
+    """Stands in for Triton's driver: kernels are compiled, and a launch is written down in place of being made."""
+
+    def __init__(self, launches: list) -> None:
+        self.launches, self.utils = launches, self
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(*HOPPER)
+
+    def get_device_properties(self, device: int) -> dict:
+        return {"max_shared_mem": 1 << 17}
+
+    def load_binary(self, name: str, binary: bytes, *args) -> tuple:
+        several = (3, 4) <= tuple(map(int, version("triton").split(".")[:2]))
+        return (0, name, 32, 0, 1024) if several else (0, name, 32, 0)
+
+    def launcher_cls(self, source, metadata):
+        # grid, stream, function, packed metadata, metadata of the launch, two hooks, and then the kernel's arguments
+        return lambda *args: self.launches.append(((args[4], metadata.hash), args[:3], args[9:]))
+
+
+@needs_triton
+def test_a_launch_like_an_earlier_one_is_the_same(tmp_path, monkeypatch):
+    """What starts without Triton's look at its arguments is the kernel, and the arguments, that Triton would take."""
+    from triton.runtime import driver
+
+    from ultralytics.nn.Addmodules.selective_scan import gpu_block_kernels, gpu_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    state = {"_kernels": gpu_kernels, "_block_kernels": gpu_block_kernels, "_interpreted": True, "_launches": {}}
+    for name, value in {**state, "_state": (True, ""), "_processors": lambda device: 132}.items():
+        monkeypatch.setattr(gpu, name, value)
+    launches: list = []
+    calls = []
+    for dtype, length in ((torch.bfloat16, 100), (torch.bfloat16, 40)):
+        args = make(1, 2, 40, length, 4, dtype=dtype)
+        skewed = torch.empty(args[0].numel() + 1, dtype=dtype)[1:].as_strided(args[0].shape, args[0].stride(), 1)
+        assert skewed.data_ptr() % 16, "this view starts between two places where Triton loads 16 bytes"
+        calls += [(args, [0, 1]), (args, [1, 0]), ([skewed, *args[1:]], [0, 1])]
+
+    def launched(args: list, orders: list[int]) -> list:
+        """Return each launch's kernel, grid and arguments; of working memory, which is new each time, its look."""
+        launches.clear()
+        out, states = gpu.forward(*args, True, orders)
+        gpu.backward(out, *args, states, True, orders)
+        return [
+            (*launch, [(x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x for x in given])
+            for *launch, given in launches
+        ]
+
+    monkeypatch.setattr(driver, "_active" if hasattr(driver, "_active") else "active", _NoDevice(launches))
+    want = []
+    for call in calls:
+        gpu._launches.clear()
+        want.append(launched(*call))
+    assert len(want[0]) == 4 + 6
+    assert [x[0] for x in want[0]] != [x[0] for x in want[2]], "alignment makes another kernel"
+    gpu._launches.clear()
+    assert [launched(*call) for call in calls] == want
+    known = len(gpu._launches)
+    assert [launched(*call) for call in calls] == want
+    assert len(gpu._launches) == known, "all of them had been there"
+    monkeypatch.setattr(gpu, "MAX_LAUNCHES", known)
+    launched(make(1, 2, 40, 41, 4), [0, 1])
+    assert len(gpu._launches) <= 10, "what is remembered is bounded"
 
 
 # The adapter to mamba-ssm, without its compiled module ----------------------------------------------------------------

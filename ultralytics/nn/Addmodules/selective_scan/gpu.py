@@ -9,8 +9,9 @@ CPU tensors instead, for tests. See docs/design/gpu-kernel.md.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -33,6 +34,7 @@ __all__ = (
 name = "triton"
 
 MAX_STATES = 256
+MAX_LAUNCHES = 4096  # remembered
 MAX_GROUPS = 31  # token orders travel as bits of a 32-bit integer
 MAX_RANK = 16  # of a delta formed inside the scan; for a larger one a matrix product pays, which keeps (B, K, L, D)
 MAX_TAPS = 16  # of the block's convolution
@@ -61,6 +63,7 @@ _block_kernels: ModuleType | None = None
 _interpreted = False
 _state: tuple[bool, str] | None = None
 _devices: dict[int, tuple[bool, str]] = {}  # by index: whether a kernel ran there, tried once
+_launches: dict[tuple, tuple[Callable[..., None], list[int]]] = {}  # what starts a kernel again, see _launch
 
 
 def available() -> tuple[bool, str]:
@@ -243,8 +246,8 @@ class _Call:
         self.orders = _bits(orders)
         self.device = u.device
 
-    def sizes(self) -> dict[str, int]:
-        """Return the arguments that all scan kernels take."""
+    def sizes(self, rows: int) -> dict[str, int]:
+        """Return the arguments that all scan kernels take, which load `rows` tokens at a time."""
         return {
             "K": self.groups,
             "channels": self.channels,
@@ -260,11 +263,9 @@ class _Call:
             "RANK": self.rank,
             "BLOCK_R": self.block_r,
             "TILE": self.tile,
+            "ROWS": rows,
+            "SECTORS": _power_of_two(-(-rows * (2 * self.block_n + self.block_r) // 8)),  # 32 bytes of packed rows
         }
-
-    def sectors(self, rows: int) -> int:
-        """Return how many sectors of 32 bytes the packed rows of a few tokens have, as a power of two."""
-        return _power_of_two(-(-rows * (2 * self.block_n + self.block_r) // 8))
 
     def floats(self, like: Tensor, *shape: int) -> Tensor:
         """Return uninitialised float32 working memory."""
@@ -274,11 +275,11 @@ class _Call:
         """Return B, C and low (B, K, R, L) as the kernels read them: (B K, L padded to tiles, row) in scan order."""
         padded = self.tiles * self.tile
         packed = self.floats(B, self.batch * self.groups, padded, 2 * self.block_n + self.block_r)
-        self.kernels.pack_weights[(self.tiles * self.batch * self.groups,)](
-            B, C, low, packed, **_strides("bknl", B=B, C=C), **_strides("bkrl", low=low), K=self.groups,
-            L=self.length, padded=padded, orders=self.orders, N=self.state, BLOCK_N=self.block_n,
-            RANK=self.rank, BLOCK_R=self.block_r, TOKENS=self.tile, num_warps=4,
-        )  # fmt: skip
+        given = {"K": self.groups, "L": self.length, "padded": padded, "orders": self.orders, "N": self.state}
+        given |= {"BLOCK_N": self.block_n, "RANK": self.rank, "BLOCK_R": self.block_r, "TOKENS": self.tile}
+        given |= {**_strides("bknl", B=B, C=C), **_strides("bkrl", low=low)}
+        programs = self.tiles * self.batch * self.groups
+        _launch(self.kernels.pack_weights, programs, (B, C, low, packed), given, num_warps=4)
         return packed
 
     def entering(self, v, delta, A, packed, z, bias, softplus: bool, adjoint: bool) -> Tensor | None:
@@ -287,18 +288,15 @@ class _Call:
             return None
         ends = self.floats(v, self.batch * self.groups, self.segments, self.block_n, self.width)
         sums = self.floats(v, self.batch * self.groups, self.segments, self.width)
-        self.kernels.scan_local[(self.rows * (self.segments - 1),)](
-            v, delta, A, packed, self.proj, z, bias, ends, sums,
-            **_strides("bkdl", v=v, delta=delta, z=z), **_strides("kdn", A=A), **_strides("kdr", proj=self.proj),
-            **_strides("kd", bias=bias), **self.sizes(), first=int(adjoint), ROWS=FORWARD_ROWS,
-            SECTORS=self.sectors(FORWARD_ROWS), SOFTPLUS=softplus, ADJOINT=adjoint, FMA_STATES=FMA_STATES,
-            num_warps=max(1, self.block_n // 64),
-        )  # fmt: skip
-        self.kernels.scan_carry[(self.rows * self.block_n,)](
-            ends, sums, A, **_strides("kdn", A=A), K=self.groups, channels=self.channels, segs=self.segments,
-            blocks=self.blocks, width=self.width, N=self.state, BLOCK_N=self.block_n, BLOCK_D=self.block_d,
-            ROWS=CARRY_ROWS, ADJOINT=adjoint, num_warps=1,
-        )  # fmt: skip
+        scan = self.sizes(FORWARD_ROWS) | _strides("kdn", A=A) | _strides("kd", bias=bias)
+        scan |= _strides("bkdl", v=v, delta=delta, z=z) | _strides("kdr", proj=self.proj)
+        scan |= {"first": int(adjoint), "SOFTPLUS": softplus, "ADJOINT": adjoint, "FMA_STATES": FMA_STATES}
+        tensors = v, delta, A, packed, self.proj, z, bias, ends, sums
+        _launch(self.kernels.scan_local, self.rows * (self.segments - 1), tensors, scan, max(1, self.block_n // 64))
+        carry = {"K": self.groups, "channels": self.channels, "segs": self.segments, "blocks": self.blocks}
+        carry |= {"width": self.width, "N": self.state, "BLOCK_N": self.block_n, "BLOCK_D": self.block_d}
+        carry |= {"ROWS": CARRY_ROWS, "ADJOINT": adjoint, **_strides("kdn", A=A)}
+        _launch(self.kernels.scan_carry, self.rows * self.block_n, (ends, sums, A), carry, num_warps=1)
         return ends
 
     def forward(self, out, u, delta, low, A, B, C, D, z, bias, softplus: bool, checkpoints: bool) -> Tensor:
@@ -308,13 +306,11 @@ class _Call:
         with _guard(self.device):
             packed = self.pack(B, C, low)
             enter = self.entering(u, delta, A, packed, None, bias, softplus, adjoint=False)
-            self.kernels.scan_forward[(self.rows * self.segments,)](
-                u, delta, A, packed, self.proj, D, z, bias, out, states, enter,
-                **_strides("bkdl", u=u, delta=delta, z=z, out=out), **_strides("kdn", A=A),
-                **_strides("kdr", proj=self.proj), **_strides("kd", D=D, bias=bias), **self.sizes(),
-                ROWS=FORWARD_ROWS, SECTORS=self.sectors(FORWARD_ROWS), SOFTPLUS=softplus, KEEP=checkpoints,
-                FMA_STATES=FMA_STATES, num_warps=max(1, self.block_n // 64),
-            )  # fmt: skip
+            given = self.sizes(FORWARD_ROWS) | _strides("kdn", A=A) | _strides("kd", D=D, bias=bias)
+            given |= _strides("bkdl", u=u, delta=delta, z=z, out=out) | _strides("kdr", proj=self.proj)
+            given |= {"SOFTPLUS": softplus, "KEEP": checkpoints, "FMA_STATES": FMA_STATES}
+            tensors = u, delta, A, packed, self.proj, D, z, bias, out, states, enter
+            _launch(self.kernels.scan_forward, self.rows * self.segments, tensors, given, max(1, self.block_n // 64))
         return states
 
     def backward(self, grads, dout, u, delta, low, A, B, C, D, z, bias, states, softplus: bool):
@@ -332,34 +328,65 @@ class _Call:
         with _guard(self.device):
             packed = self.pack(B, C, low)
             enter = self.entering(dout, delta, A, packed, z, bias, softplus, adjoint=True)
-            self.kernels.scan_backward[(self.rows * self.segments,)](
-                dout, u, delta, A, packed, self.proj, D, z, bias, states, enter, scratch, du, ddelta, dz,
-                part_dB, part_dC, parts,
-                **_strides("bkdl", dout=dout, u=u, delta=delta, z=z, du=du, ddelta=ddelta, dz=dz),
-                **_strides("bkinl", dB=part_dB, dC=part_dC), **_strides("kdn", A=A),
-                **_strides("kdr", proj=self.proj), **_strides("kd", D=D, bias=bias), **self.sizes(), ROWS=rows,
-                SECTORS=self.sectors(rows), SOFTPLUS=softplus, num_warps=max(1, self.block_n // 16),
-            )  # fmt: skip
+            given = self.sizes(rows) | _strides("kdn", A=A) | _strides("kd", D=D, bias=bias)
+            given |= _strides("bkdl", dout=dout, u=u, delta=delta, z=z, du=du, ddelta=ddelta, dz=dz)
+            given |= _strides("bkinl", dB=part_dB, dC=part_dC) | _strides("kdr", proj=self.proj)
+            tensors = dout, u, delta, A, packed, self.proj, D, z, bias, states, enter, scratch, du, ddelta, dz
+            tensors = *tensors, part_dB, part_dC, parts
+            given |= {"SOFTPLUS": softplus}
+            _launch(self.kernels.scan_backward, self.rows * self.segments, tensors, given, max(1, self.block_n // 16))
             if self.blocks > 1:
-                self.kernels.add_weights[(-(-self.length // self.tile) * self.batch * self.groups,)](
-                    part_dB, part_dC, dB, dC, **_strides("bknl", dB=dB, dC=dC), K=self.groups, L=self.length,
-                    blocks=self.blocks, N=self.state, BLOCK_N=self.block_n, TOKENS=self.tile, num_warps=4,
-                )  # fmt: skip
-            self.kernels.add_parts[(self.blocks * (self.block_n + 2) * self.groups,)](
-                parts, dA, dD, dbias, K=self.groups, batch=self.batch, channels=self.channels, segs=self.segments,
-                blocks=self.blocks, N=self.state, BLOCK_N=self.block_n, BLOCK_D=self.block_d, ROWS=PART_ROWS,
-                num_warps=1,
-            )  # fmt: skip
+                given = {"K": self.groups, "L": self.length, "blocks": self.blocks, "N": self.state}
+                given |= {"BLOCK_N": self.block_n, "TOKENS": self.tile, **_strides("bknl", dB=dB, dC=dC)}
+                programs = self.tiles * self.batch * self.groups
+                _launch(self.kernels.add_weights, programs, (part_dB, part_dC, dB, dC), given, num_warps=4)
+            given = {"K": self.groups, "batch": self.batch, "channels": self.channels, "segs": self.segments}
+            given |= {"blocks": self.blocks, "N": self.state, "BLOCK_N": self.block_n, "BLOCK_D": self.block_d}
+            given |= {"ROWS": PART_ROWS}
+            programs = self.blocks * (self.block_n + 2) * self.groups
+            _launch(self.kernels.add_parts, programs, (parts, dA, dD, dbias), given, num_warps=1)
         return dA, dD, dbias
 
 
 def _strides(axes: str, **tensors: Tensor | None) -> dict[str, int]:
     """Return the strides of tensors under the kernels' names for them, 0 for an absent tensor."""
-    return {
-        f"{label}_{axis}": 0 if t is None else t.stride(i)
-        for label, t in tensors.items()
-        for i, axis in enumerate(axes)
-    }
+    strides: list[int] = []
+    for t in tensors.values():
+        strides += (0,) * len(axes) if t is None else t.stride()[: len(axes)]
+    return dict(zip(_stride_names(axes, *tensors), strides))
+
+
+@cache
+def _stride_names(axes: str, *labels: str) -> list[str]:
+    return [f"{label}_{axis}" for label in labels for axis in axes]
+
+
+def _launch(kernel, programs: int, tensors: Sequence[Tensor | None], given: dict[str, int], num_warps: int) -> None:
+    """Start a kernel on the current device.
+
+    Triton looks at every argument of a launch to find what it has compiled, longer than small maps take to scan. A
+    launch with the numbers, dtypes and alignments of an earlier one is the same kernel.
+
+    Args:
+        kernel (JITFunction): The kernel.
+        programs (int): Its programs.
+        tensors (Sequence[Tensor | None]): Its tensors, which are its first arguments.
+        given (dict[str, int]): All its other arguments, always in the same order.
+        num_warps (int): Warps of a program.
+    """
+    like = [None if t is None else (t.dtype, t.data_ptr() % 16) for t in tensors]
+    key = kernel.__name__, tensors[0].device, programs, num_warps, *like, *given.values()
+    known = _launches.get(key)
+    if known is not None:
+        start, rest = known
+        start(*tensors, *rest)
+        return
+    compiled = kernel[(programs,)](*tensors, **given, num_warps=num_warps)
+    if compiled is None:  # the interpreter
+        return
+    if len(_launches) == MAX_LAUNCHES:  # every size of picture adds some
+        _launches.clear()
+    _launches[key] = compiled[(programs, 1, 1)], [given[name] for name in kernel.arg_names[len(tensors) :]]
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus: bool, orders: list[int], checkpoints: bool = True):
@@ -490,11 +517,11 @@ class _Block:
         """
         tokens = BLOCK_TOKENS * steps
         chunks = -(-self.length // tokens)
+        programs = self.blocks * chunks * copies * self.batch
+        given |= {"channels": self.channels, "L": self.length, "blocks": self.blocks, "chunks": chunks}
+        given |= {"TOKENS": BLOCK_TOKENS, "BLOCK_D": self.block_d}
         with _guard(self.x.device):
-            getattr(_block_kernels, kernel)[(self.blocks * chunks * copies * self.batch,)](
-                *tensors, **given, channels=self.channels, L=self.length, blocks=self.blocks, chunks=chunks,
-                TOKENS=BLOCK_TOKENS, BLOCK_D=self.block_d, num_warps=BLOCK_WARPS,
-            )  # fmt: skip
+            _launch(getattr(_block_kernels, kernel), programs, tensors, given, BLOCK_WARPS)
 
     def tokens(self, groups: int) -> Tensor:
         """Return uninitialised tokens of a number of directions, (K, B, L, D)."""
