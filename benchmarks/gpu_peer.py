@@ -26,6 +26,10 @@ FLAGS = [  # without -std: PyTorch adds what its headers need
     "--use_fast_math",
     "--threads=2",
 ]
+TYPES = ("float", "at::Half", "at::BFloat16")
+MEASURED_CONVS = [
+    (f"causal_conv1d_{way}_cuda", i, w) for way in ("fwd", "bwd") for i in TYPES for w in dict.fromkeys(("float", i))
+]
 
 
 def absent(*modules: str) -> str | None:
@@ -44,7 +48,10 @@ def absent(*modules: str) -> str | None:
 
 
 def sources(folder: Path, into: Path) -> tuple[str, list[Path]]:
-    """Copy a peer's kernels, of mamba-ssm all but the complex ones, which are two thirds of its compile time.
+    """Copy of a peer's kernels what is measured, since the rest is most of their compile time.
+
+    Of mamba-ssm that is all but the complex ones; of causal-conv1d those for tokens innermost, with weights of float32
+    or of the tokens' dtype, each in a file of its own, so that they are compiled side by side.
 
     Args:
         folder (Path): Source of mamba-ssm or causal-conv1d.
@@ -65,31 +72,59 @@ def sources(folder: Path, into: Path) -> tuple[str, list[Path]]:
     for file in sorted(found.parent.iterdir()):
         if not file.is_file() or "_complex" in file.name:
             continue
-        text = file.read_text(encoding="utf-8")
+        lines = file.read_text(encoding="utf-8").splitlines()
+        copies = {file.name: lines}
         if file.suffix == ".cu":
-            text = "\n".join(x for x in text.splitlines() if not (x.startswith("template void") and "complex_t" in x))
-        (into / file.name).write_text(text + "\n", encoding="utf-8")
-        if file.suffix in (".cu", ".cpp"):
-            copied.append(into / file.name)
-    if found == convs:
-        return MODULES[1], copied
-    (into / "no_complex.cpp").write_text(_no_complex(), encoding="utf-8")
-    return MODULES[0], [*copied, into / "no_complex.cpp"]
+            rest = [x for x in lines if not x.startswith("template void")]
+            made = [x for x in lines if x.startswith("template void") and "complex_t" not in x]
+            if found == scans:
+                copies = {file.name: [*rest, *made]}
+            else:
+                made = [x for x in made if any(f"{name}<{i}, {w}>" in x for name, i, w in MEASURED_CONVS)]
+                copies = {f"{file.stem}_{i}.cu": [*rest, x] for i, x in enumerate(made)}
+        for name, text in copies.items():
+            (into / name).write_text("\n".join(text) + "\n", encoding="utf-8")
+            if file.suffix in (".cu", ".cpp"):
+                copied.append(into / name)
+    module, missing = (MODULES[1], _no_convs()) if found == convs else (MODULES[0], _no_complex())
+    (into / "not_measured.cpp").write_text(missing, encoding="utf-8")
+    return module, [*copied, into / "not_measured.cpp"]
+
+
+def _stand_ins(header: str, kernels: list[tuple[str, str, str, str]]) -> str:
+    """Return a source of kernels (name, its parameters' type, its template arguments) that only say they are not there.
+
+    The peers' dispatch names them all.
+    """
+    lines = ["#include <ATen/ATen.h>", "#include <c10/cuda/CUDAStream.h>", "#include <c10/util/complex.h>"]
+    lines += [f'#include "{header}"']
+    for name, params in dict.fromkeys(k[:2] for k in kernels):
+        lines.append(f"template <typename i, typename w> void {name}({params}&, cudaStream_t);")
+    for name, params, i, w in kernels:
+        lines.append(
+            f"template <> void {name}<{i}, {w}>({params}&, cudaStream_t) "
+            f'{{ TORCH_CHECK(false, "{name}<{i}, {w}> was not built: it is not measured"); }}'
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _no_complex() -> str:
-    """Return a source that stands in for the complex kernels, which its dispatch names."""
+    """Return stand-ins for the complex scans."""
     ways = ("fwd", "SSMParamsBase"), ("bwd", "SSMParamsBwd")
-    lines = ["#include <ATen/ATen.h>", "#include <c10/cuda/CUDAStream.h>", "#include <c10/util/complex.h>"]
-    lines += ['#include "selective_scan.h"']
-    for way, params in ways:
-        lines.append(f"template <typename i, typename w> void selective_scan_{way}_cuda({params}&, cudaStream_t);")
-        lines += [
-            f"template <> void selective_scan_{way}_cuda<{t}, c10::complex<float>>({params}&, cudaStream_t) "
-            f'{{ TORCH_CHECK(false, "built without complex numbers"); }}'
-            for t in ("float", "at::Half", "at::BFloat16")
-        ]
-    return "\n".join(lines) + "\n"
+    kernels = [(f"selective_scan_{way}_cuda", params, i, "c10::complex<float>") for way, params in ways for i in TYPES]
+    return _stand_ins("selective_scan.h", kernels)
+
+
+def _no_convs() -> str:
+    """Return stand-ins for the convolutions that are not measured."""
+    ways = [(f"{layout}{way}", way) for way in ("fwd", "bwd") for layout in ("", "channellast_")] + [("update", "")]
+    kernels = [
+        (f"causal_conv1d_{way}_cuda", "ConvParamsBwd" if kind == "bwd" else "ConvParamsBase", i, w)
+        for way, kind in ways
+        for i in TYPES
+        for w in TYPES
+    ]
+    return _stand_ins("causal_conv1d.h", [k for k in kernels if (k[0], *k[2:]) not in MEASURED_CONVS])
 
 
 def build(folder: Path, into: Path) -> None:

@@ -241,7 +241,9 @@ class _Call:
         self.block_r = max(4, _power_of_two(self.rank)) if self.rank else 0  # rows of 16 bytes
         self.tile, self.tiles = tile_length(self.length), num_checkpoints(self.length)
         self.rows = self.batch * self.groups * self.blocks
-        held = (BACKWARD_PROGRAMS, BACKWARD_COST) if backward else (FORWARD_PROGRAMS, FORWARD_COST)
+        # Sixteen columns of dt_proj take the registers of four programs.
+        forward = (BACKWARD_PROGRAMS if self.rank > 8 else FORWARD_PROGRAMS, FORWARD_COST)
+        held = (BACKWARD_PROGRAMS, BACKWARD_COST) if backward else forward
         self.segments, self.per_segment = divide(self.rows, self.tiles, _processors(u.device), *held)
         self.orders = _bits(orders)
         self.device = u.device
