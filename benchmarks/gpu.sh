@@ -51,13 +51,26 @@ done
 failed=0
 # Several tests at once where possible: most of their time is compiling.
 workers=$("$python" -c "import xdist" 2>/dev/null && echo "-n 6" || true)
-check() {  # SECONDS SELECTION
+check() {  # SECONDS SELECTION; interrupted, pytest still says what failed
   # shellcheck disable=SC2086  # no word, or two
-  timeout "$1" "$python" -m pytest -q -p no:cacheprovider $workers -m gpu tests/test_gpu_backend.py -k "$2" 2>&1 |
-    tee -a "$out/checks.log" | tail -n 40 || failed=1
+  timeout -s INT -k 15 "$1" "$python" -m pytest -q -p no:cacheprovider $workers -m gpu tests/test_gpu_backend.py \
+    -k "$2" 2>&1 | tee -a "$out/checks.log" | tail -n 40 || failed=1
 }
+sanitize() {  # TOOL; every allocation its own, so that none hides an access beyond it
+  step "compute-sanitizer $1"
+  if ! command -v compute-sanitizer >/dev/null; then
+    echo "compute-sanitizer is not here: no $1"
+  elif [ "$(left)" -lt 60 ]; then
+    echo "no time is left for $1"
+  else
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout "$(($(left) < 100 ? $(left) : 100))" compute-sanitizer --tool "$1" \
+      --error-exitcode 9 "$python" benchmarks/gpu.py --one-case 2>&1 | tee -a "$out/sanitizer.log" | tail -n 3 || failed=1
+  fi
+}
+rm -f "$out/checks.log" "$out/sanitizer.log"
 step "checks of our kernels, while the peers are built"
-check 120 "not cuda and not lengths"
+check 100 "not cuda and not lengths"
+sanitize memcheck
 
 for peer in ${peers[@]+"${peers[@]}"}; do
   name=${peer#*:}
@@ -73,7 +86,7 @@ done
 # The benchmark before the slow checks: it holds every subject to float64 itself, and gives a wrong one no number.
 step "benchmark"
 amp=$([ -n "${3:-}" ] && echo 110 || echo 0)
-seconds=$(($(left) - amp - 60))  # a row that has begun is finished
+seconds=$(($(left) - amp - 30))  # a row that has begun is finished
 "$python" benchmarks/gpu.py --out "$out/gpu.json" --deadline "$((seconds > 40 ? seconds : 40))" | tee "$out/gpu.txt" ||
   failed=1
 if [ -n "${3:-}" ]; then
@@ -82,16 +95,7 @@ if [ -n "${3:-}" ]; then
     tee "$out/gpu_amp.txt" || failed=1
 fi
 
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do  # every allocation its own, so that none hides an access beyond it
-    [ "$(left)" -gt 60 ] || { echo "no time is left for $tool"; continue; }
-    step "compute-sanitizer $tool"
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$python" benchmarks/gpu.py --one-case 2>&1 | tee -a "$out/sanitizer.log" | tail -n 3 || failed=1
-  done
-else
-  echo "compute-sanitizer is not here: no memcheck, no racecheck"
-fi
+sanitize racecheck
 step "checks at the model's lengths, and of the adapter where it is built"
 check "$(left)" "lengths or cuda"
 step "done$([ "$failed" = 0 ] || echo ", with a failed check")"

@@ -119,6 +119,20 @@ def test_layouts_and_shared_inputs():
     assert all(x.stride(i) != 0 for x in results for i in range(x.dim()))
 
 
+def test_a_gradient_with_channels_far_apart_is_copied(monkeypatch):
+    """Offsets of channels have 32 bits; of the gradient nobody is asked beforehand whether that is enough."""
+    monkeypatch.setattr(gpu, "_processors", lambda device: 0)
+    args = make(1, 1, 3, 4, 2, dtype=torch.bfloat16, gate=False)
+    try:
+        far = torch.empty((1 << 31) + 4, dtype=torch.bfloat16).as_strided((1, 1, 3, 4), (0, 0, 1 << 30, 1))
+    except RuntimeError as e:
+        pytest.skip(f"four gigabytes of addresses are not to be had: {e}")
+    far.copy_(torch.randn(1, 1, 3, 4))
+    states = gpu.forward(*args, True, [0])[1]
+    for x, y in zip(*(gpu.backward(d, *args, states, True, [0]) for d in (far, far.contiguous()))):
+        assert x is y is None or torch.equal(x, y)
+
+
 def test_checkpoints_can_be_left_out():
     args = make(1, 1, 3, 9, 2)
     out, states = gpu.forward(*args, True, [0])

@@ -150,9 +150,14 @@ def accepts(u, delta, A, B, C, D, z, delta_bias) -> tuple[bool, str]:
     if u.shape[1] > MAX_GROUPS:
         return False, f"{u.shape[1]} groups: only up to {MAX_GROUPS}"
     for label, t in (("u", u), ("delta", delta), ("z", z)):
-        if t is not None and t.shape[2] * abs(t.stride(2)) + FORWARD_ROWS * abs(t.stride(3)) >= 1 << 31:
+        if t is not None and _far_apart(t, 2, 3):
             return False, f"{label} has strides {tuple(t.stride())}: channels more than 2**31 elements apart"
     return _runs_on(u)
+
+
+def _far_apart(t: Tensor, channels: int, tokens: int) -> bool:
+    """Return whether the kernels' 32-bit offsets, over channels and a few tokens, are too short for a tensor."""
+    return t.shape[channels] * abs(t.stride(channels)) + FORWARD_ROWS * abs(t.stride(tokens)) >= 1 << 31
 
 
 def tile_length(length: int) -> int:
@@ -241,9 +246,10 @@ class _Call:
         self.block_r = max(4, _power_of_two(self.rank)) if self.rank else 0  # rows of 16 bytes
         self.tile, self.tiles = tile_length(self.length), num_checkpoints(self.length)
         self.rows = self.batch * self.groups * self.blocks
-        # Sixteen columns of dt_proj take the registers of four programs.
-        forward = (BACKWARD_PROGRAMS if self.rank > 8 else FORWARD_PROGRAMS, FORWARD_COST)
-        held = (BACKWARD_PROGRAMS, BACKWARD_COST) if backward else forward
+        self.warps = max(1, self.block_n // (16 if backward else 64))
+        # Sixteen columns of dt_proj, or more states than 16, take the registers of four programs.
+        most = FORWARD_PROGRAMS if not backward and self.rank <= 8 and self.block_n <= 16 else BACKWARD_PROGRAMS
+        held = max(1, most // self.warps), BACKWARD_COST if backward else FORWARD_COST
         self.segments, self.per_segment = divide(self.rows, self.tiles, _processors(u.device), *held)
         self.orders = _bits(orders)
         self.device = u.device
@@ -312,7 +318,7 @@ class _Call:
             given |= _strides("bkdl", u=u, delta=delta, z=z, out=out) | _strides("kdr", proj=self.proj)
             given |= {"SOFTPLUS": softplus, "KEEP": checkpoints, "FMA_STATES": FMA_STATES}
             tensors = u, delta, A, packed, self.proj, D, z, bias, out, states, enter
-            _launch(self.kernels.scan_forward, self.rows * self.segments, tensors, given, max(1, self.block_n // 64))
+            _launch(self.kernels.scan_forward, self.rows * self.segments, tensors, given, self.warps)
         return states
 
     def backward(self, grads, dout, u, delta, low, A, B, C, D, z, bias, states, softplus: bool):
@@ -336,7 +342,7 @@ class _Call:
             tensors = dout, u, delta, A, packed, self.proj, D, z, bias, states, enter, scratch, du, ddelta, dz
             tensors = *tensors, part_dB, part_dC, parts
             given |= {"SOFTPLUS": softplus}
-            _launch(self.kernels.scan_backward, self.rows * self.segments, tensors, given, max(1, self.block_n // 16))
+            _launch(self.kernels.scan_backward, self.rows * self.segments, tensors, given, self.warps)
             if self.blocks > 1:
                 given = {"K": self.groups, "L": self.length, "blocks": self.blocks, "N": self.state}
                 given |= {"BLOCK_N": self.block_n, "TOKENS": self.tile, **_strides("bknl", dB=dB, dC=dC)}
@@ -367,7 +373,8 @@ def _launch(kernel, programs: int, tensors: Sequence[Tensor | None], given: dict
     """Start a kernel on the current device.
 
     Triton looks at every argument of a launch to find what it has compiled, longer than small maps take to scan. A
-    launch with the numbers, dtypes and alignments of an earlier one is the same kernel.
+    launch with the numbers, dtypes and alignments of an earlier one is the same kernel. Hooks of launches are called
+    for it, too; what Triton asks before it looks, `pre_run_hooks` and the knobs of debugging, only the first time.
 
     Args:
         kernel (JITFunction): The kernel.
@@ -384,9 +391,9 @@ def _launch(kernel, programs: int, tensors: Sequence[Tensor | None], given: dict
         start(*tensors, *rest)
         return
     compiled = kernel[(programs,)](*tensors, **given, num_warps=num_warps)
-    if compiled is None:  # the interpreter
+    if compiled is None or hasattr(compiled, "result"):  # the interpreter; compiled elsewhere, at some time
         return
-    if len(_launches) == MAX_LAUNCHES:  # every size of picture adds some
+    if len(_launches) >= MAX_LAUNCHES:  # every size of picture adds some
         _launches.clear()
     _launches[key] = compiled[(programs, 1, 1)], [given[name] for name in kernel.arg_names[len(tensors) :]]
 
@@ -434,6 +441,8 @@ def backward(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus: 
     call = _Call(u, A, orders, backward=True)
     if dout.shape != u.shape or states.shape != (*u.shape[:2], call.tiles, call.channels, call.state):
         raise ValueError(f"dout {tuple(dout.shape)} or states {tuple(states.shape)} do not belong to this scan")
+    if _far_apart(dout, 2, 3):  # nobody asked `accepts` about it
+        dout = dout.contiguous()
     states = states.transpose(-1, -2).contiguous()  # no copy of what forward returned
     du, ddelta, dB, dC = (torch.empty_like(t) for t in (u, delta, B, C))
     dz = None if z is None else torch.empty_like(z)
@@ -479,7 +488,7 @@ def block_accepts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias) -> tuple[b
             return False, f"{label} is not a dense {device} tensor"
         if t.dtype not in (_DTYPES if label in narrow else _DTYPES[:1]) or (label in narrow and t.dtype != xz.dtype):
             return False, f"{label} is {t.dtype} beside xz of {xz.dtype}"
-    if xz.shape[2] * abs(xz.stride(2)) + FORWARD_ROWS * abs(xz.stride(1)) >= 1 << 31:
+    if _far_apart(xz, 2, 1):
         return False, f"xz has strides {tuple(xz.stride())}: channels more than 2**31 elements apart"
     taps = 1 if conv_w is None else conv_w.shape[2]
     sizes = ("taps", taps, MAX_TAPS), ("directions", A.shape[0], MAX_GROUPS), ("states", A.shape[2], MAX_STATES)
@@ -675,6 +684,8 @@ def block_backward(
     if xz.numel() == 0:
         return (*(None if t is None else torch.zeros_like(t) for t in inputs), torch.empty_like(y) if gated else None)
 
+    if _far_apart(dout, 2, 1):
+        dout = dout.contiguous()
     dxz = torch.empty_like(xz, memory_format=torch.contiguous_format)
     dx, dy, out = dxz[..., : block.channels], dout, None
     x_dbl = projected.transpose(0, 1).contiguous()
