@@ -45,22 +45,23 @@ def _bits(x):
 
 # The recurrence has a few warps to a multiprocessor, too few to hide a load that goes past the first cache, and the
 # compiler moves no load over a store. So every loop asks for what its next round needs: one load brings a sector of 32
-# bytes into the first cache, in one register for 32 sectors. What comes is kept in `seen` and stored under a condition
-# that never holds, or the compiler would drop the load.
+# bytes into the first cache, in one register for 32 sectors. What has been `asked` for is kept in `seen` a round later,
+# not before, since a warp waits where a load is used; and stored under a condition that never holds, or the compiler
+# would drop the load.
 
 
 @triton.jit
 def _touch(packed, at, limit, sectors, ROWS: tl.constexpr, ROW: tl.constexpr):
     """Ask for the rows of ROWS tokens of packed; nothing outside 0 <= at < limit."""
     ok = (sectors * 8 < ROWS * ROW) & (at >= 0) & (at < limit)
-    return _bits(tl.load(packed + at.to(tl.int64) * ROW + sectors * 8, ok, 0.0))
+    return tl.load(packed + at.to(tl.int64) * ROW + sectors * 8, ok, 0.0)
 
 
 @triton.jit
 def _touch_tokens(x, x_d, x_l, sign, pos, at, L, rows, d, ok_d):
     """Ask for one token's channels d at each of rows, which count from token `at` at position pos; within 0 and L."""
     ok = ok_d & (at + rows >= 0) & (at + rows < L)
-    return _bits(tl.load(x + pos * x_l + (sign * rows * x_l + d * x_d), ok, 0.0))
+    return tl.load(x + pos * x_l + (sign * rows * x_l + d * x_d), ok, 0.0)
 
 
 @triton.jit
@@ -246,8 +247,7 @@ def scan_local(
     groups = tl.cdiv(t_end - t_begin, ROWS)
     # The next rows are loaded before the current ones are used, and asked for before that.
     sectors = tl.arange(0, SECTORS)
-    seen = tl.zeros([SECTORS], tl.int32)
-    asked = seen
+    seen, asked = tl.zeros([SECTORS], tl.int32), tl.zeros([SECTORS], tl.float32)
     at = t_begin + (groups - 1) * ROWS if ADJOINT else t_begin
     ok = ((at + rows >= t_begin) & (at + rows < t_end))[:, None] & ok_d[None, :]
     pos = (origin + sign * at).to(tl.int64)
@@ -263,7 +263,7 @@ def scan_local(
         after = at + STRIDE * ROWS
         ok_after = ((after + rows >= t_begin) & (after + rows < t_end))[:, None] & ok_d[None, :]
         pos = (origin + sign * after).to(tl.int64)
-        seen |= asked
+        seen |= _bits(asked)
         asked = _touch(packed, after, tiles * TILE, sectors, ROWS, ROW)
         if RANK > 0:
             dt = _delta_rows(packed + at.to(tl.int64) * ROW + 2 * BLOCK_N, columns, rows, d, ROW, RANK)
@@ -285,7 +285,7 @@ def scan_local(
             decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
             drive = weight[:, None] * _row(x, r, ROWS)[None, :]
             h = decay * (h + drive) if ADJOINT else decay * h + drive
-    _keep(packed, sectors, seen | asked, L)
+    _keep(packed, sectors, seen | _bits(asked), L)
     place = (bk * segs + seg) * (BLOCK_N * BLOCK_D * blocks)
     tl.store(ends + place + n[:, None] * (BLOCK_D * blocks) + d[None, :], h)
     tl.store(sums + (bk * segs + seg) * (BLOCK_D * blocks) + d, total)
@@ -387,8 +387,7 @@ def scan_forward(
     groups = tl.cdiv(t_end - t_begin, ROWS)
     # The next rows are loaded before the current ones are used, and asked for before that.
     sectors = tl.arange(0, SECTORS)
-    seen = tl.zeros([SECTORS], tl.int32)
-    asked = seen
+    seen, asked = tl.zeros([SECTORS], tl.int32), tl.zeros([SECTORS], tl.float32)
     ok = (t_begin + rows < t_end)[:, None] & ok_d[None, :]
     pos = (origin + sign * t_begin).to(tl.int64)
     if RANK == 0:
@@ -401,7 +400,7 @@ def scan_forward(
         x = next_u.to(tl.float32)
         ok_next = (at + ROWS + rows < t_end)[:, None] & ok_d[None, :]
         next_pos = (origin + sign * (at + ROWS)).to(tl.int64)
-        seen |= asked
+        seen |= _bits(asked)
         asked = _touch(packed, at + ROWS, tiles * TILE, sectors, ROWS, ROW)
         if RANK > 0:
             dt = _delta_rows(packed + at.to(tl.int64) * ROW + 2 * BLOCK_N, columns, rows, d, ROW, RANK)
@@ -433,7 +432,7 @@ def scan_forward(
         else:
             if end >= L:
                 tl.store(states + n64[:, None] * channels + d64[None, :], h, ok_nd)
-    _keep(packed, sectors, seen | asked, L)
+    _keep(packed, sectors, seen | _bits(asked), L)
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
@@ -483,6 +482,12 @@ def scan_backward(
     near_ok = near_d < channels
     sectors = tl.arange(0, SECTORS)
     seen, seen_packed = tl.zeros_like(near), tl.zeros_like(sectors)
+    asked_packed, asked_u = tl.zeros([SECTORS], tl.float32), tl.zeros([ROWS * 8], u.dtype.element_ty)
+    asked_dout = tl.zeros([ROWS * 8], dout.dtype.element_ty)
+    if RANK == 0:
+        asked_delta = tl.zeros([ROWS * 8], delta.dtype.element_ty)
+    if z is not None:
+        asked_z = tl.zeros([ROWS * 8], z.dtype.element_ty)
     dout += b * dout_b + k * dout_k
     near_dout = dout
     dout += d64 * dout_d
@@ -534,10 +539,15 @@ def scan_backward(
         for m in range(1, groups):
             ask = t_begin + m * ROWS
             ask_pos = (origin + sign * ask).to(tl.int64)
-            seen_packed |= _touch(near_packed, ask, tiles * TILE, sectors, ROWS, ROW)
-            seen |= _touch_tokens(near_u, u_d, u_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+            seen_packed |= _bits(asked_packed)
+            asked_packed = _touch(near_packed, ask, tiles * TILE, sectors, ROWS, ROW)
+            seen |= _bits(asked_u)
+            asked_u = _touch_tokens(near_u, u_d, u_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
             if RANK == 0:
-                seen |= _touch_tokens(near_delta, delta_d, delta_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+                seen |= _bits(asked_delta)
+                asked_delta = _touch_tokens(
+                    near_delta, delta_d, delta_l, sign, ask_pos, ask, L, near_row, near_d, near_ok
+                )
             for r in tl.static_range(ROWS):
                 t = t_begin + (m - 1) * ROWS + r
                 pos = (origin + sign * t).to(tl.int64)
@@ -557,13 +567,19 @@ def scan_backward(
             # The group before; of the tile before that its first, which is scanned first.
             ask = tl.where(j < groups - 1, at - ROWS, t_begin - TILE)
             ask_pos = (origin + sign * ask).to(tl.int64)
-            seen_packed |= _touch(near_packed, ask, tiles * TILE, sectors, ROWS, ROW)
-            seen |= _touch_tokens(near_u, u_d, u_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
-            seen |= _touch_tokens(near_dout, dout_d, dout_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+            seen_packed |= _bits(asked_packed)
+            asked_packed = _touch(near_packed, ask, tiles * TILE, sectors, ROWS, ROW)
+            seen |= _bits(asked_u) | _bits(asked_dout)
+            asked_u = _touch_tokens(near_u, u_d, u_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+            asked_dout = _touch_tokens(near_dout, dout_d, dout_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
             if RANK == 0:
-                seen |= _touch_tokens(near_delta, delta_d, delta_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+                seen |= _bits(asked_delta)
+                asked_delta = _touch_tokens(
+                    near_delta, delta_d, delta_l, sign, ask_pos, ask, L, near_row, near_d, near_ok
+                )
             if z is not None:
-                seen |= _touch_tokens(near_z, z_d, z_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
+                seen |= _bits(asked_z)
+                asked_z = _touch_tokens(near_z, z_d, z_l, sign, ask_pos, ask, L, near_row, near_d, near_ok)
             h = tl.load(scratch + (groups - 1 - j) * (BLOCK_N * BLOCK_D))
             before = ()
             decays = ()
@@ -622,7 +638,12 @@ def scan_backward(
             tl.store(dD, dD_tile + tl.load(dD, (d >= 0) & (i > 0), 0.0))
         if bias is not None:
             tl.store(dbias, dbias_tile + tl.load(dbias, (d >= 0) & (i > 0), 0.0))
-    _keep(near_packed, sectors, seen_packed, L)
+    seen |= _bits(asked_u) | _bits(asked_dout)
+    if RANK == 0:
+        seen |= _bits(asked_delta)
+    if z is not None:
+        seen |= _bits(asked_z)
+    _keep(near_packed, sectors, seen_packed | _bits(asked_packed), L)
     _keep(near_packed, near, seen, L)
 
 
