@@ -93,7 +93,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             print("RESULT " + json.dumps(train(args.data, args.only, folder=folder, **settings)))
         return 0
+    from benchmarks.environment import environment
+
     begin, rows = time.monotonic(), []
+    result = {
+        "benchmark": "gpu_amp",
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "environment": environment(os.cpu_count()),
+        "settings": {"data": Path(args.data).resolve().parent.name, "model": MODEL, **settings},
+        "rows": rows,
+    }
     for precision in ("float32",) if args.dry_run else PRECISIONS:
         command = [sys.executable, __file__, args.data, "--only", precision]
         command += [x for k, v in settings.items() for x in (f"--{k}", str(v))]
@@ -103,29 +112,17 @@ def main() -> int:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, env=env, timeout=max(1, left), cwd=ROOT
             )
+            line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
         except subprocess.TimeoutExpired:
             rows.append({"precision": precision, "left_out": "out of time"})
-            continue
-        line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
-        if line is None:
-            print(done.stdout[-2000:] + done.stderr[-4000:])
-            rows.append({"precision": precision, "left_out": "failed"})
         else:
-            rows.append(json.loads(line.removeprefix("RESULT ")))
-    from benchmarks.environment import environment
-
-    result = {
-        "benchmark": "gpu_amp",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "environment": environment(os.cpu_count()),
-        "settings": {"data": Path(args.data).resolve().parent.name, "model": MODEL, **settings},
-        "rows": rows,
-    }
+            if line is None:
+                print(done.stdout[-2000:] + done.stderr[-4000:])
+            rows.append(json.loads(line[7:]) if line else {"precision": precision, "left_out": "failed"})
+        if not args.dry_run:  # after each: whoever runs this may have less time than it takes
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(summary(result))
-    if not args.dry_run:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {args.out}")
     return int(any(r.get("left_out") == "failed" or not r.get("finite", True) for r in rows))
 
 

@@ -702,8 +702,8 @@ def test_gpu_division_does_not_change_the_result(backend, monkeypatch):
     for results, processors in ((whole, 0), (parts, 1000)):
         monkeypatch.setattr(gpu, "_processors", lambda device, n=processors: n)
         results += run(backend, args, dout, True, [0, 1])
-    for x, y in zip(whole, parts):
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+    for x, y in zip(whole, parts):  # sums over all tokens cancel: what is left may be small beside their rounding
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5 * y.abs().max().item())
 
 
 @pytest.mark.gpu

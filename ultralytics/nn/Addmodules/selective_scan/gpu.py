@@ -595,8 +595,12 @@ def _matmul(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
-    """Return the sum over tokens of dy (K, B, L, M) times x (K, B, L, C), (K, M, C)."""
-    return torch.bmm(dy.flatten(1, 2).transpose(1, 2), x.flatten(1, 2))
+    """Return the sum over tokens of dy (K, B, L, M) times x (K, B, L, C), (K, M, C).
+
+    A product for each direction: the result has one tile or few, and of a single product cuBLAS divides the sum, over
+    up to millions of tokens, among multiprocessors.
+    """
+    return torch.stack([a.flatten(0, 1).t() @ b.flatten(0, 1) for a, b in zip(dy, x)])
 
 
 def block_forward(
