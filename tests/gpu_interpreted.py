@@ -48,7 +48,7 @@ def exp2_of(x, out, SIZE: tl.constexpr):
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrink what divides tokens and channels, ask for many segments, and poison fresh memory with NaN."""
     torch.manual_seed(0)
-    sizes = {"FORWARD_ROWS": 2, "BACKWARD_ROWS": 2, "CARRY_ROWS": 2, "PART_ROWS": 2, "BLOCK_D": 4}
+    sizes = {"FORWARD_ROWS": 2, "LOW_RANK_ROWS": 2, "BACKWARD_ROWS": 2, "CARRY_ROWS": 2, "PART_ROWS": 2, "BLOCK_D": 4}
     for name, value in {**sizes, "BLOCK_TOKENS": 4, "BLOCK_CHANNELS": 4, "SLOPE_STEPS": 2}.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(gpu, "tile_length", lambda length: 4)

@@ -104,9 +104,9 @@ KERNELS = [
     ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "absent": ("z", "enter")}),
     ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS}),
     ("pack_weights", {"TOKENS": 64, "RANK": 4}),
-    ("scan_local", {"ROWS": gpu.FORWARD_ROWS, "ADJOINT": False, "RANK": 4}),
-    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "RANK": 4}),
-    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "RANK": 16}),
+    ("scan_local", {"ROWS": gpu.LOW_RANK_ROWS, "ADJOINT": False, "RANK": 4}),
+    ("scan_forward", {"ROWS": gpu.LOW_RANK_ROWS, "KEEP": True, "RANK": 4}),
+    ("scan_forward", {"ROWS": gpu.LOW_RANK_ROWS, "KEEP": True, "RANK": 16}),
     ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS, "RANK": 4}),
     ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS, "RANK": 16}),
     ("add_parts", {"ROWS": gpu.PART_ROWS}),
@@ -155,9 +155,8 @@ def test_machine_code_of_the_forward_kernels(kernel, constants, tmp_path, monkey
 @pytest.mark.parametrize(("kernel", "constants"), KERNELS, ids=lambda x: x if isinstance(x, str) else "")
 def test_kernels_compile_for(target, kernel, constants, tmp_path, monkeypatch):
     asm = build(kernel, target, tmp_path, monkeypatch, **constants)
-    if target is HOPPER:  # backward takes all registers there are, and spills what its inner loops use least
-        most = {None: 240, 4: 112, 16: 240}[constants.get("RANK")] if kernel == "scan_backward" else 32
-        assert spills(asm["ptx"], tmp_path) <= most
+    if target is HOPPER:
+        assert spills(asm["ptx"], tmp_path) <= 16
     else:
         assert re.search(r"\.vgpr_spill_count:\s+0\b", asm["amdgcn"])
 
@@ -270,7 +269,7 @@ def test_tiles_cover_every_length():
     for length in [*range(1, 300), 400, 1600, 2048, 2049, 6400, 25600, 25601]:
         tile, n = gpu.tile_length(length), gpu.num_checkpoints(length)
         assert (n - 1) * tile < length <= n * tile
-        assert tile % gpu.FORWARD_ROWS == tile % gpu.BACKWARD_ROWS == 0
+        assert tile % gpu.FORWARD_ROWS == tile % gpu.LOW_RANK_ROWS == tile % gpu.BACKWARD_ROWS == 0
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ MAX_TAPS = 16  # of the block's convolution
 MIN_TRITON = (3, 3)  # tuples inside kernels
 MIN_CAPABILITY = (7, 5)
 FORWARD_ROWS = 2  # tokens loaded ahead; divides every tile
+LOW_RANK_ROWS = 4  # the same where delta is formed inside: Triton 3.6 spreads the channels of two tokens over threads
 BACKWARD_ROWS = 2  # tokens whose states and decays are held in registers at a time; divides every tile
 CARRY_ROWS = 8
 PART_ROWS = 16  # parts that are added up at a time
@@ -48,7 +49,7 @@ SHORT = 2048  # tokens up to which checkpoints are twice as dense, so that a sho
 BLOCK_D = 32
 FMA_STATES = 0  # states whose exponential goes to the FMA units; unmeasured, so off
 SCHEDULERS = 4  # of a multiprocessor; each issues one warp's instruction a clock
-FORWARD_PROGRAMS, BACKWARD_PROGRAMS = 16, 8  # a multiprocessor holds that many, by their registers
+FORWARD_PROGRAMS, LOW_RANK_PROGRAMS, BACKWARD_PROGRAMS = 16, 12, 8  # a multiprocessor holds these, by their registers
 FORWARD_COST, BACKWARD_COST = 1.9, 1.2  # work of a scan that is divided, in that of one that is not
 START = 0.1  # of a program, in tiles
 WAVES = 4  # that a divided scan has at most: every program of backward has its own working memory
@@ -157,7 +158,7 @@ def accepts(u, delta, A, B, C, D, z, delta_bias) -> tuple[bool, str]:
 
 def _far_apart(t: Tensor, channels: int, tokens: int) -> bool:
     """Return whether the kernels' 32-bit offsets, over channels and a few tokens, are too short for a tensor."""
-    return t.shape[channels] * abs(t.stride(channels)) + FORWARD_ROWS * abs(t.stride(tokens)) >= 1 << 31
+    return t.shape[channels] * abs(t.stride(channels)) + LOW_RANK_ROWS * abs(t.stride(tokens)) >= 1 << 31
 
 
 def tile_length(length: int) -> int:
@@ -247,8 +248,10 @@ class _Call:
         self.tile, self.tiles = tile_length(self.length), num_checkpoints(self.length)
         self.rows = self.batch * self.groups * self.blocks
         self.warps = max(1, self.block_n // (16 if backward else 64))
-        # Sixteen columns of dt_proj, or more states than 16, take the registers of four programs.
-        most = FORWARD_PROGRAMS if not backward and self.rank <= 8 and self.block_n <= 16 else BACKWARD_PROGRAMS
+        self.ahead = LOW_RANK_ROWS if self.rank else FORWARD_ROWS
+        most = LOW_RANK_PROGRAMS if self.rank else FORWARD_PROGRAMS
+        if backward or self.rank > 8 or self.block_n > 16:  # columns of dt_proj and states take registers
+            most = BACKWARD_PROGRAMS
         held = max(1, most // self.warps), BACKWARD_COST if backward else FORWARD_COST
         self.segments, self.per_segment = divide(self.rows, self.tiles, _processors(u.device), *held)
         self.orders = _bits(orders)
@@ -296,7 +299,7 @@ class _Call:
             return None
         ends = self.floats(v, self.batch * self.groups, self.segments, self.block_n, self.width)
         sums = self.floats(v, self.batch * self.groups, self.segments, self.width)
-        scan = self.sizes(FORWARD_ROWS) | _strides("kdn", A=A) | _strides("kd", bias=bias)
+        scan = self.sizes(self.ahead) | _strides("kdn", A=A) | _strides("kd", bias=bias)
         scan |= _strides("bkdl", v=v, delta=delta, z=z) | _strides("kdr", proj=self.proj)
         scan |= {"first": int(adjoint), "SOFTPLUS": softplus, "ADJOINT": adjoint, "FMA_STATES": FMA_STATES}
         tensors = v, delta, A, packed, self.proj, z, bias, ends, sums
@@ -314,7 +317,7 @@ class _Call:
         with _guard(self.device):
             packed = self.pack(B, C, low)
             enter = self.entering(u, delta, A, packed, None, bias, softplus, adjoint=False)
-            given = self.sizes(FORWARD_ROWS) | _strides("kdn", A=A) | _strides("kd", D=D, bias=bias)
+            given = self.sizes(self.ahead) | _strides("kdn", A=A) | _strides("kd", D=D, bias=bias)
             given |= _strides("bkdl", u=u, delta=delta, z=z, out=out) | _strides("kdr", proj=self.proj)
             given |= {"SOFTPLUS": softplus, "KEEP": checkpoints, "FMA_STATES": FMA_STATES}
             tensors = u, delta, A, packed, self.proj, D, z, bias, out, states, enter
