@@ -1,0 +1,98 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The scan's two passes on a GPU under other settings of the backend, in bfloat16, both directions; to choose them by.
+
+Times are those of the device: launches are queued before the first kernel starts.
+
+Usage:
+    python benchmarks/gpu_tune.py --out benchmarks/results/gpu_tune.json --deadline 80
+    python benchmarks/gpu_tune.py FORWARD_ROWS=4 BACKWARD_ROWS=4,BLOCK_D=16     # these two beside what is set
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from benchmarks.environment import environment  # noqa: E402
+from benchmarks.gpu import ORDERS, inputs  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan import gpu  # noqa: E402
+
+SHAPES = [(1, 64, 25600), (16, 64, 25600), (16, 256, 1600), (70, 64, 25600), (70, 128, 6400), (70, 512, 400)]
+VARIANTS = [
+    "FORWARD_ROWS=4,FORWARD_PROGRAMS=14", "FORWARD_ROWS=8,FORWARD_PROGRAMS=8", "FORWARD_PROGRAMS=12",
+    "FORWARD_PROGRAMS=20", "FMA_STATES=2", "FMA_STATES=4", "BACKWARD_ROWS=4", "BACKWARD_ROWS=1", "BACKWARD_PROGRAMS=6",
+    "WAVES=1", "BLOCK_D=16",
+]  # fmt: skip
+
+
+def clock(run: Callable[[], object], runs: int = 12) -> float:
+    """Return the median milliseconds of a call on the device."""
+    for _ in range(2):
+        run()
+    times = []
+    for _ in range(runs):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(400_000)
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return round(statistics.median(times), 3)
+
+
+def main() -> int:
+    """Time every variant and print a row of each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variants", nargs="*", default=VARIANTS, help="NAME=NUMBER[,NAME=NUMBER...] of gpu.py")
+    parser.add_argument("--deadline", type=float, default=80, help="seconds after which no further variant begins")
+    parser.add_argument("--out", type=Path, help="where the figures go")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("no CUDA or ROCm device")
+    device, begin, rows = torch.device("cuda"), time.monotonic(), []
+    gpu.available()
+    data = {}
+    for shape in SHAPES:
+        u, delta, A, B, C, D, bias = inputs(*shape, torch.bfloat16, device, 0)
+        data[shape] = u, delta, A, B, C, D, None, bias
+    for variant in ("", *args.variants):
+        if time.monotonic() - begin > args.deadline:
+            break
+        new = {k: int(v) for k, v in (part.split("=") for part in variant.split(",") if part)}
+        old = {name: getattr(gpu, name) for name in new}
+        row = {"variant": new, "ms": {}}
+        try:
+            for name, value in new.items():
+                setattr(gpu, name, value)
+            gpu.divide.cache_clear()
+            for shape, scan in data.items():
+                out, states = gpu.forward(*scan, True, ORDERS)
+                times = [clock(lambda scan=scan: gpu.forward(*scan, True, ORDERS))]
+                times += [clock(lambda scan=scan, out=out, s=states: gpu.backward(out, *scan, s, True, ORDERS))]
+                row["ms"][", ".join(map(str, shape))] = times
+        finally:
+            for name, value in old.items():
+                setattr(gpu, name, value)
+            gpu.divide.cache_clear()
+        rows.append(row)
+        print(variant or "as it is", *(f"({k}): {f} + {b}" for k, (f, b) in row["ms"].items()), flush=True)
+    if args.out:
+        heading = {"benchmark": "gpu_tune", "date": datetime.now(timezone.utc).date().isoformat()}
+        args.out.write_text(json.dumps({**heading, "environment": environment(1), "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
