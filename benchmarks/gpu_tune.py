@@ -43,7 +43,7 @@ def clock(run: Callable[[], object], runs: int = 12) -> float:
     times = []
     for _ in range(runs):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(400_000)
+        torch.cuda._sleep(4_000_000)
         begin.record()
         run()
         end.record()
@@ -63,6 +63,8 @@ def main() -> int:
         parser.error("no CUDA or ROCm device")
     device, begin, rows = torch.device("cuda"), time.monotonic(), []
     gpu.available()
+    heading = {"benchmark": "gpu_tune", "date": datetime.now(timezone.utc).date().isoformat()}
+    heading |= {"environment": environment(1)}
     data = {}
     for shape in SHAPES:
         u, delta, A, B, C, D, bias = inputs(*shape, torch.bfloat16, device, 0)
@@ -87,10 +89,10 @@ def main() -> int:
                 setattr(gpu, name, value)
             gpu.divide.cache_clear()
         rows.append(row)
+        if args.out:  # after each: one that fails, or a machine that is taken away, loses no other
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps({**heading, "rows": rows}, indent=1) + "\n")
         print(variant or "as it is", *(f"({k}): {f} + {b}" for k, (f, b) in row["ms"].items()), flush=True)
-    if args.out:
-        heading = {"benchmark": "gpu_tune", "date": datetime.now(timezone.utc).date().isoformat()}
-        args.out.write_text(json.dumps({**heading, "environment": environment(1), "rows": rows}, indent=1) + "\n")
     return 0
 
 
