@@ -52,10 +52,11 @@ class Clock:
     Args:
         device (torch.device): Where the calls run.
         seconds (float): Time for each call; 0 for one run that means nothing.
+        queue (int): Clocks of the device for which a call's launches are queued before its first kernel starts.
     """
 
-    def __init__(self, device: torch.device, seconds: float):
-        self.cuda, self.seconds = device.type == "cuda", seconds
+    def __init__(self, device: torch.device, seconds: float, queue: int = 20_000):
+        self.cuda, self.seconds, self.queue = device.type == "cuda", seconds, queue
 
     def __call__(self, runs: list[Callable[[], object]]) -> dict:
         """Return the median and the least milliseconds of calls that take turns."""
@@ -79,7 +80,7 @@ class Clock:
             run()
             return (time.perf_counter() - begin) * 1e3
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(20_000)  # the launches of a short call are queued before its first kernel starts
+        torch.cuda._sleep(self.queue)
         begin.record()
         run()
         end.record()

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.environment import environment  # noqa: E402
-from benchmarks.gpu import ORDERS, inputs  # noqa: E402
+from benchmarks.gpu import ORDERS, Clock, inputs  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan import gpu  # noqa: E402
 
 SHAPES = [(1, 64, 25600), (16, 64, 25600), (16, 256, 1600), (70, 64, 25600), (70, 128, 6400), (70, 512, 400)]
@@ -34,22 +32,6 @@ VARIANTS = [
     "FORWARD_PROGRAMS=20", "FMA_STATES=2", "FMA_STATES=4", "BACKWARD_ROWS=4", "BACKWARD_ROWS=1", "BACKWARD_PROGRAMS=6",
     "WAVES=1", "BLOCK_D=16",
 ]  # fmt: skip
-
-
-def clock(run: Callable[[], object], runs: int = 12) -> float:
-    """Return the median milliseconds of a call on the device."""
-    for _ in range(2):
-        run()
-    times = []
-    for _ in range(runs):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(4_000_000)
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return round(statistics.median(times), 3)
 
 
 def main() -> int:
@@ -65,6 +47,7 @@ def main() -> int:
     gpu.available()
     heading = {"benchmark": "gpu_tune", "date": datetime.now(timezone.utc).date().isoformat()}
     heading |= {"environment": environment(1)}
+    clock = Clock(device, 0.05, queue=4_000_000)  # longer than a slow host takes for all launches of a pass
     data = {}
     for shape in SHAPES:
         u, delta, A, B, C, D, bias = inputs(*shape, torch.bfloat16, device, 0)
@@ -81,8 +64,11 @@ def main() -> int:
             gpu.divide.cache_clear()
             for shape, scan in data.items():
                 out, states = gpu.forward(*scan, True, ORDERS)
-                times = [clock(lambda scan=scan: gpu.forward(*scan, True, ORDERS))]
-                times += [clock(lambda scan=scan, out=out, s=states: gpu.backward(out, *scan, s, True, ORDERS))]
+                passes = (
+                    lambda scan=scan: gpu.forward(*scan, True, ORDERS),
+                    lambda scan=scan, out=out, states=states: gpu.backward(out, *scan, states, True, ORDERS),
+                )
+                times = [clock([run])["median_ms"] for run in passes]
                 row["ms"][", ".join(map(str, shape))] = times
         finally:
             for name, value in old.items():

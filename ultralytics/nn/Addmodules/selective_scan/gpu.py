@@ -369,6 +369,7 @@ def _strides(axes: str, **tensors: Tensor | None) -> dict[str, int]:
 
 @cache
 def _stride_names(axes: str, *labels: str) -> list[str]:
+    """Return the names of `_strides`: the same ones for every call."""
     return [f"{label}_{axis}" for label in labels for axis in axes]
 
 
