@@ -161,7 +161,17 @@ def tracked_files() -> list[str] | None:
         return None
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
-    return [name for name in sorted(set(names)) if name and (ROOT / name).is_file()]
+    return [name for name in without_environments(sorted(set(names))) if name and (ROOT / name).is_file()]
+
+
+def without_environments(names: list[str]) -> list[str]:
+    """Return the files that lie in no virtual environment: before Python 3.13 those do not hide from git by themselves.
+
+    Args:
+        names (list[str]): Paths from the repository's root, with slashes.
+    """
+    folders = tuple(name.removesuffix("pyvenv.cfg") for name in names if name.endswith("/pyvenv.cfg"))
+    return [name for name in names if not name.startswith(folders)]
 
 
 def check_copies(files: dict[str, bytes], base: dict[str, bytes]) -> list[str]:

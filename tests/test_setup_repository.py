@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from patches import ROOT
-from patches.check import COPY, check, check_copies, check_hooks, tracked_files
+from patches.check import COPY, check, check_copies, check_hooks, tracked_files, without_environments
 from patches.hooks import HOOKS
 from patches.series import load_series
 from patches.tree import build, is_ours
@@ -107,6 +107,13 @@ def test_copies_are_found(built):
     assert "is upstream's ultralytics/nn/tasks.py" in check_copies({"docs/copy.txt": base[TASKS]}, base)[0]
     assert "ours.py:3: more than 30 lines" in check_copies({"ours.py": b"a = 1\nbb = 2\n" + long}, base)[0]
     assert check_copies({"ours.py": short, "empty.py": b"\n", "picture.jpg": b"\0" * 9000}, base) == []
+
+
+def test_virtual_environments_are_nobodys_files():
+    """Whatever it is called: one beside the tree holds files that are the same as some of upstream's."""
+    ours = ["README.md", "envelope/a.py", "patches/pyvenv.cfg.md"]
+    assert without_environments([*ours, "env/pyvenv.cfg", "env/lib/a.py", "a/b/pyvenv.cfg", "a/b/c.py"]) == ours
+    assert without_environments(ours) == ours
 
 
 def test_no_file_of_upstream_is_tracked(built, tracked):
