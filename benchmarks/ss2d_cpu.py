@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
-from ultralytics.nn.Addmodules import vss  # noqa: E402
-from ultralytics.nn.Addmodules.scan2d import token_order  # noqa: E402
+from ultralytics.nn.Addmodules.layers import ss2d, vss  # noqa: E402
+from ultralytics.nn.Addmodules.layers.scan2d import token_order  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn  # noqa: E402
 
 SHAPES = ((1, 64, 80, 80), (1, 128, 40, 40), (1, 256, 20, 20))  # n's C2f inputs at P3, P4, P5 of a 640 px image
@@ -81,16 +81,16 @@ def measure(shape: list[int], form: str, threads: int, seconds: float, peer: str
     own, theirs = FORMS[form]
     dim, ours = shape[1], vss.VSSBlock(shape[1], **own)
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    fused, weight = vss.cross_scan, torch.randn(shape)
+    fused, weight = ss2d.cross_scan, torch.randn(shape)
 
     @contextmanager
     def swapped() -> Iterator[None]:
         """Give ours another core while it is entered."""
-        vss.cross_scan = four_copies
+        ss2d.cross_scan = four_copies
         try:
             yield
         finally:
-            vss.cross_scan = fused
+            ss2d.cross_scan = fused
 
     subjects = {"ours": (ours, nullcontext, lambda t: t), "four copies": (ours, swapped, lambda t: t)}
     absent = {}

@@ -7,15 +7,17 @@ A patch can apply and still hook into the wrong place after upstream has moved i
 FIRST, LAST, ANY = "<first>", "<last>", None
 IMPORT = "from ultralytics.nn.Addmodules import *"
 LAYERS = "c2, args, n = parse_layer(m, i, c2, args, width, max_channels, n)"
+START = "declared_start(self)"
 STRIDES = "declared_strides(self, s)"
-DECAY = "from ultralytics.nn.Addmodules.upstream import without_ssm_decay"
-LINE = "from ultralytics.nn.Addmodules.report import checks_line"
+DECAY = "from ultralytics.nn.Addmodules.hooks.optimizer import without_ssm_decay"
+LINE = "from ultralytics.nn.Addmodules.tools.report import checks_line"
 SHOWN = "LOGGER.info(checks_line())"
 # file, innermost definition, statement before (after a docstring: FIRST), the hook, statement after it
 HOOKS = (
     ("ultralytics/nn/tasks.py", "", ANY, IMPORT, ANY),
     ("ultralytics/nn/tasks.py", "parse_model", "c2 = ch[f]", LAYERS, LAST),
-    ("ultralytics/nn/tasks.py", "DetectionModel.__init__", "s = 256", STRIDES, "m.inplace = self.inplace"),
+    ("ultralytics/nn/tasks.py", "DetectionModel.__init__", "s = 256", START, STRIDES),
+    ("ultralytics/nn/tasks.py", "DetectionModel.__init__", START, STRIDES, "m.inplace = self.inplace"),
     ("ultralytics/nn/tasks.py", "yaml_model_load", ANY, "@own_scales", ANY),
     ("ultralytics/engine/trainer.py", "", ANY, DECAY, "ClassDef"),
     ("ultralytics/engine/trainer.py", "BaseTrainer", ANY, "@without_ssm_decay", ANY),

@@ -17,7 +17,7 @@ import ultralytics
 from ultralytics import YOLO
 from ultralytics.engine.results import Results
 from ultralytics.nn.Addmodules import MambaLayer
-from ultralytics.nn.Addmodules.vss import CrossScan
+from ultralytics.nn.Addmodules.layers.ss2d import CrossScan
 from ultralytics.nn.tasks import guess_model_task, torch_safe_load, yaml_model_load
 from ultralytics.utils import YAML
 

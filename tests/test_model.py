@@ -22,7 +22,8 @@ from PIL import Image
 
 import ultralytics
 from ultralytics import YOLO
-from ultralytics.nn.Addmodules import Mamba, MambaLayer, exempt_ssm_parameters
+from ultralytics.nn.Addmodules import Mamba, MambaLayer
+from ultralytics.nn.Addmodules.hooks.optimizer import exempt_ssm_parameters
 from ultralytics.nn.tasks import (
     DetectionModel,
     SegmentationModel,
@@ -127,8 +128,9 @@ def test_yaml_arguments_reach_the_layer() -> None:
     ("args", "error", "message"),
     [
         ([128, -3], ValueError, r"layer 2 \(MambaLayer\): Mamba: d_state must be at least 1, got -3"),
-        ([128, 16, 4, 2, 1], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
-        ([], TypeError, r"layer 2 \(MambaLayer\) takes 1 to 4 arguments"),
+        ([128, 16, 4, 2, 1], TypeError, r"layer 2 \(MambaLayer\) takes at most 4 arguments"),
+        ([True], TypeError, "first argument must be its channel count, a positive integer, or None .* got True"),
+        ([None, 0], ValueError, "d_state must be at least 1, got 0"),
         ([128, "many"], TypeError, r"d_state must be an integer, got 'many'"),
         (["wide"], TypeError, "first argument must be its channel count"),
         ([128, 16, 4, float("inf")], ValueError, "expand must be positive, got inf"),

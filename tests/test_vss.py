@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ultralytics.nn.Addmodules.scan2d import cross_scan, token_order, transpose_tokens
+from ultralytics.nn.Addmodules.layers.scan2d import cross_scan, token_order, transpose_tokens
+from ultralytics.nn.Addmodules.layers.ss2d import ConvSS2D
+from ultralytics.nn.Addmodules.layers.vss import DropPath
 from ultralytics.nn.Addmodules.selective_scan import report, selective_scan_ref, use_backend
 from ultralytics.nn.Addmodules.VMamba import SS2D, C2fSS2D, C2fVSS, MambaLayer, VSSBlock
-from ultralytics.nn.Addmodules.vss import ConvSS2D, DropPath
 
 SIZES = ((1, 1), (1, 7), (5, 1), (5, 7), (8, 8), (3, 40))
 

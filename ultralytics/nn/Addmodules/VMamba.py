@@ -1,27 +1,37 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Vision Mamba for YOLO: the layers that a model YAML names, and the recipe's functions under the recipe's names."""
+"""Vision Mamba for YOLO: the recipe's two layers, and every name that the recipe has in this file.
+
+The recipe's functions are in recipe.py, the four-direction layers in layers/.
+"""
 
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from .selective_scan import (
-    FORWARD,
-    REVERSED,
-    mamba_inner,
-    scan_flops,
+from .layers.arguments import arguments, positive_int, positive_number
+from .layers.csp import C2fSS2D, C2fVSS
+from .layers.maps import norm_tokens
+from .layers.ss2d import SS2D
+from .layers.ssm import StateSpace, inverse_softplus_steps
+from .layers.vss import VSSBlock
+from .recipe import (
+    BiMambaInnerFn,
+    MambaInnerFn,
+    MambaInnerFnNoOutProj,
+    SelectiveScanFn,
+    bimamba_inner_fn,
+    bimamba_inner_ref,
+    mamba_inner_fn,
+    mamba_inner_fn_no_out_proj,
+    mamba_inner_ref,
     selective_scan_fn,
     selective_scan_ref,
-    token_linear,
 )
-from .selective_scan.checks import check_inner_inputs
-from .ssm import StateSpace, inverse_softplus_steps, norm_tokens, positive_int, positive_number
-from .vss import SS2D, C2fSS2D, C2fVSS, CrossScan, VSSBlock
+from .selective_scan import FORWARD, REVERSED, mamba_inner, scan_flops, token_linear
 
 __all__ = (
     "SS2D",
@@ -42,313 +52,6 @@ __all__ = (
     "selective_scan_fn",
     "selective_scan_ref",
 )
-
-
-# Functions ------------------------------------------------------------------------------------------------------------
-
-
-def _compose_no_out_proj(
-    scan,
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    As: tuple[Tensor, ...],
-    B: Tensor | None,
-    C: Tensor | None,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    B_proj_bias: Tensor | None,
-    C_proj_bias: Tensor | None,
-    delta_softplus: bool,
-) -> Tensor:
-    """Compose conv, projections and gated scans step by step, every form of A, B and C included: (B, D, L).
-
-    The first A scans the sequence, a second one the reversed sequence; their outputs are added.
-    """
-    length, rank, state = xz.shape[-1], delta_proj_weight.shape[1], As[0].shape[-1]
-    parts = 2 if As[0].is_complex() else 1
-    x, z = xz.chunk(2, dim=1)
-    width = conv1d_weight.shape[-1]
-    x = F.silu(F.conv1d(x, conv1d_weight, conv1d_bias, padding=width - 1, groups=x.shape[1])[..., :length])
-    x_dbl = torch.einsum("bdl,rd->brl", x, x_proj_weight)
-    delta = torch.einsum("brl,dr->bdl", x_dbl[:, :rank], delta_proj_weight)
-    rest, start = [], rank
-    for given, bias in ((B, B_proj_bias), (C, C_proj_bias)):
-        if given is None:  # variable: the next N (complex: 2N, real and imaginary parts interleaved) projections
-            given = x_dbl[:, start : start + state * parts]
-            start += state * parts
-            if bias is not None:
-                given = given + bias.to(given.dtype)[:, None]
-            given = rearrange(given, "b (n two) l -> b n (l two)", two=parts).contiguous()
-        rest.append(given)
-    B, C = rest
-    y = scan(x, delta, As[0], B, C, D, z, delta_bias, delta_softplus)
-    if len(As) == 2:
-        turn = [t.flip(-1) for t in (x, delta, z)]
-        B, C = (t if t.dim() == 2 else t.unflatten(-1, (-1, parts)).flip(-2).flatten(-2) for t in (B, C))
-        y = y + scan(turn[0], turn[1], As[1], B, C, D, turn[2], delta_bias, delta_softplus).flip(-1)
-    return y
-
-
-def _inner(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor | None,
-    out_proj_bias: Tensor | None,
-    As: tuple[Tensor, ...],
-    B: Tensor | None,
-    C: Tensor | None,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    B_proj_bias: Tensor | None,
-    C_proj_bias: Tensor | None,
-    delta_softplus: bool,
-) -> Tensor:
-    """Run the recomputing block where it applies (real A, projected B and C), the composition elsewhere."""
-    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias
-    check_inner_inputs(xz, *weights, As, B, C, D, delta_bias, B_proj_bias, C_proj_bias)
-    if B is None and C is None and B_proj_bias is None and C_proj_bias is None and not As[0].is_complex():
-        return mamba_inner(
-            xz.transpose(1, 2),
-            conv1d_weight.transpose(0, 1),
-            None if conv1d_bias is None else conv1d_bias[None],
-            x_proj_weight[None],
-            delta_proj_weight[None],
-            torch.stack(As),
-            None if D is None else D.expand(len(As), -1),
-            None if delta_bias is None else delta_bias.expand(len(As), -1),
-            out_proj_weight,
-            out_proj_bias,
-            delta_softplus,
-            (FORWARD, REVERSED)[: len(As)],
-        )
-    given = B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus
-    y = _compose_no_out_proj(selective_scan_fn, xz, *weights[:4], As, *given).transpose(1, 2)
-    return y if out_proj_weight is None else F.linear(y, out_proj_weight, out_proj_bias)
-
-
-def mamba_inner_fn_no_out_proj(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """Run conv, SiLU, x_proj, dt_proj, scan and gate in one differentiable call that recomputes in backward.
-
-    Args:
-        xz (Tensor): Input projection, x above z (B, 2D, L).
-        conv1d_weight (Tensor): (D, 1, W).
-        conv1d_bias (Tensor, optional): (D).
-        x_proj_weight (Tensor): (R + 2N, D); without the rows of a B or C that is given.
-        delta_proj_weight (Tensor): (D, R).
-        A (Tensor): (D, N), real or complex.
-        B (Tensor, optional): Used instead of the projected B, in any form of `selective_scan_fn`.
-        C (Tensor, optional): As B.
-        D (Tensor, optional): Skip weights (D).
-        delta_bias (Tensor, optional): (D).
-        B_proj_bias (Tensor, optional): Added to the projected B (N).
-        C_proj_bias (Tensor, optional): Added to the projected C (N).
-        delta_softplus (bool): Apply softplus to delta after the bias.
-
-    Returns:
-        (Tensor): (B, D, L).
-
-    Raises:
-        ValueError: If shapes do not fit together.
-    """
-    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, None, None
-    given = B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus
-    return _inner(xz, *weights, (A,), *given).transpose(1, 2)
-
-
-def mamba_inner_fn(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """Do what `mamba_inner_fn_no_out_proj` does, and the output projection.
-
-    Args:
-        xz (Tensor): Input projection, x above z (B, 2D, L); the arguments not listed are those of
-            `mamba_inner_fn_no_out_proj`.
-        conv1d_weight (Tensor): (D, 1, W).
-        conv1d_bias (Tensor, optional): (D).
-        x_proj_weight (Tensor): (R + 2N, D).
-        delta_proj_weight (Tensor): (D, R).
-        out_proj_weight (Tensor): (M, D).
-        out_proj_bias (Tensor, optional): (M).
-        A (Tensor): (D, N), real or complex.
-        B (Tensor, optional): Given B.
-        C (Tensor, optional): Given C.
-        D (Tensor, optional): (D).
-        delta_bias (Tensor, optional): (D).
-        B_proj_bias (Tensor, optional): (N).
-        C_proj_bias (Tensor, optional): (N).
-        delta_softplus (bool): Apply softplus to delta after the bias.
-
-    Returns:
-        (Tensor): (B, L, M).
-
-    Raises:
-        ValueError: If shapes do not fit together.
-    """
-    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias
-    return _inner(xz, *weights, (A,), B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-
-
-def bimamba_inner_fn(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    A_b: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """Do what `mamba_inner_fn` does, with a second scan of the reversed sequence by A_b added before the projection.
-
-    Conv and projections are computed once, in sequence order, and shared by both scans.
-
-    Args:
-        xz (Tensor): Input projection, x above z (B, 2D, L); the arguments not listed are those of `mamba_inner_fn`.
-        conv1d_weight (Tensor): (D, 1, W).
-        conv1d_bias (Tensor, optional): (D).
-        x_proj_weight (Tensor): (R + 2N, D).
-        delta_proj_weight (Tensor): (D, R).
-        out_proj_weight (Tensor): (M, D).
-        out_proj_bias (Tensor, optional): (M).
-        A (Tensor): (D, N) of the forward scan.
-        A_b (Tensor): (D, N) of the scan of the reversed sequence.
-        B (Tensor, optional): Given B.
-        C (Tensor, optional): Given C.
-        D (Tensor, optional): (D).
-        delta_bias (Tensor, optional): (D).
-        B_proj_bias (Tensor, optional): (N).
-        C_proj_bias (Tensor, optional): (N).
-        delta_softplus (bool): Apply softplus to delta after the bias.
-
-    Returns:
-        (Tensor): (B, L, M).
-
-    Raises:
-        ValueError: If shapes do not fit together.
-
-    Source:
-        Zhu et al., "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", 2024.
-    """
-    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias
-    return _inner(xz, *weights, (A, A_b), B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-
-
-def mamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """Define `mamba_inner_fn` step by step, with `selective_scan_ref`; arguments and result as there."""
-    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
-    given = B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus
-    y = _compose_no_out_proj(selective_scan_ref, xz, *weights, (A,), *given)
-    return F.linear(y.transpose(1, 2), out_proj_weight, out_proj_bias)
-
-
-def bimamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    A_b: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """Define `bimamba_inner_fn` step by step, with `selective_scan_ref`; arguments and result as there."""
-    weights = conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight
-    given = B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus
-    y = _compose_no_out_proj(selective_scan_ref, xz, *weights, (A, A_b), *given)
-    return F.linear(y.transpose(1, 2), out_proj_weight, out_proj_bias)
-
-
-class SelectiveScanFn:
-    """The recipe's name for `selective_scan_fn`, called with `apply`; autograd lives in the operator."""
-
-    apply = staticmethod(selective_scan_fn)
-
-
-class MambaInnerFnNoOutProj:
-    """The recipe's name for `mamba_inner_fn_no_out_proj`, called with `apply`."""
-
-    apply = staticmethod(mamba_inner_fn_no_out_proj)
-
-
-class MambaInnerFn:
-    """The recipe's name for `mamba_inner_fn`, called with `apply`."""
-
-    apply = staticmethod(mamba_inner_fn)
-
-
-class BiMambaInnerFn:
-    """The recipe's name for `bimamba_inner_fn`, called with `apply`."""
-
-    apply = staticmethod(bimamba_inner_fn)
-
-
-# Modules --------------------------------------------------------------------------------------------------------------
 
 
 class Mamba(StateSpace):
@@ -426,19 +129,8 @@ class Mamba(StateSpace):
             TypeError: If a size is no integer.
             ValueError: If a size is below 1, or an option is unknown.
         """
+        self.check(SimpleNamespace(**locals()))
         super().__init__()
-        positive_int("Mamba", d_model=d_model, d_state=d_state, d_conv=d_conv)
-        positive_number("Mamba", expand=expand)
-        if int(expand * d_model) < 1:
-            raise ValueError(f"Mamba: expand * d_model must be at least 1, got expand={expand}, d_model={d_model}")
-        if dt_rank != "auto":
-            positive_int("Mamba", dt_rank=dt_rank)
-        if dt_init not in ("random", "constant"):
-            raise ValueError(f"Mamba: dt_init must be 'random' or 'constant', got {dt_init!r}")
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(f"Mamba: 0 < dt_min <= dt_max is required, got dt_min={dt_min}, dt_max={dt_max}")
-        if bimamba_type not in self.bimamba_types:
-            raise ValueError(f"Mamba: bimamba_type must be one of {self.bimamba_types}, got {bimamba_type!r}")
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
@@ -463,6 +155,22 @@ class Mamba(StateSpace):
         for name in ("A_log", "A_b_log", "D", "D_b"):
             if hasattr(self, name):
                 getattr(self, name)._no_weight_decay = True  # for other trainers; ours asks `state_parameters`
+
+    @classmethod
+    def check(cls, a: SimpleNamespace) -> None:
+        """Raise unless these constructor arguments are right."""
+        positive_int("Mamba", d_model=a.d_model, d_state=a.d_state, d_conv=a.d_conv)
+        positive_number("Mamba", expand=a.expand)
+        if int(a.expand * a.d_model) < 1:
+            raise ValueError(f"Mamba: expand * d_model must be at least 1, got expand={a.expand}, d_model={a.d_model}")
+        if a.dt_rank != "auto":
+            positive_int("Mamba", dt_rank=a.dt_rank)
+        if a.dt_init not in ("random", "constant"):
+            raise ValueError(f"Mamba: dt_init must be 'random' or 'constant', got {a.dt_init!r}")
+        if not 0 < a.dt_min <= a.dt_max:
+            raise ValueError(f"Mamba: 0 < dt_min <= dt_max is required, got dt_min={a.dt_min}, dt_max={a.dt_max}")
+        if a.bimamba_type not in cls.bimamba_types:
+            raise ValueError(f"Mamba: bimamba_type must be one of {cls.bimamba_types}, got {a.bimamba_type!r}")
 
     def _dt_proj(
         self, dt_min: float, dt_max: float, dt_init: str, dt_scale: float, dt_init_floor: float, factory: dict
@@ -559,11 +267,17 @@ class MambaLayer(nn.Module):
             TypeError: If a size is no integer.
             ValueError: If a size is below 1.
         """
+        self.check(SimpleNamespace(**locals()))
         super().__init__()
-        positive_int("MambaLayer", dim=dim)
         self.dim = dim
         self.norm = nn.LayerNorm(dim)
         self.mamba = Mamba(d_model=dim, d_state=d_state, d_conv=d_conv, expand=expand, bimamba_type="v2")
+
+    @classmethod
+    def check(cls, a: SimpleNamespace) -> None:
+        """Raise unless these constructor arguments are right."""
+        positive_int("MambaLayer", dim=a.dim)
+        Mamba.check(arguments(Mamba, a.dim, a.d_state, a.d_conv, a.expand, bimamba_type="v2"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of a map (B, C, *spatial).
@@ -574,13 +288,3 @@ class MambaLayer(nn.Module):
         if x.dim() < 3 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
         return self.mamba(norm_tokens(self.norm, x.flatten(2))).transpose(1, 2).reshape(x.shape)
-
-
-def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Add the multiply-adds of a Mamba block to thop's count, which doubles them into FLOPs."""
-    m.total_ops += m.flops(inputs[0].shape[0], inputs[0].shape[1]) / 2
-
-
-def count_ss2d(m: CrossScan, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Add what an SS2D or ConvSS2D computes outside its children, which count themselves, to thop's count."""
-    m.total_ops += m.own_flops(output.shape[0], output.shape[2] * output.shape[3]) / 2

@@ -1,7 +1,11 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
 """Vision Mamba modules for Ultralytics YOLO. Star-imported by `nn/tasks.py`: layers and what patches call."""
 
-from .upstream import declared_strides, exempt_ssm_parameters, own_scales, parse_layer, register
+from .hooks.register import register
+from .hooks.rows import parse_layer
+from .hooks.scales import own_scales
+from .hooks.start import declared_start
+from .hooks.strides import declared_strides
 from .VMamba import SS2D, C2fSS2D, C2fVSS, MambaLayer, VSSBlock
 from .VMamba import Mamba as Mamba  # for Python only: a model YAML names layers of feature maps
 
@@ -11,8 +15,8 @@ __all__ = (
     "C2fVSS",
     "MambaLayer",
     "VSSBlock",
+    "declared_start",
     "declared_strides",
-    "exempt_ssm_parameters",
     "own_scales",
     "parse_layer",
 )

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .selective_scan import FORWARD, REVERSED, mamba_inner
-from .selective_scan.inner import graph_scans
-from .selective_scan.op import exporting, no_autocast
+from ..selective_scan import FORWARD, REVERSED, mamba_inner
+from ..selective_scan.inner import graph_scans
+from ..selective_scan.op import exporting, no_autocast
 
 __all__ = ("COLUMNS", "COLUMNS_REVERSED", "ROWS", "ROWS_REVERSED", "cross_scan", "token_order", "transpose_tokens")
 

@@ -1,5 +1,5 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""What every module with a selective scan shares: checks, initial step sizes, parameters that stay float32, norm."""
+"""What every module with a selective scan shares: parameters that stay float32, and initial step sizes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .selective_scan import token_norm
-from .selective_scan.op import composed
-
-__all__ = ("StateSpace", "inverse_softplus_steps", "norm_tokens", "positive_int", "positive_number")
-
-
-def positive_int(owner: str, **values: object) -> None:
-    """Raise unless every value is an integer of at least 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{owner}: {name} must be an integer, got {value!r} ({type(value).__name__})")
-        if value < 1:
-            raise ValueError(f"{owner}: {name} must be at least 1, got {value}")
-
-
-def positive_number(owner: str, **values: object) -> None:
-    """Raise unless every value is a finite number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{owner}: {name} must be a number, got {value!r} ({type(value).__name__})")
-        if not 0 < value < math.inf:
-            raise ValueError(f"{owner}: {name} must be positive, got {value}")
+__all__ = ("StateSpace", "inverse_softplus_steps")
 
 
 def inverse_softplus_steps(
@@ -43,14 +22,6 @@ def inverse_softplus_steps(
     span = math.log(dt_max) - math.log(dt_min)
     dt = torch.exp(torch.rand(shape, device=device) * span + math.log(dt_min)).clamp(min=dt_init_floor)
     return dt + torch.log(-torch.expm1(-dt))
-
-
-def norm_tokens(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one without hooks."""
-    plain = type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None
-    if plain and not norm._forward_hooks and not composed():  # a graph needs the width as the norm's number
-        return token_norm(x, norm.weight, norm.bias, norm.eps)
-    return norm(x.transpose(1, 2))
 
 
 class StateSpace(nn.Module):

@@ -1,0 +1,24 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""What a checkpoint holds of this fork: the classes below, by the paths at which they lie now, and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..layers.ss2d import ConvSS2D
+from ..layers.vss import DropPath, Mlp
+from ..VMamba import Mamba
+from .rows import LAYERS
+
+__all__ = ("STORED", "admit")
+
+
+# Moving or renaming one of these makes checkpoints unreadable; tests/test_checkpoints.py holds them where they are.
+STORED: tuple[type[nn.Module], ...] = (ConvSS2D, DropPath, Mamba, Mlp, *LAYERS)
+
+
+def admit() -> None:
+    """Make restricted loading (`ULTRALYTICS_SAFE_LOAD`, `torch.load(weights_only=True)`) accept our classes."""
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals(list(STORED))

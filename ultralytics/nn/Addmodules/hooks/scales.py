@@ -1,0 +1,58 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""How a name like VMamba-yolov8d-seg.yaml finds its file and its scale."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from .rows import check_rows
+from .start import check_start
+
+__all__ = ("own_scales",)
+
+
+def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
+    """Decorate the model YAML loader: any one-letter scale of a `VMamba-*.yaml`, and errors for rows of our layers.
+
+    Upstream knows the scales n, s, m, l, x behind a version number, and rewrites the whole path, folders included.
+    Names that do not begin with `VMamba-` go to upstream's loader untouched.
+
+    Args:
+        load (Callable): Upstream's `yaml_model_load`.
+
+    Returns:
+        (Callable): A function of the same signature.
+    """
+
+    @wraps(load)
+    def yaml_model_load(path: str | Path) -> dict:
+        d = _load_scaled(Path(path)) or load(path)
+        check_start(d, Path(path).name)
+        check_rows(d, Path(path).name)
+        return d
+
+    return yaml_model_load
+
+
+def _load_scaled(path: Path) -> dict | None:
+    """Return the model that a name like VMamba-yolov8d-seg.yaml means, or None where it has not that form."""
+    name = re.fullmatch(r"(VMamba-yolo(?:v?\d+)?)([a-z])((?:[-_].+)?)", path.stem)
+    if not name:
+        return None
+    import yaml
+
+    from ultralytics.utils.checks import check_yaml
+
+    family, scale, rest = name.groups()
+    base = path.with_name(f"{family}{rest}{path.suffix}")
+    file = check_yaml(str(path), hard=False) or check_yaml(str(base), hard=False)
+    if not file:
+        return None  # upstream's own error
+    d = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # upstream's reader has had several names
+    scales = d.get("scales") or {}
+    if scales and scale not in scales:
+        raise ValueError(f"{path.name}: {Path(file).name} has no scale '{scale}', only {sorted(scales)}")
+    return {**d, "scale": scale, "yaml_file": str(path)}

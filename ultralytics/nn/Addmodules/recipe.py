@@ -1,0 +1,261 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The recipe's functions under the recipe's names. The layers do not call them; they are here for code that does.
+
+All of them compute one Mamba block: convolution, SiLU, projection to delta, B and C, gated scan. Arguments:
+    xz                  input projection (B, 2D, L): x above the gate z
+    conv1d_weight       (D, 1, W); conv1d_bias (D) or None
+    x_proj_weight       (R + 2N, D); without the rows of a B or C that is given
+    delta_proj_weight   (D, R)
+    out_proj_weight     (M, D); out_proj_bias (M) or None
+    A                   (D, N), real or complex; A_b is that of the scan of the reversed sequence
+    B, C                used instead of the projected ones, in any form that `selective_scan_fn` takes
+    D, delta_bias       (D)
+    B_proj_bias         added to the projected B (N); C_proj_bias likewise
+    delta_softplus      apply softplus to delta after the bias
+They return (B, L, M), `..._no_out_proj` (B, D, L), and raise ValueError where shapes do not fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .selective_scan import FORWARD, REVERSED, mamba_inner, selective_scan_fn, selective_scan_ref
+from .selective_scan.checks import check_inner_inputs
+
+__all__ = (
+    "BiMambaInnerFn",
+    "MambaInnerFn",
+    "MambaInnerFnNoOutProj",
+    "SelectiveScanFn",
+    "bimamba_inner_fn",
+    "bimamba_inner_ref",
+    "mamba_inner_fn",
+    "mamba_inner_fn_no_out_proj",
+    "mamba_inner_ref",
+    "selective_scan_fn",
+    "selective_scan_ref",
+)
+
+
+class Weights(NamedTuple):
+    """The layers of a block, as the module's docstring lists them."""
+
+    conv: Tensor
+    conv_bias: Tensor | None
+    x_proj: Tensor
+    delta_proj: Tensor
+    out_proj: Tensor | None = None
+    out_proj_bias: Tensor | None = None
+
+
+class Given(NamedTuple):
+    """What a call may give beside the layers, as the module's docstring lists it."""
+
+    B: Tensor | None
+    C: Tensor | None
+    D: Tensor | None
+    delta_bias: Tensor | None
+    B_proj_bias: Tensor | None
+    C_proj_bias: Tensor | None
+    delta_softplus: bool
+
+
+def _composed(xz: Tensor, w: Weights, As: tuple[Tensor, ...], given: Given, scan: Callable) -> Tensor:
+    """Compute a block step by step, for every form of A, B and C. A second A scans the reversed sequence."""
+    length, rank, state = xz.shape[-1], w.delta_proj.shape[1], As[0].shape[-1]
+    parts = 2 if As[0].is_complex() else 1
+    x, z = xz.chunk(2, dim=1)
+    width = w.conv.shape[-1]
+    x = F.silu(F.conv1d(x, w.conv, w.conv_bias, padding=width - 1, groups=x.shape[1])[..., :length])
+    x_dbl = torch.einsum("bdl,rd->brl", x, w.x_proj)
+    delta = torch.einsum("brl,dr->bdl", x_dbl[:, :rank], w.delta_proj)
+    BC, start = [], rank
+    for t, bias in ((given.B, given.B_proj_bias), (given.C, given.C_proj_bias)):
+        if t is None:  # variable: the next N (complex: 2N, real and imaginary parts interleaved) projections
+            t = x_dbl[:, start : start + state * parts]
+            start += state * parts
+            if bias is not None:
+                t = t + bias.to(t.dtype)[:, None]
+            t = rearrange(t, "b (n two) l -> b n (l two)", two=parts).contiguous()
+        BC.append(t)
+    rest = given.delta_bias, given.delta_softplus
+    y = scan(x, delta, As[0], *BC, given.D, z, *rest)
+    if len(As) == 2:
+        x, delta, z = (t.flip(-1) for t in (x, delta, z))
+        BC = [t if t.dim() == 2 else t.unflatten(-1, (-1, parts)).flip(-2).flatten(-2) for t in BC]
+        y = y + scan(x, delta, As[1], *BC, given.D, z, *rest).flip(-1)
+    y = y.transpose(1, 2)
+    return y if w.out_proj is None else F.linear(y, w.out_proj, w.out_proj_bias)
+
+
+def _block(xz: Tensor, w: Weights, As: tuple[Tensor, ...], given: Given) -> Tensor:
+    """Compute a block by the recomputing operator where it applies (real A, projected B and C), else step by step."""
+    check_inner_inputs(xz, *w, As, *given[:-1])
+    if As[0].is_complex() or any(t is not None for t in (given.B, given.C, given.B_proj_bias, given.C_proj_bias)):
+        return _composed(xz, w, As, given, selective_scan_fn)
+    D, delta_bias = (None if t is None else t.expand(len(As), -1) for t in (given.D, given.delta_bias))
+    return mamba_inner(
+        xz.transpose(1, 2),
+        w.conv.transpose(0, 1),
+        None if w.conv_bias is None else w.conv_bias[None],
+        w.x_proj[None],
+        w.delta_proj[None],
+        torch.stack(As),
+        D,
+        delta_bias,
+        w.out_proj,
+        w.out_proj_bias,
+        given.delta_softplus,
+        (FORWARD, REVERSED)[: len(As)],
+    )
+
+
+def mamba_inner_fn_no_out_proj(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    A: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """Compute a block of one direction in one differentiable call that recomputes in backward: (B, D, L)."""
+    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
+    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    return _block(xz, w, (A,), given).transpose(1, 2)
+
+
+def mamba_inner_fn(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    A: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """Do what `mamba_inner_fn_no_out_proj` does, and the output projection: (B, L, M)."""
+    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
+    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    return _block(xz, w, (A,), given)
+
+
+def bimamba_inner_fn(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    A: Tensor,
+    A_b: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """Do what `mamba_inner_fn` does, with a second scan, of the reversed sequence, added before the projection.
+
+    Convolution and projections are computed once, in sequence order, and shared by both scans.
+
+    Source:
+        Zhu et al., "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", 2024.
+    """
+    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
+    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    return _block(xz, w, (A, A_b), given)
+
+
+def mamba_inner_ref(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    A: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """Define `mamba_inner_fn`, step by step, with `selective_scan_ref`."""
+    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
+    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    return _composed(xz, w, (A,), given, selective_scan_ref)
+
+
+def bimamba_inner_ref(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    A: Tensor,
+    A_b: Tensor,
+    B: Tensor | None = None,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    B_proj_bias: Tensor | None = None,
+    C_proj_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+) -> Tensor:
+    """Define `bimamba_inner_fn`, step by step, with `selective_scan_ref`."""
+    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
+    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    return _composed(xz, w, (A, A_b), given, selective_scan_ref)
+
+
+class SelectiveScanFn:
+    """The recipe's name for `selective_scan_fn`, called with `apply`; autograd lives in the operator."""
+
+    apply = staticmethod(selective_scan_fn)
+
+
+class MambaInnerFnNoOutProj:
+    """The recipe's name for `mamba_inner_fn_no_out_proj`, called with `apply`."""
+
+    apply = staticmethod(mamba_inner_fn_no_out_proj)
+
+
+class MambaInnerFn:
+    """The recipe's name for `mamba_inner_fn`, called with `apply`."""
+
+    apply = staticmethod(mamba_inner_fn)
+
+
+class BiMambaInnerFn:
+    """The recipe's name for `bimamba_inner_fn`, called with `apply`."""
+
+    apply = staticmethod(bimamba_inner_fn)
