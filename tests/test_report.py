@@ -18,9 +18,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ultralytics.nn.Addmodules import report
-from ultralytics.nn.Addmodules.report import ABSENT, OK, PROBLEM, Row, Torch
 from ultralytics.nn.Addmodules.selective_scan import chunked, cpu, registry
+from ultralytics.nn.Addmodules.tools import machine, report, selftest, table
+from ultralytics.nn.Addmodules.tools.cli import main
+from ultralytics.nn.Addmodules.tools.machine import Torch
+from ultralytics.nn.Addmodules.tools.table import ABSENT, OK, PROBLEM, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 SMI = """
@@ -35,7 +37,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr(report, "DRIVER_FOLDERS", ())
+    monkeypatch.setattr(machine, "DRIVER_FOLDERS", ())
     monkeypatch.setattr(sysconfig, "get_config_var", lambda name: "g++ -pthread" if name == "CXX" else None)
 
     def put(name: str, code: str) -> Path:
@@ -74,39 +76,39 @@ def lines(rows: list[Row]) -> dict[str, Row]:
 
 
 def test_ask_never_raises(program, monkeypatch) -> None:
-    assert report.ask("nothing") == report.Answer(False, False, "nothing not found")
+    assert machine.ask("nothing") == machine.Answer(False, False, "nothing not found")
     program("good", "print('one', *sys.argv[1:])")
-    assert report.ask("good", "two") == report.Answer(True, True, "one two")
+    assert machine.ask("good", "two") == machine.Answer(True, True, "one two")
     program("bad", "sys.stdout.buffer.write(b'out \\xff'); print('err', file=sys.stderr); sys.exit(9)")
-    said = report.ask("bad")
+    said = machine.ask("bad")
     assert (said.found, said.ok) == (True, False)
     assert said.text == "out \ufffd\nerr"
     program("silent", "sys.exit(3)")
-    assert "status 3" in report.ask("silent").text
+    assert "status 3" in machine.ask("silent").text
     program("slow", "time.sleep(30)")
-    assert "no answer in 0.2 seconds" in report.ask("slow", timeout=0.2).text
+    assert "no answer in 0.2 seconds" in machine.ask("slow", timeout=0.2).text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file modes of POSIX")
 def test_ask_survives_what_is_no_program(program) -> None:
     path = program("junk", "")
     path.write_bytes(b"\x7fELF junk")
-    assert "does not start" in report.ask("junk").text
+    assert "does not start" in machine.ask("junk").text
 
 
 # NVIDIA ---------------------------------------------------------------------------------------------------------------
 
 
 def test_driver(program) -> None:
-    assert report.driver_row().state == ABSENT
-    assert "nvidia.com/drivers" in report.driver_row().advice
+    assert machine.driver_row().state == ABSENT
+    assert "nvidia.com/drivers" in machine.driver_row().advice
     gpu = "GPU {}: NVIDIA A100-SXM4-40GB (UUID: GPU-{})"
     program("nvidia-smi", f"print({[gpu.format(i, i) for i in (0, 1)]!r}[0] if '--list-gpus' in sys.argv else {SMI!r})")
-    row = report.driver_row()
+    row = machine.driver_row()
     assert row.state == OK
     assert row.detail == "550.54.14, serves CUDA up to 12.4: NVIDIA A100-SXM4-40GB"
     program("nvidia-smi", "print('something new')")
-    assert report.driver_row().state == OK
+    assert machine.driver_row().state == OK
 
 
 @pytest.mark.parametrize(
@@ -118,11 +120,11 @@ def test_driver(program) -> None:
 )
 def test_driver_that_does_not_work(program, said: str, advice: str) -> None:
     program("nvidia-smi", f"print({said!r}); sys.exit(9)")
-    row = report.driver_row()
+    row = machine.driver_row()
     assert row.state == PROBLEM
     assert said in row.detail
     assert advice in row.advice
-    assert report.cuda_row(CUDA_TORCH, row).state == PROBLEM
+    assert machine.cuda_row(CUDA_TORCH, row).state == PROBLEM
 
 
 def driver(cuda: str | None = "12.4", state: str = OK) -> Row:
@@ -143,7 +145,7 @@ def driver(cuda: str | None = "12.4", state: str = OK) -> Row:
     ],
 )
 def test_torch_cuda(facts: Torch, row: Row, state: str, words: str) -> None:
-    found = report.cuda_row(facts, row)
+    found = machine.cuda_row(facts, row)
     assert found.state == state
     assert words in f"{found.detail} {found.advice}"
     assert bool(found.advice) == (state == PROBLEM)
@@ -156,17 +158,17 @@ def test_facts_of_torch_when_a_gpu_cannot_be_opened(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", broken)
-    facts = report.torch_facts()
+    facts = machine.torch_facts()
     assert not facts.available
     assert facts.warning == "CUDA error: out of luck"
 
 
 def test_nobody_needs_nvcc(program) -> None:
-    assert report.nvcc_row() == Row("nvcc", ABSENT, "nvcc not found; not needed")
+    assert machine.nvcc_row() == Row("nvcc", ABSENT, "nvcc not found; not needed")
     program("nvcc", "print('Cuda compilation tools, release 12.4, V12.4.131')")
-    assert report.nvcc_row() == Row("nvcc", OK, "12.4; not used, not needed")
+    assert machine.nvcc_row() == Row("nvcc", OK, "12.4; not used, not needed")
     program("nvcc", "sys.exit(1)")
-    assert report.nvcc_row().state == ABSENT
+    assert machine.nvcc_row().state == ABSENT
 
 
 # Compilers ------------------------------------------------------------------------------------------------------------
@@ -179,11 +181,11 @@ def test_no_compiler_on_linux(program, monkeypatch, manager: str, command: str) 
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     if manager:
         program(manager, "")
-    row = report.compiler_row(wanted=True)
+    row = machine.compiler_row(wanted=True)
     assert row.state == PROBLEM
     for words in (command, "conda install -c conda-forge gxx", "`pip install -e .`"):
         assert words in row.advice
-    assert report.compiler_row(wanted=False) == Row(
+    assert machine.compiler_row(wanted=False) == Row(
         "C++ compiler", ABSENT, "no g++ or clang++; only needed to compile again"
     )
 
@@ -191,40 +193,40 @@ def test_no_compiler_on_linux(program, monkeypatch, manager: str, command: str) 
 def test_compilers_on_linux(program, monkeypatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     program("g++", "print('g++ (GCC) 4.8.5 20150623 (Red Hat 4.8.5-44)')")
-    row = report.compiler_row(wanted=True)
+    row = machine.compiler_row(wanted=True)
     assert row.state == PROBLEM
     assert row.detail.startswith("g++ 4.8.5 is too old")
     program("clang++", "print('Debian clang version 14.0.6\\nTarget: x86_64-pc-linux-gnu')")
-    row = report.compiler_row(wanted=True)
+    row = machine.compiler_row(wanted=True)
     assert (row.state, row.detail) == (OK, "clang++ 14.0.6")
     assert "`CC=clang++ CXX=clang++ pip install -e .`" in row.advice
     program("g++", "print('g++ (Debian 12.2.0-14+deb12u1) 12.2.0\\nCopyright (C) 2022')")
-    assert report.compiler_row(wanted=True) == Row("C++ compiler", OK, "g++ 12.2.0")
+    assert machine.compiler_row(wanted=True) == Row("C++ compiler", OK, "g++ 12.2.0")
 
 
 def test_compilers_on_windows(program, monkeypatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Windows")
-    row = report.compiler_row(wanted=True)
+    row = machine.compiler_row(wanted=True)
     assert row.state == PROBLEM
     assert "winget install" in row.advice
     assert "VCTools" in row.advice
     banner = "用于 x64 的 Microsoft (R) C/C++ 优化编译器 19.40.33811 版"
     program("cl", f"sys.stderr.buffer.write({banner!r}.encode('gbk'))")
-    assert report.compiler_row(wanted=True) == Row("C++ compiler", OK, "cl 19.40.33811")
+    assert machine.compiler_row(wanted=True) == Row("C++ compiler", OK, "cl 19.40.33811")
     program("vswhere", "print('17.10.35013.160' if '-requires' in sys.argv else '')")
-    assert report.compiler_row(wanted=True) == Row("C++ compiler", OK, "Visual Studio 17.10.35013.160")
+    assert machine.compiler_row(wanted=True) == Row("C++ compiler", OK, "Visual Studio 17.10.35013.160")
 
 
 def test_compilers_on_macos(program, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     called = tmp_path / "called"
     program("g++", f"open({str(called)!r}, 'w'); print('Apple clang version 15.0.0 (clang-1500.3.9.4)')")
-    row = report.compiler_row(wanted=True)
+    row = machine.compiler_row(wanted=True)
     assert row.state == PROBLEM
     assert "`xcode-select --install`" in row.advice
     assert not called.exists(), "without the tools, Apple's stub of a compiler opens a dialogue"
     program("xcode-select", "print('/Library/Developer/CommandLineTools')")
-    assert report.compiler_row(wanted=True) == Row("C++ compiler", OK, "g++ 15.0.0")
+    assert machine.compiler_row(wanted=True) == Row("C++ compiler", OK, "g++ 15.0.0")
 
 
 # Installation and backends --------------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def test_compilers_on_macos(program, monkeypatch, tmp_path) -> None:
     [(["8.4.190+vmamba.1"], OK), ([], ABSENT), (["8.4.190"], PROBLEM), (["8.4.190+vmamba.1", "8.5.0"], PROBLEM)],
 )
 def test_stock_ultralytics_is_seen(versions: list[str], state: str) -> None:
-    row = report.installation_row(versions)
+    row = machine.installation_row(versions)
     assert row.state == state
     assert ("`pip install -e .`" in row.advice) == (state != OK)
 
@@ -243,12 +245,12 @@ def test_stock_ultralytics_is_seen(versions: list[str], state: str) -> None:
 def test_missing_backend(monkeypatch) -> None:
     monkeypatch.setattr(cpu, "available", lambda: (False, "no such luck"))
     monkeypatch.setattr(cpu, "find_library", lambda: None)
-    rows = lines(report.environment())
+    rows = lines(machine.environment())
     assert (rows["backend cpp"].state, rows["backend cpp"].detail) == (ABSENT, "no such luck")
     assert "times slower" in rows["backend cpp"].advice
     assert "`pip install -e .`" in rows["backend cpp"].advice
     assert rows["scan on cpu"].detail == "chunked"
-    assert "test cpp cpu" not in lines(report.self_test())
+    assert "test cpp cpu" not in lines(selftest.self_test())
     assert "chunked on cpu" in report.checks_line()
     assert "no cpp: no such luck" in report.checks_line()
 
@@ -256,18 +258,18 @@ def test_missing_backend(monkeypatch) -> None:
 def test_library_that_cannot_be_loaded_has_to_go(monkeypatch) -> None:
     monkeypatch.setattr(cpu, "available", lambda: (False, "of another version"))
     monkeypatch.setattr(cpu, "find_library", lambda: Path("_cpu.so"))
-    assert "delete _cpu.so" in lines(report.backend_rows())["backend cpp"].advice
+    assert "delete _cpu.so" in lines(machine.backend_rows())["backend cpp"].advice
 
 
 def test_forced_backend(monkeypatch, capsys) -> None:
     with registry.use_backend("reference"):
-        assert lines(report.choice_rows())["scan on cpu"].detail == "reference, forced by VMAMBA_BACKEND"
+        assert lines(machine.choice_rows())["scan on cpu"].detail == "reference, forced by VMAMBA_BACKEND"
     monkeypatch.setattr(cpu, "available", lambda: (False, "no such\nluck"))
     with registry.use_backend("cpp"):
-        assert lines(report.choice_rows())["scan on cpu"].state == PROBLEM
+        assert lines(machine.choice_rows())["scan on cpu"].state == PROBLEM
         assert "none on cpu" in report.checks_line()
         assert "\n" not in report.checks_line()
-        assert report.main(["--no-speed"]) == (0 if len(report.devices()) > 1 else 1)
+        assert main(["checks", "speed=False"]) == (0 if len(machine.devices()) > 1 else 1)
     capsys.readouterr()
 
 
@@ -280,16 +282,16 @@ def test_line_for_checks_starts_no_program_and_no_test(monkeypatch) -> None:
     line = report.checks_line()
     assert line.startswith(f"{'VMamba scan':<23}")
     assert len(line.splitlines()) == 1
-    assert "python -m ultralytics.nn.Addmodules" in line
+    assert "vmamba checks" in line
 
 
 # Self-test and speed --------------------------------------------------------------------------------------------------
 
 
 def test_backends_of_this_machine_are_right() -> None:
-    rows = report.self_test()
+    rows = selftest.self_test()
     assert {r.data["backend"] for r in rows} == {name for name, ok, _ in registry.report() if ok}
-    assert all(r.state == OK and 0 < r.data["error"] <= report.BOUND and not r.advice for r in rows)
+    assert all(r.state == OK and 0 < r.data["error"] <= selftest.BOUND and not r.advice for r in rows)
 
 
 def wrong_output(*args):
@@ -322,16 +324,16 @@ def crash(*args):
     ],
 )
 def test_wrong_backend_fails_loudly(add_backend, monkeypatch, capsys, functions: dict, words: str) -> None:
-    monkeypatch.setattr(report, "SPEED_SHAPE", (1, 4, 9, 2))
-    monkeypatch.setattr(report.speed, "__defaults__", (0.01,))
+    monkeypatch.setattr(selftest, "SPEED_SHAPE", (1, 4, 9, 2))
+    monkeypatch.setattr(selftest.speed, "__defaults__", (0.01,))
     add_backend("wrong", **functions)
-    row = lines(report.self_test())["test wrong cpu"]
+    row = lines(selftest.self_test())["test wrong cpu"]
     assert row.state == PROBLEM
     assert row.detail.startswith("FAILED: ")
     assert words in row.detail
     right = next(name for name, ok, _ in registry.report() if ok)
     assert f"VMAMBA_BACKEND={right}" in row.advice
-    assert report.main([]) == 1
+    assert main(["checks"]) == 1
     shown = capsys.readouterr().out
     assert "PROBLEM  test wrong cpu" in shown
     assert shown.splitlines()[-1].startswith("FAILED: wrong results from wrong on ")
@@ -341,13 +343,13 @@ def test_wrong_backend_fails_loudly(add_backend, monkeypatch, capsys, functions:
 
 def test_backend_that_takes_no_such_call_is_not_tested(add_backend) -> None:
     add_backend("elsewhere", accepts=lambda *args, **kwargs: (False, "only on the moon"))
-    assert "test elsewhere cpu" not in lines(report.self_test())
+    assert "test elsewhere cpu" not in lines(selftest.self_test())
 
 
 def test_speed(monkeypatch) -> None:
-    monkeypatch.setattr(report, "SPEED_SHAPE", (1, 4, 9, 2))
-    tested = report.self_test()
-    rows = lines(report.speed(tested, seconds=0.01))
+    monkeypatch.setattr(selftest, "SPEED_SHAPE", (1, 4, 9, 2))
+    tested = selftest.self_test()
+    rows = lines(selftest.speed(tested, seconds=0.01))
     assert {f"test {i.partition(' ')[2]}" for i in rows} == {r.item for r in tested if "reference" not in r.item}
     for row in rows.values():
         assert 0 < row.data["forward_ms"]
@@ -359,18 +361,18 @@ def test_speed_without_memory(monkeypatch) -> None:
     def full(*args) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(report, "_median_ms", full)
-    assert all(r.state == PROBLEM and r.detail == "out of memory" for r in report.speed(report.self_test()))
+    monkeypatch.setattr(selftest, "_median_ms", full)
+    assert all(r.state == PROBLEM and r.detail == "out of memory" for r in selftest.speed(selftest.self_test()))
 
 
 # Showing --------------------------------------------------------------------------------------------------------------
 
 
 def test_columns_and_whole_commands() -> None:
-    text = report.render([*report.environment(), *report.self_test()])
-    assert all(len(line) <= report.WIDTH for line in text.splitlines())
-    text = report.render([Row("item", PROBLEM, "detail", f"In a shell: `{report.BUILD_TOOLS}`, then again")])
-    assert f"`{report.BUILD_TOOLS}`" in text, "a broken command cannot be copied"
+    text = table.render([*machine.environment(), *selftest.self_test()])
+    assert all(len(line) <= table.WIDTH for line in text.splitlines())
+    text = table.render([Row("item", PROBLEM, "detail", f"In a shell: `{machine.BUILD_TOOLS}`, then again")])
+    assert f"`{machine.BUILD_TOOLS}`" in text, "a broken command cannot be copied"
     assert text.startswith("PROBLEM  item ")
 
 
@@ -378,7 +380,7 @@ def test_old_windows_console(monkeypatch) -> None:
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", console)
     monkeypatch.setattr(cpu, "available", lambda: (False, "C:\\用户\\é.pyd cannot be loaded"))
-    assert report.main(["--no-speed"]) == 0
+    assert main(["checks", "speed=False"]) == 0
     console.flush()
     text = console.buffer.getvalue().decode("cp1252")
     assert "é.pyd cannot be loaded" in text
@@ -386,27 +388,27 @@ def test_old_windows_console(monkeypatch) -> None:
 
 
 def test_json(tmp_path, capsys) -> None:
-    assert report.main(["--json", "--no-speed"]) == 0
+    assert main(["checks", "json", "speed=False"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"environment", "self_test", "speed", "conclusion", "status"} == set(found)
     assert found["status"] == 0
     assert {"NVIDIA driver", "torch.cuda", "nvcc", "C++ compiler"} <= {r["item"] for r in found["environment"]}
     assert {r["state"] for r in found["environment"]} <= {OK, ABSENT, PROBLEM}
-    assert report.main(["--no-speed", "--json", str(tmp_path / "report.json")]) == 0
+    assert main(["checks", "--speed=False", f"--json={tmp_path / 'report.json'}"]) == 0
     assert "backend chunked" in capsys.readouterr().out
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["self_test"] == found["self_test"]
 
 
 def test_json_has_no_infinity(add_backend, capsys) -> None:
     add_backend("wrong", backward=crash)
-    assert report.main(["--json", "--no-speed"]) == 1
+    assert main(["checks", "json", "speed=False"]) == 1
     rows = json.loads(capsys.readouterr().out)["self_test"]
     assert [r["data"]["error"] for r in rows if r["data"]["backend"] == "wrong"][0] is None
 
 
 def test_command(tmp_path) -> None:
     env = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252"}
-    command = [sys.executable, "-m", "ultralytics.nn.Addmodules", "--no-speed"]
+    command = [sys.executable, "-m", "ultralytics.nn.Addmodules", "checks", "speed=False"]
     run = subprocess.run(command, capture_output=True, text=True, encoding="cp1252", env=env, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Vision Mamba works on this machine" in run.stdout
@@ -415,18 +417,18 @@ def test_command(tmp_path) -> None:
 # House rules ----------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_command_imports_the_report() -> None:
-    folder = Path(report.__file__).parent
+def test_nothing_but_the_command_imports_the_tools() -> None:
+    folder = Path(report.__file__).parents[1]
     for file in folder.rglob("*.py"):
-        if file.name in {"__main__.py", "report.py"}:
+        if file.parent.name == "tools" or file == folder / "__main__.py":
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module != "registry":
-                assert "report" not in [(node.module or "").split(".")[-1]], file.name
-                assert node.module or "report" not in [a.name for a in node.names], file.name
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [getattr(node, "module", None) or "", *(a.name for a in node.names)]
+                assert not any("tools" in name.split(".") for name in names), file.name
 
 
 def test_page_tells_of_every_row() -> None:
     page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
-    for row in report.environment():
+    for row in machine.environment():
         assert row.item in page, row.item

@@ -16,22 +16,26 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ultralytics import YOLO
-from ultralytics.nn.Addmodules import MambaLayer, visualize
-from ultralytics.nn.Addmodules.visualize import (
+from ultralytics.nn.Addmodules import MambaLayer
+from ultralytics.nn.Addmodules.tools import visualize
+from ultralytics.nn.Addmodules.tools.cli import main as vmamba
+from ultralytics.nn.Addmodules.tools.maps import (
     ORDERS,
-    SCANS,
+    REDUCE,
     Field,
-    Picture,
     activation,
+    receptive_fields,
+    token_path,
+)
+from ultralytics.nn.Addmodules.tools.subjects import (
+    Picture,
     calibrate,
     capture,
     find_layers,
     load,
-    main,
     read_pictures,
-    receptive_fields,
-    token_path,
 )
+from ultralytics.nn.Addmodules.tools.visualize import SCANS
 from ultralytics.utils import YAML
 from ultralytics.utils.checks import check_yaml
 
@@ -142,7 +146,7 @@ def test_letterboxed_maps_lie_over_their_pictures(photos: Path) -> None:
     assert wide.pixels[30, 5].tolist() == [20] * 3
     assert wide.pixels[48, 72].tolist() == [250, 200, 30]  # RGB, not BGR
     pooled = nn.functional.avg_pool2d(wide.tensor(), 4)
-    for reduce in visualize.REDUCE:
+    for reduce in REDUCE:
         heat = activation(pooled, wide, reduce)
         assert heat.shape == (48, 96)
         assert (heat.min(), heat.max()) == (0, 1)
@@ -258,6 +262,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def main(command: list[str]) -> int:
+    """Run `vmamba visualize`."""
+    return vmamba(["visualize", *command])
+
+
 def saved(capsys: pytest.CaptureFixture) -> tuple[Path, str]:
     """Return the picture that the command says it saved, if it is one, and what it printed before."""
     text, _, last = capsys.readouterr().out.rstrip().rpartition("Saved: ")
@@ -269,7 +278,7 @@ def saved(capsys: pytest.CaptureFixture) -> tuple[Path, str]:
 
 def test_erf_of_models_beside_each_other(home: Path, capsys: pytest.CaptureFixture) -> None:
     YOLO("yolov8n.yaml").save("mine.pt")
-    command = "erf --models VMamba-yolov8n.yaml mine.pt --imgsz 64 --count 2 --layers P2 4".split()
+    command = "erf models=VMamba-yolov8n.yaml,mine.pt imgsz=64 count=2 layers=P2,4".split()
     style = dict(matplotlib.rcParams)
     assert main(command) == 0
     assert dict(matplotlib.rcParams) == style
@@ -287,16 +296,16 @@ def test_erf_of_models_beside_each_other(home: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # few machines for tests have a Chinese font
 def test_activations(home: Path, photos: Path, capsys: pytest.CaptureFixture) -> None:
-    command = ["activations", "--models", "yolov8n.yaml", "--images", str(photos), "--count", "2", "--imgsz", "50"]
-    assert main([*command, "--out", "new/maps.jpg", "--reduce", "norm", "--names", "模型"]) == 0  # 50 becomes 64
+    command = ["activations", "models=yolov8n.yaml", f"images={photos}", "count=2", "imgsz=50"]
+    assert main([*command, "out=new/maps.jpg", "reduce=norm", "names=模型"]) == 0  # 50 becomes 64
     assert saved(capsys)[0] == Path("new/maps.jpg")
     before = Path("new/maps.jpg").read_bytes()
-    assert main([*command, "--out", "new/maps.jpg"]) == 1
+    assert main([*command, "out=new/maps.jpg"]) == 1
     assert (
-        "'new/maps.jpg' exists: choose another --out, or replace a picture with --exist-ok" in capsys.readouterr().err
+        "'new/maps.jpg' exists: choose another out=, or replace a picture with exist_ok=True" in capsys.readouterr().err
     )
     assert Path("new/maps.jpg").read_bytes() == before
-    assert main([*command, "--out", "new/maps.jpg", "--exist-ok"]) == 0
+    assert main([*command, "out=new/maps.jpg", "exist_ok"]) == 0
     assert Path("new/maps.jpg").read_bytes() != before
 
 
@@ -304,15 +313,15 @@ def test_orders_of_models_by_name_and_of_all(home: Path, photos: Path, monkeypat
     drawn = []
     plot = visualize.plot_orders
     monkeypatch.setattr(visualize, "plot_orders", lambda p, orders, grid: drawn.append(orders) or plot(p, orders, grid))
-    image = ["--images", str(photos / "a wide one.png")]
+    image = [f"images={photos / 'a wide one.png'}"]
     assert main(["orders"]) == 0  # over the picture that comes with Ultralytics
     assert saved(capsys)[0] == home / "runs/visualize/orders.png"
-    assert main(["orders", *image, "--models", "VMamba-yolov8n.yaml", "--out", "a.png"]) == 0
-    assert main(["orders", *image, "--orders", "columns", "--grid", "3", "--out", "b.pdf"]) == 0
+    assert main(["orders", *image, "models=VMamba-yolov8n.yaml", "out=a.png"]) == 0
+    assert main(["orders", *image, "orders=columns", "grid=3", "out=b.pdf"]) == 0
     assert list(drawn[0]) == list(ORDERS)
     assert drawn[1] == {"rows": "rows\nMambaLayer", "rows-reversed": "rows, reversed\nMambaLayer"}
     assert list(drawn[2]) == ["columns"]
-    assert main(["orders", *image, "--models", "yolov8n.yaml"]) == 1
+    assert main(["orders", *image, "models=yolov8n.yaml"]) == 1
     assert "no MambaLayer or SS2D or ConvSS2D in yolov8n.yaml" in capsys.readouterr().err
     two = YAML.load(check_yaml("VMamba-yolo.yaml"))
     for row in two["backbone"] + two["head"]:
@@ -320,31 +329,31 @@ def test_orders_of_models_by_name_and_of_all(home: Path, photos: Path, monkeypat
             row[2:] = "C2fSS2D", [row[3][0], 1, 1, 3, 2]
     YAML.save("two.yaml", {**two, "scales": {"n": two["scales"]["n"]}})
     both = "SS2D, ConvSS2D"
-    for model, orders, layers in (("VMamba-yolon.yaml", ORDERS, both), ("two.yaml", ORDERS[:2], "ConvSS2D")):
-        assert main(["orders", *image, "--models", model, "--out", f"{model}.png"]) == 0
+    for model, orders, layers in (("VMamba-yolon.yaml", [*ORDERS], both), ("two.yaml", [*ORDERS][:2], "ConvSS2D")):
+        assert main(["orders", *image, f"models={model}", f"out={model}.png"]) == 0
         assert {order: title.split("\n")[1] for order, title in drawn[-1].items()} == dict.fromkeys(orders, layers)
 
 
-STOCK = ["--models", "yolov8n.yaml"]
+STOCK = ["models=yolov8n.yaml"]
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["erf", "--models", "nothing.pt"], "no such model file: 'nothing.pt'"),
-        (["erf", "--models", "nothing.yaml"], "cannot read the model 'nothing.yaml'"),
-        (["erf", "--models", "junk.pt"], "cannot read the model 'junk.pt'"),
-        (["erf", "--models", "junk.yaml"], "cannot read the model 'junk.yaml'"),
-        (["erf", "--models", "photo.png"], "'photo.png' is no model file: give a .yaml (untrained) or a .pt (trained)"),
-        (["erf", *STOCK, "--layers", "99"], "yolov8n.yaml has no layer '99'. Levels: P1, P2"),
-        (["erf", *STOCK, "--device", "nowhere"], "device 'nowhere' cannot be used, --device cpu can"),
-        (["erf", *STOCK, "yolov8n.yaml"], "2 models need as many different --names"),
-        (["erf", *STOCK, "--names", "a", "b"], "1 models need as many different --names, got: a, b"),
-        (["activations", *STOCK, "--images", "nothing.png"], "no such image or folder: 'nothing.png'"),
-        (["activations", *STOCK, "--images", "empty"], "no images in the folder 'empty'"),
-        (["activations", *STOCK, "--images", "junk.pt"], "'junk.pt' cannot be read as an image"),
-        (["orders", "--out", "picture.docx"], "cannot save as 'picture.docx': its name must end with .avif, ."),
-        (["orders", "--out", "junk.pt/a.png"], "cannot make the folder 'junk.pt' for the picture"),
+        (["erf", "models=nothing.pt"], "no such model file: 'nothing.pt'"),
+        (["erf", "models=nothing.yaml"], "cannot read the model 'nothing.yaml'"),
+        (["erf", "models=junk.pt"], "cannot read the model 'junk.pt'"),
+        (["erf", "models=junk.yaml"], "cannot read the model 'junk.yaml'"),
+        (["erf", "models=photo.png"], "'photo.png' is no model file: give a .yaml (untrained) or a .pt (trained)"),
+        (["erf", *STOCK, "layers=99"], "yolov8n.yaml has no layer '99'. Levels: P1, P2"),
+        (["erf", *STOCK, "device=nowhere"], "device 'nowhere' cannot be used, device=cpu can"),
+        (["erf", "models=yolov8n.yaml,yolov8n.yaml"], "2 models need as many different names="),
+        (["erf", *STOCK, "names=a,b"], "1 models need as many different names=, got: a, b"),
+        (["activations", *STOCK, "images=nothing.png"], "no such image or folder: 'nothing.png'"),
+        (["activations", *STOCK, "images=empty"], "no images in the folder 'empty'"),
+        (["activations", *STOCK, "images=junk.pt"], "'junk.pt' cannot be read as an image"),
+        (["orders", "out=picture.docx"], "cannot save as 'picture.docx': its name must end with .avif, ."),
+        (["orders", "out=junk.pt/a.png"], "cannot make the folder 'junk.pt' for the picture"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
@@ -355,32 +364,37 @@ def test_errors_say_what_is_wrong(command: list[str], message: str, home: Path, 
     assert main(command) == 1
     captured = capsys.readouterr()
     expected = message.replace(".avif, .", "")
-    assert captured.err.startswith(f"visualize {command[0]}: {expected}")
+    assert captured.err.startswith(f"vmamba visualize {command[0]}: {expected}")
     assert "Saved" not in captured.out
     assert not list(Path().rglob("*.png"))
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["fields"], ["erf"], ["orders", "--orders", "spiral"], ["orders", "--grid", "0"]]
+    ("command", "message"),
+    [
+        (["fields"], "vmamba visualize: there is no 'fields'; it has erf, activations, orders"),
+        (["erff"], "vmamba visualize: there is no 'erff'; did you mean 'erf'?"),
+        (["erf"], "vmamba visualize erf: models= must be given"),
+        (["orders", "grid=0"], "vmamba visualize orders: grid must be a positive integer, got '0'"),
+        (["activations", *STOCK, "reduce=meen"], "reduce must be one of mean, norm, max, got 'meen'"),
+    ],
 )
-def test_wrong_usage_exits_with_2(command: list[str], capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as exit:
-        main(command)
-    assert exit.value.code == 2
-    assert "usage: python -m ultralytics.nn.Addmodules.visualize" in capsys.readouterr().err
+def test_wrong_usage_exits_with_2(command: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_command_line_and_untouched_backend(tmp_path: Path) -> None:
     """As a user starts it; and neither importing nor drawing loads pyplot, which would select a backend."""
-    code = f"""
+    code = """
 import runpy, sys
 try:
-    runpy.run_module("{visualize.__name__}", run_name="__main__")
+    runpy.run_module("ultralytics.nn.Addmodules", run_name="__main__")
 except SystemExit as e:
     assert e.code == 0
 assert "matplotlib.pyplot" not in sys.modules
 """
-    run = [sys.executable, "-c", code, "orders", "--out", str(tmp_path / "o.png")]
+    run = [sys.executable, "-c", code, "visualize", "orders", f"out={tmp_path / 'o.png'}"]
     done = subprocess.run(run, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "o.png").is_file()

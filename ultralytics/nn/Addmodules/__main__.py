@@ -1,11 +1,11 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""`python -m ultralytics.nn.Addmodules`: what runs on this machine, what does not, why, and what to do."""
+"""`python -m ultralytics.nn.Addmodules VERB ...`: the long form of `vmamba`, which needs no console script."""
 
 from __future__ import annotations
 
 import sys
 
-from .report import main
+from .tools.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,48 +1,29 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""What runs on this machine, what does not, why, and what to do: `python -m ultralytics.nn.Addmodules`.
-
-Rows about the environment, then a self-test of every scan backend that works here against the float64 reference, then
-its speed. Nothing here is imported by the layers; `yolo checks` shows `checks_line()`.
-"""
+"""What this machine has: system, PyTorch, driver, compiler, scan backends. One row each, with what to do."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
-import sys
 import sysconfig
-import textwrap
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from .selective_scan import cpu, registry
-from .selective_scan.op import FORWARD, REVERSED, scan
-from .selective_scan.reference import selective_scan_ref
-from .VMamba import MambaLayer
+from ..selective_scan import cpu, registry
+from .table import ABSENT, OK, PROBLEM, Row
 
-__all__ = ("Row", "checks_line", "environment", "main", "render", "self_test", "speed")
+__all__ = ("chosen", "devices", "environment", "threads")
 
-OK, ABSENT, PROBLEM = "ok", "absent", "problem"
-WIDTH = 100
-COMMAND = "python -m ultralytics.nn.Addmodules"
 PYTORCH = "https://pytorch.org/get-started/locally"
 TIMEOUT = 10.0  # seconds for another program's answer; nvidia-smi wakes a sleeping GPU first
-BOUND = 1e-5  # float32 rounding gives about 1e-6 at the self-test's size; a wrong term, or TF32, gives 1e-3 and more
-SPEED_SHAPE = (1, 128, 6400, 16)  # B, D, L, N: the 80 x 80 map of a 640-pixel image in VMamba-yolov8n
-SPEED_SECONDS = 5.0
 SLOWER = "10 to 20"  # chunked over cpp; where both are, the report measures it
 # Where nvidia-smi lies when the PATH has lost it: WSL, and Windows drivers before 2018
 DRIVER_FOLDERS = ("/usr/lib/wsl/lib", "C:/Windows/System32", "C:/Program Files/NVIDIA Corporation/NVSMI")
@@ -58,25 +39,6 @@ BUILD_TOOLS = (
     'winget install Microsoft.VisualStudio.2022.BuildTools --override "--wait --passive '
     '--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended"'
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report.
-
-    Attributes:
-        item (str): What was looked at.
-        state (str): 'ok', 'absent' (not there, and not needed) or 'problem'.
-        detail (str): What was found.
-        advice (str): What to do; empty where there is nothing to do.
-        data (dict): Figures behind the detail, for JSON.
-    """
-
-    item: str
-    state: str
-    detail: str
-    advice: str = ""
-    data: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,9 +61,6 @@ class Torch:
     devices: tuple[tuple[str, float, int, int], ...]  # name, GiB, compute capability
     architectures: tuple[str, ...]  # sm_90, compute_120: what its CUDA code was compiled for
     warning: str  # why no GPU can be used, in PyTorch's words
-
-
-# Collecting -----------------------------------------------------------------------------------------------------------
 
 
 def ask(program: str, *args: str, folders: Sequence[str] = (), timeout: float | None = None) -> Answer:
@@ -168,11 +127,19 @@ def devices() -> list[str]:
 
 def install_command() -> str:
     """Return the command that installs this fork again: editable from a checkout, else over the copy that there is."""
-    checkout = (Path(__file__).resolve().parents[3] / "setup.py").is_file()
+    checkout = (Path(__file__).resolve().parents[4] / "setup.py").is_file()
     return "pip install -e ." if checkout else "pip install --force-reinstall --no-deps ."
 
 
-# Rows of the environment ----------------------------------------------------------------------------------------------
+def _several(names: Sequence[str]) -> str:
+    """Return names with counts instead of repetitions.
+
+    Examples:
+        >>> _several(["A100", "A100", "T4"])
+        '2 x A100, T4'
+    """
+    counts = {name: names.count(name) for name in names}
+    return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
 
 
 def system_row() -> Row:
@@ -212,10 +179,10 @@ def installation_row(versions: Sequence[str] | None = None) -> Row:
 def torch_row(facts: Torch) -> Row:
     """Return PyTorch's version and what it was built for."""
     build = f"built for CUDA {facts.cuda}" if facts.cuda else f"built for ROCm {facts.hip}" if facts.hip else "CPU only"
-    return Row("PyTorch", OK, f"{facts.version}, {build}, {_threads()}")
+    return Row("PyTorch", OK, f"{facts.version}, {build}, {threads()}")
 
 
-def _threads() -> str:
+def threads() -> str:
     """Return the number of threads that PyTorch and the C++ scan take."""
     n = torch.get_num_threads()
     return f"{n} thread{'s' if n > 1 else ''}"
@@ -437,297 +404,3 @@ def environment() -> list[Row]:
         rows.append(mps_row())
     compiled = any(name == cpu.name and ok for name, ok, _ in registry.report())
     return [*rows, nvcc_row(), packages_row(), compiler_row(wanted=not compiled), *backend_rows(), *choice_rows()]
-
-
-# Self-test and speed --------------------------------------------------------------------------------------------------
-
-
-def _inputs(
-    batch: int, groups: int, dim: int, length: int, state: int, dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
-    """Return seeded canonical arguments of a scan, with tokens as the layers lay them: the channel innermost."""
-    g = torch.Generator().manual_seed(0)
-
-    def tokens(channels: int) -> Tensor:
-        return torch.randn(batch, groups, length, channels, generator=g, dtype=dtype).transpose(2, 3)
-
-    return {
-        "u": tokens(dim),
-        "delta": tokens(dim) - 1,
-        "A": -torch.arange(1, state + 1, dtype=dtype).expand(groups, dim, state).contiguous(),
-        "B": tokens(state),
-        "C": tokens(state),
-        "D": torch.randn(groups, dim, generator=g, dtype=dtype),
-        "z": tokens(dim),
-        "delta_bias": torch.randn(groups, dim, generator=g, dtype=dtype) - 1,
-    }
-
-
-def _results(run: Callable[..., Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the output of a scan and the gradient of a fixed projection of it by every input."""
-    leaves = {k: v.detach().requires_grad_() for k, v in inputs.items()}
-    out = run(**leaves)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.device, out.dtype)
-    grads = torch.autograd.grad((out * weight).sum(), list(leaves.values()))
-    return {"out": out.detach(), **{f"d{k}": g for k, g in zip(leaves, grads)}}
-
-
-def _reference(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
-    """Scan two groups, forward and reversed, by the definition."""
-    outs = []
-    for k, order in enumerate((FORWARD, REVERSED)):
-        u_k, delta_k, B_k, C_k, z_k = (
-            x[:, k].flip(-1) if order == REVERSED else x[:, k] for x in (u, delta, B, C, z)
-        )  # (B, D, L)
-        out = selective_scan_ref(u_k, delta_k, A[k], B_k, C_k, D[k], z_k, delta_bias[k], delta_softplus=True)
-        outs.append(out.flip(-1) if order == REVERSED else out)
-    return torch.stack(outs, 1)
-
-
-def _by_backend(**inputs: Tensor) -> Tensor:
-    """Scan two groups, forward and reversed, by the backend in use."""
-    return scan(**inputs, delta_softplus=True, orders=[FORWARD, REVERSED])[0]
-
-
-def _layer_results(device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the output of a seeded layer and its gradients by the map and by every parameter."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layer, x = MambaLayer(6, d_state=5), torch.randn(2, 6, 5, 13)  # odd sizes, more tokens than two tiles
-    layer, x = layer.to(device, dtype), x.to(device, dtype).requires_grad_()
-    out = layer(x)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.device, out.dtype)
-    names, leaves = zip(("map", x), *layer.named_parameters())
-    grads = torch.autograd.grad((out * weight).sum(), leaves)
-    return {"layer": out.detach(), **{f"layer, d{n}": g for n, g in zip(names, grads)}}
-
-
-def worst_error(results: dict[str, Tensor], truth: dict[str, Tensor]) -> tuple[str, float]:
-    """Return the name of the worst result and its largest error, relative to the largest element of the truth.
-
-    A result that is not finite or has another shape is infinitely wrong.
-    """
-    worst, largest = "out", 0.0
-    for name, want in truth.items():
-        got = results[name].detach().cpu().double()
-        off = float((got - want).abs().max() / want.abs().max()) if got.shape == want.shape else float("inf")
-        off = off if off == off else float("inf")  # a comparison with NaN would let it pass
-        if off > largest:
-            worst, largest = name, off
-    return worst, largest
-
-
-def self_test() -> list[Row]:
-    """Hold every backend that works here, on every device, to the float64 reference.
-
-    Compared are a scan's output and its eight gradients, and a whole layer's, with the kernels around the scan.
-    """
-    shape = (2, 2, 5, 67, 3)  # B, K, D, L, N: odd sizes, more tokens than two tiles or chunks
-    inputs = _inputs(*shape)
-    truth = _results(_reference, {k: v.double() for k, v in inputs.items()})
-    with registry.use_backend(registry.REFERENCE):
-        layer_truth = _layer_results("cpu", torch.float64)
-    rows = []
-    for device in devices():
-        for name, ok, _ in registry.report():
-            if not ok:
-                continue
-            try:
-                x = {k: v.to(device) for k, v in inputs.items()}
-                with registry.use_backend(name):
-                    if name != registry.REFERENCE and not _accepted(name, x):
-                        continue
-                    worst, off = worst_error(_results(_by_backend, x), truth)
-                    if off <= BOUND:  # a wrong scan makes the layer wrong, and is what to name
-                        layer = worst_error(_layer_results(device, torch.float32), layer_truth)
-                        worst, off = max((worst, off), layer, key=lambda found: found[1])
-                what = f"largest error {off:.1e} ({worst}), bound {BOUND:g}"
-            except Exception as e:  # whatever a backend raises on a plain call is its failure, and is to be reported
-                worst, off, what = "", float("inf"), f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
-            passed = off <= BOUND
-            data = {"backend": name, "device": device, "passed": passed, "worst": worst, "bound": BOUND}
-            data["error"] = off if off < float("inf") else None  # JSON has no infinity
-            state, detail = (OK, what) if passed else (PROBLEM, f"FAILED: {what}")
-            rows.append(Row(f"test {name} {device}", state, detail, "", data))
-    good = {r.data["backend"] for r in rows if r.state == OK} - {r.data["backend"] for r in rows if r.state != OK}
-    instead = next((name for name in registry.names() if name in good), None)
-    how = "Results of this backend are wrong here. Please open an issue with the output of `--json`"
-    how += f"; until then set the environment variable VMAMBA_BACKEND={instead}" if instead else ""
-    return [r if r.state == OK else Row(r.item, r.state, r.detail, how, r.data) for r in rows]
-
-
-def _accepted(name: str, x: dict[str, Tensor]) -> bool:
-    """Return whether a backend takes these tensors: the C++ one, for example, takes none on a GPU."""
-    return registry.get(name).accepts(**x)[0]
-
-
-def speed(tested: Sequence[Row], seconds: float = SPEED_SECONDS) -> list[Row]:
-    """Time every backend that passed its test; the sequential reference is left out, as no layer ever gets it alone.
-
-    Args:
-        tested (Sequence[Row]): Result of `self_test`.
-        seconds (float): Time to spend in all, roughly: each backend runs once at the least.
-    """
-    cases = [r.data for r in tested if r.state == OK and r.data["backend"] != registry.REFERENCE]
-    batch, dim, length, state = SPEED_SHAPE
-    inputs = _inputs(batch, 1, dim, length, state)
-    rows, fastest = [], {}
-    for case in cases:
-        name, device = case["backend"], case["device"]
-        x = {k: v.to(device) for k, v in inputs.items()}
-        leaves = {k: v.detach().requires_grad_() for k, v in x.items()}
-
-        def forward(x=x) -> Tensor:
-            with torch.no_grad():
-                return scan(**x, delta_softplus=True)[0]
-
-        def both(leaves=leaves) -> None:
-            torch.autograd.grad(scan(**leaves, delta_softplus=True)[0].sum(), list(leaves.values()))
-
-        share = seconds / len(cases) / 2
-        try:
-            with registry.use_backend(name):
-                times = [_median_ms(run, device, share) for run in (forward, both)]
-        except RuntimeError as e:  # out of memory
-            rows.append(Row(f"speed {name} {device}", PROBLEM, " ".join(str(e).split())[:200]))
-            continue
-        detail = f"forward {times[0]:.3g} ms, forward + backward {times[1]:.3g} ms"
-        best, by = fastest.setdefault(device, (times[1], name))
-        if by != name:
-            detail += f": {times[1] / best:.3g} times {by}"
-        data = {"backend": name, "device": device, "forward_ms": times[0], "forward_backward_ms": times[1]}
-        rows.append(Row(f"speed {name} {device}", OK, detail, "", {**data, "shape_BDLN": list(SPEED_SHAPE)}))
-    return rows
-
-
-def _median_ms(run: Callable[[], object], device: str, seconds: float) -> float:
-    """Return the median time of a call in milliseconds, after one call to warm up."""
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
-    end = time.perf_counter() + seconds
-    run()
-    wait()
-    times: list[float] = []
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        wait()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
-# Showing --------------------------------------------------------------------------------------------------------------
-
-
-def _several(names: Sequence[str]) -> str:
-    """Return names with counts instead of repetitions.
-
-    Examples:
-        >>> _several(["A100", "A100", "T4"])
-        '2 x A100, T4'
-    """
-    counts = {name: names.count(name) for name in names}
-    return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
-
-
-def render(rows: Sequence[Row]) -> str:
-    """Return rows as text of at most `WIDTH` columns, where no word is longer; advice stands below its row.
-
-    Examples:
-        >>> print(render([Row("nvcc", "absent", "not found", "Nothing to do")]))
-        absent   nvcc                not found
-                                     -> Nothing to do
-    """
-    lines = []
-    for row in rows:
-        state = row.state.upper() if row.state == PROBLEM else row.state
-        lines += _wrap(row.detail, f"{state:<9}{row.item:<20}")
-        lines += _wrap(row.advice, f"{'':<29}-> ") if row.advice else []
-    return "\n".join(lines)
-
-
-def _wrap(text: str, head: str) -> list[str]:
-    """Break text into lines that stand to the right of a heading; commands in backticks stay whole, to be copied."""
-    whole = re.sub(r"`[^`]*`", lambda m: m[0].replace(" ", "\0"), text)
-    indent = " " * len(head)
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    lines = textwrap.wrap(whole, WIDTH, initial_indent=head, subsequent_indent=indent, **options)
-    return [line.replace("\0", " ") for line in lines] or [head.rstrip()]
-
-
-def checks_line() -> str:
-    """Return one line for `yolo checks`: the backend of each device, and why others do not work; runs no test."""
-    reasons = {name: (ok, reason) for name, ok, reason in registry.report()}
-    parts = []
-    for device in devices():
-        try:
-            name = chosen(device)
-            parts.append(f"{name} on {device} ({reasons[name][1]})")
-        except RuntimeError as e:
-            parts.append(f"none on {device} ({e})")
-    parts += [f"no {name}: {reason}" for name, (ok, reason) in reasons.items() if not ok]
-    return f"{'VMamba scan':<23}{' '.join('; '.join(parts).split())}; more: {COMMAND}"  # 23: as its other lines
-
-
-def conclusion(rows: Sequence[Row], tested: Sequence[Row]) -> tuple[int, str]:
-    """Return the exit status and the last line: 1 if a result is wrong, or if no device has a backend, else 0."""
-
-    def where(rows: Sequence[Row]) -> str:
-        return ", ".join(f"{r.data['backend']} on {r.data['device']}" for r in rows)
-
-    failed = [r for r in tested if r.state != OK]
-    scans = [r for r in rows if r.item.startswith("scan on ") and r.state == OK]
-    if failed:
-        return 1, f"FAILED: wrong results from {where(failed)}. What to do stands above."
-    if not scans or not tested:
-        return 1, "FAILED: no scan backend can be used. What to do stands above."
-    problems = [r.item for r in rows if r.state == PROBLEM]
-    note = f" To look at: {', '.join(problems)}." if problems else ""
-    return 0, f"Vision Mamba works on this machine: {where(scans)}.{note}"
-
-
-def _emit(text: str) -> None:
-    """Print, whatever the console can show: a Windows console may know few characters beyond ASCII."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report.
-
-    Args:
-        argv (Sequence[str], optional): Command line; by default this process's.
-
-    Returns:
-        (int): Exit status: 0 if all backends that work here are right, else 1.
-    """
-    parser = argparse.ArgumentParser(COMMAND, description="What runs on this machine, what does not, and what to do.")
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="write JSON, to standard output if no file is named (the first import of Ultralytics prints there too)",
-    )
-    parser.add_argument("--no-speed", action="store_true", help="leave the speed figure out")
-    args = parser.parse_args(argv)
-    show = (lambda text: None) if args.json == "-" else _emit
-
-    rows = environment()
-    show(f"VMamba-YOLO: what runs on this machine\n\n{render(rows)}")
-    tested = self_test()
-    show(f"\nEvery backend against the float64 reference, output and all gradients\n{render(tested)}")
-    timed = [] if args.no_speed else speed(tested)
-    if timed:
-        shape = "B, D, L, N = " + ", ".join(map(str, SPEED_SHAPE))
-        show(f"\nSpeed of a scan in float32, {shape}, {_threads()}\n{render(timed)}")
-    status, last = conclusion(rows, tested)
-    show(f"\n{last}")
-    if args.json:
-        parts = {"environment": rows, "self_test": tested, "speed": timed}
-        result = {name: [asdict(r) for r in part] for name, part in parts.items()}
-        text = json.dumps({**result, "conclusion": last, "status": status}, indent=2, allow_nan=False)
-        if args.json == "-":
-            _emit(text)
-        else:
-            Path(args.json).write_text(text + "\n", encoding="utf-8")
-    return status

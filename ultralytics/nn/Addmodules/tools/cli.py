@@ -1,0 +1,138 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""`vmamba`: the command for what this fork adds to Ultralytics, and all that it takes.
+
+`python -m ultralytics.nn.Addmodules` is its long form, which works before the script is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .command import Option, UsageError, Verb, choice, count, flag, near, parse, several, usage
+from .table import emit
+
+__all__ = ("main",)
+
+LEVELS = "P3: last backbone layer at stride 8, N3: last neck layer at stride 8, 4: layer 4"
+PICTURE = (
+    Option("imgsz", count, 320, "side of the letterboxed images"),
+    Option("out", str, None, "picture to write; without it a new one in runs/visualize"),
+    Option("exist_ok", flag, False, "replace the picture if it exists"),
+)
+MODELS = (
+    Option("models", several, ..., "model files, .yaml (untrained) or .pt (trained), with commas between them"),
+    Option("names", several, None, "names of the models in the picture"),
+    Option("layers", several, ["P3", "P4", "P5"], LEVELS),
+    Option("device", str, "cpu", "cpu, 0, cuda:1, mps ..."),
+)
+VERBS = (
+    Verb(
+        "checks",
+        "what runs on this machine, what does not, why, and what to do",
+        "report:run",
+        (
+            Option("json", str, None, "write JSON to this file; without a value, to standard output", alone="-"),
+            Option("speed", flag, True, "time the backends, about 5 seconds"),
+        ),
+    ),
+    Verb(
+        "visualize",
+        "pictures of what models see",
+        kinds=(
+            Verb(
+                "erf",
+                "effective receptive fields of models side by side",
+                "visualize:draw_erf",
+                (
+                    *MODELS,
+                    Option("images", several, None, "files and folders; without them noise from a fixed seed"),
+                    Option("count", count, 16, "images at most"),
+                    *PICTURE,
+                ),
+            ),
+            Verb(
+                "activations",
+                "activation maps of models side by side",
+                "visualize:draw_activations",
+                (
+                    *MODELS,
+                    Option("images", several, None, "files and folders; without them Ultralytics' samples"),
+                    Option("count", count, 1, "images at most"),
+                    Option("reduce", choice("mean", "norm", "max"), "mean", "channels: mean, max (absolute) or norm"),
+                    *PICTURE,
+                ),
+            ),
+            Verb(
+                "orders",
+                "the orders in which layers scan a map, over an image",
+                "visualize:draw_orders",
+                (
+                    Option("models", several, None, "draw the orders of these models' layers"),
+                    Option("orders", several, None, "of rows, rows-reversed, columns, columns-reversed"),
+                    Option("images", several, None, "an image; without it one of Ultralytics' samples"),
+                    Option("grid", count, 6, "cells along the longer side"),
+                    *PICTURE,
+                ),
+            ),
+        ),
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv (Sequence[str], optional): Verb and settings; by default those of this process.
+
+    Returns:
+        (int): Exit status: the verb's own; 1 for what went wrong, 2 for a command line that cannot be understood.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    root = Verb("vmamba", "what VMamba-YOLO adds to Ultralytics; settings are key=value, as in `yolo`", kinds=VERBS)
+    if args and _is_help(args[0]):
+        args = [*args[1:], "help"]  # `vmamba help checks` is `vmamba checks help`
+    try:
+        verb, where, args = _find(root, "vmamba", args)
+        if verb.kinds or any(map(_is_help, args)):
+            emit(usage(verb, where))
+            return 0
+        values = parse(verb, where, args)
+    except UsageError as e:
+        print(e, file=sys.stderr)
+        return 2
+    module, function = verb.run.split(":")
+    try:
+        return getattr(importlib.import_module(f".{module}", __package__), function)(values)
+    except (ValueError, OSError) as e:
+        print(f"{where}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{where}: stopped", file=sys.stderr)
+        return 130
+
+
+def _is_help(arg: str) -> bool:
+    """Return whether an argument asks for help."""
+    return arg in ("help", "--help", "-h")
+
+
+def _find(verb: Verb, where: str, args: list[str]) -> tuple[Verb, str, list[str]]:
+    """Return the verb that a command line means, the command so far, and what follows it.
+
+    Raises:
+        UsageError: If there is no such verb.
+    """
+    if not verb.kinds or not args or _is_help(args[0]):
+        return verb, where, args
+    kinds = {kind.name: kind for kind in verb.kinds}
+    if args[0] not in kinds:
+        hint = near(args[0], kinds) or f"; it has {', '.join(kinds)}"
+        raise UsageError(f"{where}: there is no '{args[0]}'{hint}")
+    return _find(kinds[args[0]], f"{where} {args[0]}", args[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Command lines in the manner of `yolo`: a verb, then key=value. A verb says what it takes in one table."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+__all__ = ("Option", "UsageError", "Verb", "choice", "count", "flag", "near", "parse", "several")
+
+WIDTH = 100
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood; the message is the one sentence to print."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key of a verb.
+
+    Attributes:
+        name (str): The key.
+        read (Callable[[str], object]): Turns the text after `=` into a value; its ValueError says what is expected.
+        default (object): Value where the key is not given; `...` for a key that must be given.
+        help (str): What it does.
+        alone (object): Value of the key without `=`; None where it needs one.
+    """
+
+    name: str
+    read: Callable[[str], object]
+    default: object
+    help: str
+    alone: object = None
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a command does.
+
+    Attributes:
+        name (str): Its word on the command line.
+        summary (str): What it does, in a line.
+        run (str): The function to call, as "module:function" of this package. It gets the values by key and returns the
+            exit status. Its module is imported when the verb is called.
+        options (tuple[Option, ...]): Its keys.
+        kinds (tuple[Verb, ...]): Verbs of which one must follow, instead of `run` and `options`.
+    """
+
+    name: str
+    summary: str
+    run: str = ""
+    options: tuple[Option, ...] = ()
+    kinds: tuple[Verb, ...] = ()
+
+
+# Readers of values ----------------------------------------------------------------------------------------------------
+
+
+def flag(text: str) -> bool:
+    """Read True or False."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise ValueError("True or False")
+    return values[text.lower()]
+
+
+def count(text: str) -> int:
+    """Read an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("a positive integer")
+    return int(text)
+
+
+def several(text: str) -> list[str]:
+    """Read names with commas between them, or a Python list of them for names that hold commas."""
+    if text[:1] in "[(" and text[-1:] in "])":
+        try:
+            return [str(item) for item in ast.literal_eval(text)]
+        except (ValueError, SyntaxError, TypeError):
+            text = text[1:-1]
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ValueError("names with commas between them")
+    return names
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """Return a reader of one of some names."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"one of {', '.join(names)}")
+        return text
+
+    return read
+
+
+# Command lines --------------------------------------------------------------------------------------------------------
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return a question about the known word that is nearest, or nothing where none is near.
+
+    Examples:
+        >>> near("chekcs", ["checks", "visualize"])
+        "; did you mean 'checks'?"
+    """
+    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def parse(verb: Verb, where: str, args: Sequence[str]) -> SimpleNamespace:
+    """Return a verb's values by key.
+
+    Leading dashes are ignored, as `yolo` does, and `key = value` counts as `key=value`.
+
+    Args:
+        verb (Verb): A verb without kinds.
+        where (str): The command so far, for messages.
+        args (Sequence[str]): What follows it.
+
+    Raises:
+        UsageError: If a key is unknown, given twice or lacks its value, or a value cannot be read.
+    """
+    options = {option.name: option for option in verb.options}
+    values: dict[str, object] = {}
+    for arg in _joined(args):
+        key, equals, text = arg.lstrip("-").partition("=")
+        key = key.replace("-", "_")
+        option = options.get(key)
+        if option is None:
+            raise UsageError(
+                f"{where}: there is no setting '{key}'{near(key, options) or f'; it takes {list(options)}'}"
+            )
+        if key in values:
+            raise UsageError(f"{where}: '{key}' is given twice")
+        if not equals:
+            if option.read is flag:
+                values[key] = True
+                continue
+            if option.alone is None:
+                raise UsageError(f"{where}: '{key}' has no value; write {key}=VALUE ({option.help})")
+            values[key] = option.alone
+            continue
+        try:
+            values[key] = option.read(text)
+        except ValueError as e:
+            raise UsageError(f"{where}: {key} must be {e}, got '{text}'") from None
+    missing = [o.name for o in verb.options if o.default is ... and o.name not in values]
+    if missing:
+        raise UsageError(f"{where}: {' and '.join(f'{name}=' for name in missing)} must be given; see `{where} help`")
+    return SimpleNamespace(**{o.name: values.get(o.name, o.default) for o in verb.options})
+
+
+def _joined(args: Sequence[str]) -> list[str]:
+    """Return arguments with `key = value`, `key =value` and `key= value` joined."""
+    joined: list[str] = []
+    for arg in args:
+        if joined and (joined[-1].endswith("=") or arg.startswith("=")):
+            joined[-1] += arg
+        else:
+            joined.append(arg)
+    return joined
+
+
+def usage(verb: Verb, where: str) -> str:
+    """Return the help of a verb."""
+    lines = [f"{where}: {verb.summary}", ""]
+    if verb.kinds:
+        lines += [f"    {f'{where} {kind.name}':<28}{kind.summary}" for kind in verb.kinds]
+        return "\n".join([*lines, "", f"`{where} {verb.kinds[0].name} help` tells what it takes."])
+    width = max((len(o.name) for o in verb.options), default=0) + 3
+    for o in verb.options:
+        default = "" if o.default is None else " (must be given)" if o.default is ... else f" (default: {_shown(o)})"
+        text = textwrap.wrap(o.help + default, WIDTH - 4 - width)
+        lines.append(f"    {o.name + '=':<{width}}{text[0]}")
+        lines += [" " * (4 + width) + line for line in text[1:]]
+    return "\n".join(lines)
+
+
+def _shown(option: Option) -> str:
+    """Return a default as it would be written."""
+    return ",".join(option.default) if isinstance(option.default, list) else str(option.default)

@@ -1,0 +1,163 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Models, layers and images that a command line names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ("Picture", "calibrate", "capture", "find_layers", "load", "read_pictures")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A letterboxed image.
+
+    Attributes:
+        name (str): File name.
+        pixels (np.ndarray): RGB, uint8 (S, S, 3).
+        content (tuple[slice, slice]): Rows and columns without the padding.
+    """
+
+    name: str
+    pixels: np.ndarray
+    content: tuple[slice, slice]
+
+    def tensor(self) -> Tensor:
+        """Return what the model gets, float (1, 3, S, S) from 0 to 1."""
+        return torch.from_numpy(self.pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def load(file: str) -> nn.Module:
+    """Return the model of a .yaml (untrained, from a fixed seed) or .pt file, in float32 and eval mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file, and Ultralytics has none of that name to download.
+        ValueError: If the file cannot be read, or holds no model for RGB images.
+    """
+    from ultralytics import RTDETR, YOLO
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    path = Path(file)
+    if path.suffix not in {".yaml", ".yml", ".pt"}:
+        raise ValueError(f"'{file}' is no model file: give a .yaml (untrained) or a .pt (trained)")
+    if path.suffix == ".pt" and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
+        raise FileNotFoundError(f"no such model file: '{file}'")
+    build = RTDETR if path.stem.startswith("rtdetr") else partial(YOLO, verbose=False)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would touch the GPUs' generators as well
+            model = build(file).model.float().eval().requires_grad_(False)
+        channels, _ = model.yaml.get("channels", 3), model.yaml["backbone"]
+    except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
+        raise ValueError(f"cannot read the model '{file}': {type(e).__name__}: {e}") from e
+    if channels != 3:
+        raise ValueError(f"'{file}' takes images of {channels} channels: only models for RGB images can be drawn")
+    return model
+
+
+class _Captured(Exception):
+    """Ends a forward pass when the last output wanted is there."""
+
+
+def capture(model: nn.Module, layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """Return the outputs of layers, each called once by the model; what comes after the last of them does not run."""
+    found: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, _, output: Tensor) -> None:
+        found[layer] = output
+        if len(found) == len(hooks):
+            raise _Captured
+
+    hooks = [layer.register_forward_hook(keep) for layer in set(layers)]
+    try:
+        model(x)
+    except _Captured:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [found[layer] for layer in layers]
+
+
+def calibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Give an untrained model the batch-norm statistics of images, as its first training step would use them.
+
+    With the initial ones (mean 0, variance 1) signals fade by orders of magnitude from layer to layer.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train().momentum = None  # the plain mean over images
+    with torch.no_grad():
+        for image in images:
+            model(image)
+    model.eval()
+
+
+def find_layers(model: nn.Module, names: Sequence[str], imgsz: int, file: str = "the model") -> dict[str, nn.Module]:
+    """Return layers of a model, by their titles in a picture.
+
+    Args:
+        model (nn.Module): Ultralytics model.
+        names (Sequence[str]): "P3" is the last backbone layer at stride 2^3, "N3" the last of the neck, "4" layer 4.
+        imgsz (int): Side of the images.
+        file (str): Name of the model for messages.
+
+    Raises:
+        ValueError: If there is no such layer, or it gives no map.
+    """
+    rows, backbone = list(model.model)[:-1], len(model.yaml["backbone"])
+    with torch.no_grad():
+        outputs = capture(model, rows, torch.zeros(1, 3, imgsz, imgsz, device=next(model.parameters()).device))
+    maps = [i for i, x in enumerate(outputs) if isinstance(x, Tensor) and x.dim() == 4]
+    levels = {f"{'P' if i < backbone else 'N'}{np.log2(imgsz / outputs[i].shape[2]):g}": i for i in maps}
+    titles = [f"layer {i}, {getattr(m, 'type', type(m).__name__).rsplit('.', 1)[-1]}" for i, m in enumerate(rows)]
+    found = {}
+    for name in map(str.upper, names):
+        i = levels.get(name, int(name) if name.isdecimal() else -1)
+        if i not in maps:
+            listed = ", ".join(titles[j][6:].replace(",", "") for j in maps)
+            raise ValueError(f"{file} has no layer '{name}'. Levels: {', '.join(levels)}. Layers: {listed}")
+        found[f"{name}: {titles[i]}" if name in levels else titles[i]] = rows[i]
+    return found
+
+
+def read_pictures(sources: Sequence[str], count: int, imgsz: int) -> list[Picture]:
+    """Return the first images of files and folders, letterboxed to a square.
+
+    Raises:
+        FileNotFoundError: If a path does not exist, or a folder holds no images.
+        ValueError: If a file is no image.
+    """
+    from ultralytics.data.augment import LetterBox
+    from ultralytics.data.utils import IMG_FORMATS
+    from ultralytics.utils.patches import imread
+
+    files: list[Path] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"no such image or folder: '{source}'")
+        inside = sorted(p for p in source.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS) if source.is_dir() else []
+        if source.is_dir() and not inside:
+            raise FileNotFoundError(f"no images in the folder '{source}' (formats: {', '.join(sorted(IMG_FORMATS))})")
+        files += inside or [source]
+    pictures = []
+    for file in files[:count]:
+        image = imread(str(file))
+        if image is None:
+            raise ValueError(f"'{file}' cannot be read as an image")
+        # A white image with black padding shows where the content is, however a release of Ultralytics rounds
+        mask = LetterBox((imgsz, imgsz), padding_value=0)(image=np.full_like(image, 255)).any(2)
+        content = tuple(
+            slice(int(n[0]), int(n[-1]) + 1) for n in (np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)))
+        )
+        pixels = np.ascontiguousarray(LetterBox((imgsz, imgsz))(image=image)[..., ::-1])
+        pictures.append(Picture(file.name, pixels, content))
+    return pictures
