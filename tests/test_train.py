@@ -72,19 +72,19 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["epoch=3"], "'epoch' is not a setting of Ultralytics. Did you mean 'epochs'?"),
-        (["img_size=64"], "'img_size' is not a setting of Ultralytics. Did you mean 'imgsz'?"),
-        (["--epoch", "3"], "'epoch' is not a setting of Ultralytics. Did you mean 'epochs'?"),
-        (["qwertyuiop=1"], "'yolo cfg' prints all settings."),
-        (["their.yaml"], "'their.yaml' is not a setting of Ultralytics."),
+        (["epoch=3"], "'epoch' is not a setting of Ultralytics; did you mean 'epochs'?"),
+        (["img_size=64"], "'img_size' is not a setting of Ultralytics; did you mean 'imgsz'?"),
+        (["--epoch", "3"], "'epoch' is not a setting of Ultralytics; did you mean 'epochs'?"),
+        (["qwertyuiop=1"], "'yolo cfg' prints all settings"),
+        (["their.yaml"], "'their.yaml' is not a setting of Ultralytics"),
         (["batch=abc"], "'batch=abc' is of invalid type str"),
         (["epochs=many"], "'epochs=many' is of invalid type str"),
         (["amp=maybe"], "'amp=maybe' is invalid"),
         (["fraction=2.5"], "fraction"),
         (["mosaic=7"], "'mosaic=7' is an invalid value"),
         (["epochs=None"], "'epochs=None' is invalid"),
-        (["epochs"], "'epochs' has no value: write epochs=VALUE, for example epochs=100."),
-        (["epochs="], "'epochs' has no value"),
+        (["epochs"], "'epochs' has no value: write epochs=VALUE, for example epochs=100"),
+        (["epochs="], "missing 'epochs' value"),
         (["imgsz=[64,"], "unmatched"),
         (["mode=val"], "this script only trains"),
         (["resume=nowhere/last.pt"], "'resume=nowhere/last.pt': there is no such file"),
@@ -104,7 +104,7 @@ def test_bad_arguments_are_refused_in_one_line(script, monkeypatch, args, expect
 
 def test_arguments_are_read_as_yolo_does(script):
     args = ["--data=a b.yaml", "epochs", "=", "3", "lr0=1e-3", "amp=false", "device=[0,1]", "name=7", "cos_lr"]
-    assert script.parse_args(args) == {
+    assert script.read(args) == {
         "data": "a b.yaml",
         "epochs": 3,
         "lr0": 0.001,
@@ -117,15 +117,15 @@ def test_arguments_are_read_as_yolo_does(script):
 
 def test_file_of_settings_counts_less_than_the_command_line(script, tmp_path):
     (tmp_path / "my.yaml").write_text("data: their.yaml\nepochs: 7\nlr0: 0.02\n")
-    given = script.parse_args(["epochs=9", f"cfg={tmp_path / 'my.yaml'}"])
+    given = script.read(["epochs=9", f"cfg={tmp_path / 'my.yaml'}"])
     assert given == {"data": "their.yaml", "epochs": 9, "lr0": 0.02}
     assert "mosaic" not in script.complete(given)
 
 
 def test_file_of_settings_is_checked_too(script, tmp_path):
     (tmp_path / "my.yaml").write_text("epoch: 7\n")
-    with pytest.raises(SyntaxError, match="Did you mean 'epochs'"):
-        script.parse_args([f"cfg={tmp_path / 'my.yaml'}"])
+    with pytest.raises(SyntaxError, match="did you mean 'epochs'"):
+        script.read([f"cfg={tmp_path / 'my.yaml'}"])
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_own_data_gets_nothing_of_the_digits_run(script):
 
 @pytest.mark.usefixtures("no_accelerator")
 def test_recipe_run(script):
-    given = script.parse_args("data=their.yaml device=0 epochs=300 batch=70 imgsz=640".split())
+    given = script.read("data=their.yaml device=0 epochs=300 batch=70 imgsz=640".split())
     assert script.complete(given) == {
         "data": "their.yaml",
         "device": 0,
@@ -197,13 +197,29 @@ def test_mps_is_taken_where_there_is_no_cuda(script, monkeypatch):
     assert "device" not in script.complete({"data": "their.yaml"})
 
 
-def test_all_cores_serve_on_the_cpu_only(script, monkeypatch):
-    chosen = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    for device in ("cuda:0", "mps", "cpu"):
-        script.use_all_cores(SimpleNamespace(device=torch.device(device)))
-    assert len(chosen) == 1
-    assert chosen[0] >= 1
+THREADS = """
+import sys, torch
+from ultralytics import YOLO
+model = YOLO(sys.argv[1])
+model.add_callback("on_train_start", lambda trainer: print("threads:", torch.get_num_threads()))
+model.train(data=sys.argv[2], epochs=1, imgsz=64, batch=2, device="cpu", workers=0, plots=False, project=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("model", ["VMamba-yolon.yaml", "yolov8n.yaml"])
+@pytest.mark.parametrize("chosen", [None, "3"])
+def test_training_on_a_cpu_uses_all_cores(model, chosen, data, folder):
+    """By every door, here Python's, for models of ours; stock models train as upstream trains them."""
+    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    env |= {"OMP_NUM_THREADS": chosen} if chosen else {}
+    command = [sys.executable, "-c", THREADS, model, str(data), str(folder)]
+    env |= {"YOLO_CONFIG_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    out = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ours = int(chosen or cores)
+    expected = ours if model.startswith("VMamba") else min(8, max(1, os.cpu_count() - 1))
+    assert f"threads: {expected}" in out.stdout
+    assert (f"training with {ours} of {cores} CPU cores" in out.stdout) == model.startswith("VMamba")
 
 
 def test_digits_run_is_made_of_valid_settings(script):
@@ -218,7 +234,7 @@ def test_help_shows_commands_that_parse(script, capsys):
     commands = re.findall(r"^    python train.py *(.*?)(?: *#.*)?$", text, re.M)
     assert len(commands) == 5
     for command in commands:
-        script.parse_args(command.split())
+        script.read(command.split())
     for key, value in script.DIGITS_RUN.items():
         assert f"{key}={value}" in text
 
