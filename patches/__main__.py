@@ -4,173 +4,20 @@
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from patches import ROOT, WORK, PatchesError, rebase, tree
-from patches.check import check, refuse_unfinished
+from patches import WORK, PatchesError, rebase, tree
+from patches.check import check
 from patches.export import to_branch, to_folder
+from patches.extract import extract
 from patches.matrix import matrix
-from patches.series import FOLDER, SERIES, Repository, holds, load_series
-from patches.upstream import Pin, by_number, load_pin, replace, sha256, versions
+from patches.status import status
+from patches.upstream import load_pin
 
 
-def status(online: bool) -> int:
-    """Print where the tree stands; 0 if it is laid, current and unedited, else 1."""
-    pin, patches, manifest, now = load_pin(), load_series(), tree.read_manifest(), tree.survey()
-    laid, same = manifest["files"], manifest["inputs"] == tree.fingerprint(pin, patches)
-    if not laid:
-        state = "nothing laid. Next: python -m patches setup"
-    elif not manifest["complete"]:
-        state = "half laid: a set-up was cut short. Next: python -m patches setup"
-    elif not same:
-        state = "laid from an older pin or series. Next: python -m patches setup"
-    elif now["missing"]:
-        state = f"{len(now['missing'])} of {len(laid)} files missing. Next: python -m patches setup"
-    else:
-        state = f"{len(laid)} files laid"
-    print(f"Upstream  ultralytics {pin.version}, as {pin.fork_version}\nTree      {state}")
-    print(f"Import    {_imported()}")
-    print(f"Patches   {len(patches)} in patches/series")
-    marks = [holds(patch, tree.read) for patch in patches]
-    for patch, mark in zip(patches, marks):
-        print(f"  {mark:14} {patch.name}: {', '.join(edit.path for edit in patch.edits)}")
-    if now["edited"]:
-        print("Edited    these upstream files differ from what set-up laid:")
-        print("".join(f"  {path}\n" for path in now["edited"]), end="")
-        print("  Next: python -m patches extract NAME -m WHY, or python -m patches setup --force to give them up")
-    else:
-        print("Edited    no upstream file is edited by hand")
-    if (state := rebase.read_state()) is not None:
-        cut = " was cut short while the pin moved" if state["moving"] else " is under way"
-        print(f"Rebase    to {state['label']}{cut}. Next: {rebase.GO_ON}, or {rebase.GIVE_UP}")
-    print(f"Newest    {_newest(pin) if online else 'not asked for. Next: python -m patches status --online'}")
-    print(
-        "Note      `pip install -U ultralytics` would replace this fork by stock Ultralytics, of the same name.\n"
-        "          Should that happen: pip install -e ."
-    )
-    return int(not (laid and same and manifest["complete"] and {*marks} <= {"applied"}) or any(now.values()))
-
-
-def _imported() -> str:
-    """Say which copy `import ultralytics` takes outside this folder."""
-    code = "import importlib.util as u; s = u.find_spec('ultralytics'); print(s.origin if s else '')"
-    with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True)
-    where = done.stdout.strip()
-    if not where:
-        return "ultralytics is not installed in this Python. Next: pip install -e ."
-    if Path(where).resolve() == ROOT / "ultralytics" / "__init__.py":
-        return "this tree"
-    return f"another copy, {where}: edits made here do not reach it. Next: pip install -e ."
-
-
-def _newest(pin: Pin) -> str:
-    """Ask for upstream's newest release, with little patience."""
-    try:
-        newest = versions(patience=10)[0]
-    except PatchesError as e:
-        return f"unknown: {e}"
-    if by_number(newest) <= by_number(pin.version):
-        return f"the pin is upstream's newest release, {newest}" if newest == pin.version else f"{newest}, an older one"
-    return f"ultralytics {newest} is out. Next: python -m patches rebase {newest}"
-
-
-def setup(force: bool) -> int:
-    """Lay the tree."""
-    _, did = tree.setup(force)
-    print(did or f"Nothing to do: upstream {load_pin().version} is laid and every patch is in it.")
-    return 0
-
-
-def extract(name: str | None, message: list[str] | None, edit: bool = False) -> int:
-    """Write edits made in place into the series, or write the series anew when there are none.
-
-    Args:
-        name (str | None): The patch that takes the edits.
-        message (list[str] | None): Paragraphs of its message; None keeps the one it has.
-        edit (bool): The patch must exist; a new message alone is enough to do then.
-
-    Returns:
-        (int): 0, the exit code.
-    """
-    with tree.lock():
-        _extract(name and name.removesuffix(".patch"), message, edit)
-    return 0
-
-
-def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
-    pin, patches, manifest = load_pin(), load_series(), tree.read_manifest()
-    if (state := rebase.read_state()) is not None:
-        raise PatchesError(
-            f"A rebase to {state['label']} is under way and rests on the series as it is. Nothing was changed.\n"
-            f"Next: {rebase.GO_ON}, or {rebase.GIVE_UP}"
-        )
-    names = [patch.name for patch in patches]
-    if edit and name not in names:
-        raise PatchesError(f"The series has no patch {name!r}. It has: {', '.join(names) or 'none'}.")
-    if not manifest["complete"] or manifest["inputs"] != tree.fingerprint(pin, patches):
-        raise PatchesError(
-            "The tree was not laid from this pin and series, so edits in it cannot be told from older patches.\n"
-            "Nothing was changed. Next: python -m patches setup"
-        )
-    base, target, requires = tree.build(pin, patches)
-    edited = {path: data for path in target if (data := tree.read(path)) is not None and data != target[path]}
-    if bool(edited) != bool(name) and not (edit and message):
-        raise PatchesError(
-            "Nothing to extract: no upstream file differs from what is laid. Edit one under ultralytics/ first"
-            + (", or give a new message with -m." if edit else ".")
-            if name
-            else "These upstream files are edited. Say which patch takes the edits, new or old:\n"
-            + "".join(f"  {path}\n" for path in edited)
-            + "  python -m patches extract NAME -m 'why it exists' -m 'when it can be dropped'"
-        )
-    for path, data in edited.items():
-        refuse_unfinished(path, data)
-    if name and not re.fullmatch(r"[a-z][a-z0-9.-]*", name):
-        raise PatchesError(f"{name!r} is no patch name: use small letters, digits and hyphens, such as nn-tasks-what.")
-    if name and name not in names and not message:
-        raise PatchesError(f"{name} is a new patch: give its reason and its end with -m, as `extract --help` shows.")
-    text = "\n\n".join([name] * (len(message) == 1) + message) + "\n" if message else None
-
-    with Repository(base, patches, also=set(edited)) as repository:
-        if name in names:
-            repository.fold(names.index(name), edited, text)
-        elif name:
-            repository.commit(edited, text)
-            repository.commits.append(repository.git("rev-parse", "HEAD"))
-            names.append(name)
-        mails = repository.mails()
-    stored = {patch.name: patch.mail for patch in patches}
-    changed = {n: mail for n, mail in zip(names, mails) if stored.get(n) != mail}
-    for n, mail in changed.items():
-        replace(FOLDER / f"{n}.patch", mail)
-    if set(names) - stored.keys():
-        replace(SERIES, (SERIES.read_text(encoding="utf-8").rstrip("\n") + f"\n{name}.patch\n").lstrip("\n").encode())
-    # The files on disk are what the new series gives: record that, so that the next set-up finds nothing to do
-    files = {**manifest["files"], **{path: [sha256(data)] for path, data in edited.items()}}
-    tree.record(tree.fingerprint(pin, load_series()), True, requires, files)
-    print("".join(f"Wrote patches/{n}.patch\n" for n in changed), end="")
-    print(f"The {'other ' * bool(changed)}{len(names) - len(changed)} patches are to the byte what they were.")
-    if text and "drop when" not in text.lower():
-        print(
-            f"Its message does not tell when it can be dropped. Next: python -m patches edit {name} "
-            f"-m {text.splitlines()[0]!r} -m 'why it exists' -m 'Drop when ...'"
-        )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv (list[str] | None): Arguments; those of the process by default.
-
-    Returns:
-        (int): 0 if all is well, 1 if something needs attention; 2 for wrong usage.
-    """
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; end the process with 2 where its use is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m patches",
         description="Keeps this fork on upstream: the pinned Ultralytics release and the patches in patches/series.",
@@ -243,26 +90,45 @@ def main(argv: list[str] | None = None) -> int:
         bool(args.version) + args.resume + args.abort != 1 or (args.source and not args.version)
     ):
         parser.error("rebase takes a VERSION (with --from, a ref), or --continue, or --abort")
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one command and return its exit code."""
+    if args.command == "status":
+        return status(args.online)
+    if args.command == "matrix":
+        return matrix(args.versions, not args.no_smoke, args.write)
+    if args.command == "setup":
+        _, did = tree.setup(args.force)
+        print(did or f"Nothing to do: upstream {load_pin().version} is laid and every patch is in it.")
+    elif args.command in ("extract", "edit"):
+        extract(args.name, args.message, args.command == "edit")
+    elif args.command == "check":
+        print("".join(f"ok  {line}\n" for line in check()), end="")
+    elif args.command == "export":
+        print(to_folder(args.to) if args.to else to_branch(args.branch, args.clone, args.onto))
+    elif args.resume:
+        rebase.resume()
+    elif args.abort:
+        rebase.abort()
+    else:
+        rebase.start(args.version, args.source)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command, and say in a sentence why it failed.
+
+    Args:
+        argv (list[str] | None): Arguments; those of the process by default.
+
+    Returns:
+        (int): 0 if all is well, 1 if something needs attention; 2 for wrong usage.
+    """
+    args = parse(argv)
     try:
-        if args.command == "status":
-            return status(args.online)
-        if args.command == "setup":
-            return setup(args.force)
-        if args.command in ("extract", "edit"):
-            return extract(args.name, args.message, args.command == "edit")
-        if args.command == "check":
-            print("".join(f"ok  {line}\n" for line in check()), end="")
-        elif args.command == "export":
-            print(to_folder(args.to) if args.to else to_branch(args.branch, args.clone, args.onto))
-        elif args.command == "matrix":
-            return matrix(args.versions, not args.no_smoke, args.write)
-        elif args.resume:
-            rebase.resume()
-        elif args.abort:
-            rebase.abort()
-        else:
-            rebase.start(args.version, args.source)
-        return 0
+        return run(args)
     except (PatchesError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         if (state := rebase.read_state()) and state["moving"]:
