@@ -21,7 +21,6 @@ from patches import PatchesError, tree  # noqa: E402
 from patches.upstream import load_pin, split_requires  # noqa: E402
 
 SCAN = Path("ultralytics/nn/Addmodules/selective_scan")
-BUILD_PRODUCTS = {".pyc", ".pyd", ".so", ".o", ".obj", ".dll", ".dylib"}
 ONNX = ["onnx>=1.16.1,<2", "onnxruntime>=1.18", "onnxslim>=0.1.82"]
 REQUIRES = ["torch>=2.4.0", "einops>=0.6.0", "scikit-learn>=1.0"]  # torch: torch.library.custom_op
 EXTRAS = {
@@ -86,12 +85,6 @@ class Sdist(sdist):
         super().make_release_tree(base_dir, [f for f in files if Path(f).as_posix() not in laid])
 
 
-def own_files() -> list[str]:
-    """Return this fork's files below `ultralytics/`, without what compilers leave among them."""
-    files = (path.relative_to(ROOT).as_posix() for path in (ROOT / "ultralytics").rglob("*") if path.is_file())
-    return [path for path in files if tree.is_ours(path) and Path(path).suffix not in BUILD_PRODUCTS]
-
-
 def main():
     """Lay the tree and package it."""
     try:
@@ -101,7 +94,7 @@ def main():
     if did:
         print(did, flush=True)
     requires, extras = split_requires(manifest["requires"])
-    files = sorted({*manifest["files"], *own_files()})
+    files = sorted({*manifest["files"], *tree.own_files(compiled=False)})
     sources = sorted(path.as_posix() for path in (SCAN / "csrc").glob("*.cpp"))
     included = sorted(path.as_posix() for path in (SCAN / "csrc").iterdir()) if sources else []
     extension = Extension(

@@ -12,7 +12,7 @@ from patches.hooks import HOOKS
 from patches.series import FORMAT, Repository, load_series
 from patches.upstream import load_pin, remove
 
-OURS = ("train.py", "datasets/")  # what goes along besides our files under ultralytics/, where upstream has nothing
+BESIDES = ("train.py", "datasets/")  # what goes along with our files under ultralytics/, where upstream has nothing
 MESSAGE = """VMamba-YOLO: layers, selective scan, model files
 
 The files of this fork that stand beside upstream's. The commits after this
@@ -22,13 +22,13 @@ and plain PyTorch takes its place here.
 """
 
 
-def own_files() -> dict[str, bytes]:
-    """Return this fork's files that go along, by path."""
+def exported() -> dict[str, bytes]:
+    """Return the files of the first mail by path: those of ours that git tracks or would add."""
     tracked = tracked_files()
     if tracked is None:
         raise PatchesError("This is no git checkout, so this fork's own files cannot be told from others lying here.")
-    paths = [path for path in tracked if tree.is_ours(path) or path.startswith(OURS)]
-    return {path: (ROOT / path).read_bytes() for path in paths}
+    ours = {path: data for path, data in tree.own_files().items() if path in tracked}
+    return ours | {path: (ROOT / path).read_bytes() for path in tracked if path.startswith(BESIDES)}
 
 
 def mails() -> list[tuple[str, bytes]]:
@@ -40,7 +40,7 @@ def mails() -> list[tuple[str, bytes]]:
     with tree.lock(), Repository(tree.build(pin, patches)[0], patches) as repository:
         series = repository.mails()
         repository.git("checkout", "-q", "--detach", repository.commits[0])
-        repository.commit(own_files(), MESSAGE)
+        repository.commit(exported(), MESSAGE)
         ours = repository.git(*FORMAT, "--binary", "HEAD", raw=True)
     names = ["vmamba-files", *(patch.name for patch in patches)]
     return [(f"{n:04}-{name}.patch", mail) for n, (name, mail) in enumerate(zip(names, [ours, *series]), 1)]

@@ -72,9 +72,9 @@ def attempt(old: dict, patches: list[Patch], new: dict, labels: tuple[str, str])
 
 def tried(target: dict[str, bytes]) -> str:
     """Return a hash of all that a smoke test's outcome rests on."""
-    ours = [FOLDER / "smoke.py", *(ROOT / "ultralytics/nn/Addmodules").rglob("*.py")]
-    ours += (ROOT / "ultralytics/cfg").rglob("VMamba*")
-    parts = [f"{path.relative_to(ROOT)} {blob_id(path.read_bytes())}" for path in sorted(ours)]
+    ours = {path: data for path, data in tree.own_files(compiled=False).items() if path.endswith((".py", ".yaml"))}
+    ours["patches/smoke.py"] = (FOLDER / "smoke.py").read_bytes()
+    parts = [f"{path} {blob_id(ours[path])}" for path in sorted(ours)]
     parts += [f"{path} {blob_id(target[path])}" for path in sorted(target)]
     return sha256("\n".join([*parts, platform.python_version(), torch_version()]).encode())
 

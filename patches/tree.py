@@ -23,6 +23,7 @@ from patches.upstream import Pin, fetch, load_pin, read_wheel, replace, sha256
 
 MANIFEST = WORK / "manifest.json"
 OURS = ("ultralytics/nn/Addmodules/*", "ultralytics/*/VMamba*")  # .gitignore says the same
+COMPILED = (".pyd", ".so", ".o", ".obj", ".dll", ".dylib")
 
 
 def is_ours(path: str) -> bool:
@@ -30,12 +31,20 @@ def is_ours(path: str) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in OURS)
 
 
-def own_files() -> dict[str, bytes]:
-    """Return this fork's files below `ultralytics/`, compiled ones too, by path."""
+def own_files(compiled: bool = True) -> dict[str, bytes]:
+    """Return this fork's files below `ultralytics/`, whether git knows them or not, but no byte code.
+
+    Args:
+        compiled (bool): With what a compiler left among them, such as the scan for CPUs.
+
+    Returns:
+        (dict[str, bytes]): Their contents by path.
+    """
+    unwanted = {".pyc"} if compiled else {".pyc", *COMPILED}
     found = {}
     for file in sorted((ROOT / "ultralytics").rglob("*")):
         path = file.relative_to(ROOT).as_posix()
-        if is_ours(path) and file.is_file() and file.suffix != ".pyc":
+        if is_ours(path) and file.suffix not in unwanted and file.is_file():
             found[path] = file.read_bytes()
     return found
 
