@@ -22,7 +22,7 @@ from patches.series import Patch, apply, load_series
 from patches.upstream import Pin, fetch, load_pin, read_wheel, replace, sha256
 
 MANIFEST = WORK / "manifest.json"
-OURS = ("ultralytics/nn/Addmodules/*", "ultralytics/*/VMamba*")  # .gitignore says the same
+OURS = ("ultralytics/nn/Addmodules/*", "ultralytics/VMamba*", "ultralytics/*/VMamba*")  # .gitignore says the same
 COMPILED = (".pyd", ".so", ".o", ".obj", ".dll", ".dylib")
 
 

@@ -15,7 +15,7 @@ from patches import ROOT
 from patches.check import COPY, check, check_copies, check_hooks, tracked_files, without_environments
 from patches.hooks import HOOKS
 from patches.series import load_series
-from patches.tree import build, is_ours
+from patches.tree import COMPILED, build, is_ours
 from patches.upstream import fetch, load_pin, split_requires
 
 NAMES = [patch.name for patch in load_series()]
@@ -123,18 +123,17 @@ def test_no_file_of_upstream_is_tracked(built, tracked):
 
 
 def test_gitignore_and_the_tool_agree(built, tracked):
-    ours = ("nn/Addmodules/new/layer.py", "nn/Addmodules/a.cpp", "cfg/models/v9/VMamba-x.yaml", "cfg/VMamba.yaml")
-    others = (
-        *built[0],
-        "ultralytics/nn/tasks2.py",
-        "ultralytics/nn/Addmodules/a.pyc",
-        "ultralytics/cfg/models/Other.yaml",
-    )
-    for paths, ignored in (([f"ultralytics/{path}" for path in ours], False), (others, True)):
-        command = ["git", "check-ignore", "--no-index", "--stdin"]
-        said = subprocess.run(command, cwd=ROOT, input="\n".join(paths), capture_output=True, text=True, check=False)
-        assert said.stdout.split() == (list(paths) if ignored else [])
-    assert all(is_ours(f"ultralytics/{path}") for path in ours)
+    ours = ["nn/Addmodules/new/layer.py", "nn/Addmodules/a.cpp", "cfg/models/v9/VMamba-x.yaml", "cfg/VMamba.yaml"]
+    ours += ["VMamba.md", "cfg/models/VMamba/x.yaml", "cfg/VMamba-a/b/c.yaml"]
+    others = ["nn/tasks2.py", "nn/Addmodules.py", "cfg/models/Other.yaml", "cfg/a-VMamba.yaml"]
+    products = ["nn/Addmodules/a.pyc", *(f"nn/Addmodules/a{suffix}" for suffix in COMPILED)]
+    ours, others, products = ([f"ultralytics/{path}" for path in paths] for paths in (ours, others, products))
+    others += built[0]
+    command = ["git", "check-ignore", "--no-index", "--stdin"]
+    paths = "\n".join([*ours, *others, *products])
+    said = subprocess.run(command, cwd=ROOT, input=paths, capture_output=True, text=True, check=False)
+    assert said.stdout.split() == [*others, *products]
+    assert [path for path in [*ours, *others] if is_ours(path)] == ours
 
 
 # Packages
