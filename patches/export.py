@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def to_folder(folder: Path) -> str:
     version = load_pin().version
     return (
         f"{len(written)} mails in {folder}, made on upstream {version}. In a clone of upstream's repository:\n"
-        f"  git switch -c vmamba v{version} && git am -3 {folder.resolve()}/*.patch"
+        f"  git switch -c vmamba v{version} && git am -3 {shlex.quote(str(folder.resolve()))}/*.patch"
     )
 
 
@@ -106,7 +107,8 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
         except PatchesError as e:
             raise PatchesError(
                 f"{e}\nThe series was made on {tag} and does not go onto {onto} as it is. Nothing changed. "
-                f"Next: python -m patches rebase {onto} --from {clone}, or a branch on {tag} and git rebase"
+                f"Next: python -m patches rebase {onto} --from {shlex.quote(str(clone))}, "
+                f"or a branch on {tag} and git rebase"
             ) from None
         finally:
             remove(work)

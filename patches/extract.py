@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from patches import PatchesError, rebase, tree
 from patches.check import refuse_unfinished
@@ -79,8 +80,9 @@ def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
     tree.record(tree.fingerprint(pin, load_series()), True, requires, files)
     print("".join(f"Wrote patches/{n}.patch\n" for n in changed), end="")
     print(f"The {'other ' * bool(changed)}{len(names) - len(changed)} patches are to the byte what they were.")
-    if text and "drop when" not in text.lower():
+    if text and not re.search(r"\bdrop\s+(when|never)\b", text, re.IGNORECASE):
+        title = shlex.quote(text.splitlines()[0])
         print(
-            f"Its message does not tell when it can be dropped. Next: python -m patches edit {name} "
-            f"-m {text.splitlines()[0]!r} -m 'why it exists' -m 'Drop when ...'"
+            "Its message does not tell when it can be dropped: 'Drop when ...', or 'Drop never.' "
+            f"Next: python -m patches edit {name} -m {title} -m 'why it exists' -m 'Drop when ...'"
         )

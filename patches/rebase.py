@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -296,7 +297,7 @@ def stopped(repository: Repository, files: list[str]) -> str:
     git, label = repository.git, read_state()["label"]
     name = git("notes", "show", "REBASE_HEAD").splitlines()[0]
     old = load_pin().version
-    here = os.path.relpath(repository.root)
+    here = shlex.quote(os.path.relpath(repository.root))
     listed = "".join(f"  {path}\n" for path in files)
     return (
         f"Patch {name} conflicts with upstream {label} in\n{listed}"
@@ -305,7 +306,7 @@ def stopped(repository: Repository, files: list[str]) -> str:
         f"  <<<<<<<  upstream {label}, with the patches before {name}\n"
         f"  |||||||  upstream {old}, where the patch was made\n"
         f"  =======  patch {name} on upstream {old}\n"
-        f"What upstream changed:   git -C {here} diff {old} {label} -- {files[0]}\n"
+        f"What upstream changed:   git -C {here} diff {old} {label} -- {shlex.quote(files[0])}\n"
         f"What the patch does:     git -C {here} show REBASE_HEAD\n"
         f"Edit the files, keep what the patch is for, then:   {GO_ON}\n"
         f"To give up, with nothing changed:                   {GIVE_UP}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -135,7 +136,8 @@ def parse(name: str, mail: bytes) -> Patch:
             i += 1
         edits.append(edit)
     if not edits:
-        raise PatchesError(f"Patch {name} is empty: it edits no file. Restore it: git checkout -- patches/{name}.patch")
+        restore = shlex.quote(f"patches/{name}.patch")
+        raise PatchesError(f"Patch {name} is empty: it edits no file. Restore it: git checkout -- {restore}")
     return Patch(name, mail, edits)
 
 

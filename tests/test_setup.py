@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -428,7 +429,7 @@ def test_extract_updates_an_earlier_patch(patched):
 def test_edit_gives_lines_a_message_or_both(patched):
     before, tree = patches_of(patched), patched.tree()
     said = patched.run("edit", "first", "-m", "title", "-m", "better reason")
-    assert "python -m patches edit first -m 'title' -m 'why it exists' -m 'Drop when ...'" in said
+    assert "python -m patches edit first -m title -m 'why it exists' -m 'Drop when ...'" in said
     said = patched.run("edit", "first", "-m", "title", "-m", "better reason", "-m", "Drop when it rains.")
     assert "Wrote patches/first.patch" in said
     assert "Drop when" not in said
@@ -450,6 +451,18 @@ def test_edit_gives_lines_a_message_or_both(patched):
     patched.run("check")
 
 
+def test_an_end_may_be_never_and_the_command_to_tell_it_can_be_copied(patched):
+    title, asked = 'it\'s "$HOME" \\ `now`', "does not tell when it can be dropped"
+    said = patched.run("edit", "first", "-m", title, "-m", "reason")
+    assert asked in said
+    command = shlex.split(said.partition("Next: python -m patches ")[2])
+    assert command == ["edit", "first", "-m", title, "-m", "why it exists", "-m", "Drop when ..."]
+    assert asked not in patched.run(*command)
+    for end in ("Drop never.", "It stays: drop\nnever", "drop When it rains"):
+        assert asked not in patched.run("edit", "first", "-m", title, "-m", f"reason. {end}")
+    assert asked in patched.run("edit", "first", "-m", title, "-m", "Raindrop never falls. Drop whenever.")
+
+
 def test_one_broken_patch_takes_no_other_with_it(patched):
     """What cannot be read must not pass for a series without it."""
     patched.edit("patches/first.patch", "diff --git", "diff --not")
@@ -464,6 +477,9 @@ def test_one_broken_patch_takes_no_other_with_it(patched):
     ):
         assert "Patch first is empty" in patched.run(*command, code=1)
     assert patches_of(patched) == before
+    (patched.root / "patches/first.patch").rename(patched.root / "patches/my first.patch")
+    patched.write("patches/series", "my first.patch\nsecond.patch\n")
+    assert "Restore it: git checkout -- 'patches/my first.patch'\n" in patched.run("setup", code=1)
 
 
 def test_extract_refuses_an_edit_that_belongs_to_a_later_patch(patched):

@@ -3,6 +3,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -38,7 +40,7 @@ def patched(tasks: str) -> str:
 
 
 def test_mails_go_onto_a_clone(checkout, clone, tmp_path):  # noqa: F811
-    folder = tmp_path / "mails"
+    folder = tmp_path / "the reader's mails"
     said = checkout.run("export", "--to", str(folder))
     assert [path.name for path in sorted(folder.iterdir())] == [
         "0001-vmamba-files.patch",
@@ -81,13 +83,15 @@ def test_branch_leaves_the_rest_of_the_clone_alone(checkout, clone):  # noqa: F8
 
 
 def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path):  # noqa: F811
+    clone = clone.rename(tmp_path / "the reader's clone")
     (clone / TASKS).write_text(CONFLICT)
     git(clone, "commit", "-qam", "conflict")
     before = git(clone, "for-each-ref")
     export = ("export", "--branch", "vmamba", "--in")
     said = checkout.run(*export, str(clone), "--onto", "main", code=1)
     assert "does not go onto main" in said
-    assert "rebase main --from" in said
+    command = re.search(r"Next: python -m patches (.*), or a branch", said)[1]
+    assert shlex.split(command) == ["rebase", "main", "--from", str(clone)]
     assert "has no v9. In it: git fetch origin v9" in checkout.run(*export, str(clone), "--onto", "v9", code=1)
     assert "must never enter" in checkout.run(*export, str(checkout.root), code=1)
     checkout.run(*export, str(tmp_path / "nowhere"), code=1)
