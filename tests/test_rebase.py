@@ -12,57 +12,33 @@ import sys
 import zipfile
 
 import pytest
-from test_setup import TASKS, UPSTREAM, Fork, patches_of, wheel
-
-SMOKE = """
-import sys
-from pathlib import Path
-import ultralytics
-from ultralytics.nn import tasks
-assert ultralytics.__version__ == sys.argv[1]
-assert Path(ultralytics.__file__).is_relative_to(sys.argv[2])
-pristine = len(sys.argv) > 3
-assert (Path(sys.argv[2]) / "ultralytics/nn/Addmodules/__init__.py").exists() != pristine
-if tasks.task_0() == -1 and not pristine:
-    sys.exit("task 0 is broken")
-if tasks.task_0() == -2:
-    sys.exit("a package is | missing")
-"""
-FAR = "# lines far from any patch\n" * 3 + UPSTREAM[TASKS]
-CONFLICT = UPSTREAM[TASKS].replace("return 10\n", "return 5 + 5\n")
-
-
-def files(version: str, tasks: str = FAR, **more: str) -> dict:
-    """Return the files of an upstream release."""
-    out = {**UPSTREAM, "ultralytics/__init__.py": f"__version__ = '{version}'\n", TASKS: tasks, **more}
-    return {path: text for path, text in out.items() if text is not None}
-
-
-def state(fork: Fork) -> tuple:
-    """Return all that a rebase may not change before it is through."""
-    patches = {path.name: path.read_bytes() for path in (fork.root / "patches").iterdir() if path.is_file()}
-    return patches, fork.tree(), fork.read(".upstream/manifest.json")
-
-
-def git(folder, *args: str) -> str:
-    """Run git as a user does."""
-    identity = [word for key in ("user.name=U", "user.email=u@example.org") for word in ("-c", key)]
-    done = subprocess.run(["git", *identity, *args], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from forks import (
+    CONFLICT,
+    FAR,
+    SMOKE,
+    TASKS,
+    UPSTREAM,
+    Fork,
+    clone_of_upstream,
+    files,
+    git,
+    movable_fork,
+    patches_of,
+    state,
+    wheel,
+)
 
 
 @pytest.fixture
 def fork(tmp_path):
-    """A fork with two patches to one file, set up on release 1.0, and a release 1.1 that moves their lines."""
-    fork = Fork(tmp_path)
-    fork.write("patches/smoke.py", SMOKE)
-    fork.run("setup")
-    fork.patch("first", "return 10\n", "return 10  # first\n")
-    fork.patch("second", "return 30\n", "return 30  # second\n")
-    wheel(fork.wheels, "1.1", files("1.1"))
-    fork.repository = fork.root / ".upstream/rebase/repository"
-    return fork
+    """A fork with two patches on release 1.0, and a release 1.1 to go to; its path has a quote and a space."""
+    return movable_fork(tmp_path / "the reader's")
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone of upstream's repository."""
+    return clone_of_upstream(tmp_path / "clone")
 
 
 def untouched(fork: Fork, before: tuple) -> None:
@@ -146,8 +122,7 @@ def test_an_unlaid_checkout_can_be_moved(fork):
 def test_the_same_rebase_by_two_people_gives_the_same_patches(fork, tmp_path):
     """Whoever carries own patches moves them first and merges the fork's own move after it, with nothing to resolve."""
     shutil.copytree(fork.root, tmp_path / "other/fork")
-    other = Fork.__new__(Fork)
-    other.root, other.wheels, other.env = tmp_path / "other/fork", fork.wheels, fork.env
+    other = fork.at(tmp_path / "other/fork")
     other.patch("third", "return 20\n", "return 20  # third\n")
     fork.run("rebase", "1.1")
     other.run("rebase", "1.1")
@@ -174,7 +149,8 @@ def test_requirements_that_change_are_told(fork):
 # Conflicts
 
 
-def test_conflict_then_abort(fork):
+def test_conflict_then_abort(fork, tmp_path):
+    fork.cwd, fork.env["PYTHONPATH"] = tmp_path, str(fork.root)  # from there, what is shown must be quoted
     wheel(fork.wheels, "1.2", files("1.2", CONFLICT))
     before = state(fork)
     said = fork.run("rebase", "1.2", code=1)
@@ -187,7 +163,7 @@ def test_conflict_then_abort(fork):
     assert "\n    return 10\n=======\n    return 10  # first\n>>>>>>> " in text
     assert state(fork) == before
     for line in re.findall(r"   (git -C .*)", said):  # what it proposes works
-        shown = subprocess.run(shlex.split(line), cwd=fork.root, capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run(shlex.split(line), cwd=tmp_path, capture_output=True, text=True, check=True).stdout
         assert "-    return 10\n" in shown
     assert "to 1.2 is under way" in fork.run("status")
     assert "is under way" in fork.run("rebase", "1.1", code=1)
@@ -371,7 +347,7 @@ def test_old_release_that_is_not_to_be_had(fork):
 
 def test_no_network(fork):
     del fork.env["VMAMBA_UPSTREAM_DIR"]
-    fork.env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(fork.root), PIP_CONFIG_FILE=os.devnull)
+    fork.env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=fork.root.as_uri(), PIP_CONFIG_FILE=os.devnull)
     before = state(fork)
     assert "ultralytics-1.1-py3-none-any.whl could not be downloaded" in fork.run("rebase", "1.1", code=1)
     assert "Upstream's releases could not be listed" in fork.run("rebase", "latest", code=1)
@@ -381,7 +357,7 @@ def test_no_network(fork):
 
 def test_pip_brings_the_new_release(fork):
     del fork.env["VMAMBA_UPSTREAM_DIR"]
-    fork.env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(fork.wheels), PIP_CONFIG_FILE=os.devnull)
+    fork.env.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=fork.wheels.as_uri(), PIP_CONFIG_FILE=os.devnull)
     assert "Fetching upstream ultralytics 1.1" in fork.run("rebase", "1.1")
     moved(fork, "1.1")
     said = fork.run("rebase", "7.7", code=1)
@@ -444,30 +420,6 @@ def test_killed_at_every_write_of_the_move(fork):
 
 
 # From a clone of upstream's repository
-
-
-@pytest.fixture
-def clone(tmp_path):
-    """A clone as upstream's repository is laid out, with tags of releases and a main beyond them."""
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    git(folder, "init", "-q", "-b", "main")
-    for version in ("1.0", "1.1", None):
-        content = {
-            "README.md": "theirs\n",
-            "tests/test_x.py": "x = 1\n",
-            **(UPSTREAM if version == "1.0" else files("1.1")),
-        }
-        for path, text in content.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(text.encode())
-        if version is None:
-            (folder / TASKS).write_text(FAR + "# beyond 1.1\n")
-        git(folder, "add", "-A")
-        git(folder, "commit", "-qm", f"release {version}")
-        if version:
-            git(folder, "tag", f"v{version}")
-    return folder
 
 
 @pytest.mark.parametrize("ref", ["v1.1", "1.1", "latest", "commit", "address"])

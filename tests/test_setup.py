@@ -5,7 +5,6 @@ Each test gets a fork of its own in a temporary folder, with a copy of the tool 
 runs the tool as users do, as a process.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -16,104 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
+from forks import TASKS, UPSTREAM, Fork, patched_fork, patches_of
 
-ROOT = Path(__file__).resolve().parents[1]
-UPSTREAM = {
-    "ultralytics/__init__.py": "__version__ = '1.0'\n",
-    "ultralytics/nn/tasks.py": "".join(f"def task_{i}():\n    return {i}\n\n\n" for i in range(40)),
-    "ultralytics/cfg/default.yaml": "epochs: 100\n",
-    "ultralytics/assets/no-newline.txt": "first\nlast",
-    "ultralytics/gone/old.py": "x = 1\n",
-    **{f"ultralytics/data/part_{i}.py": f"part = {i}\n" * 200 for i in range(8)},
-}
-TASKS = "ultralytics/nn/tasks.py"
-HOOK = (TASKS, "task_10", "<first>", "return 10", "<last>")
-
-
-def wheel(folder: Path, version: str, files: dict) -> str:
-    """Write an upstream wheel and return its hash."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"ultralytics-{version}-py3-none-any.whl"
-    info = f"ultralytics-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-        archive.writestr(
-            f"{info}/METADATA",
-            f"Metadata-Version: 2.1\nName: ultralytics\nVersion: {version}\nRequires-Dist: numpy>=1.23\n\n",
-        )
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class Fork:
-    """A fork of the toy upstream."""
-
-    def __init__(self, root: Path):
-        """Copy the tool and pin release 1.0, with no patches yet."""
-        self.root, self.wheels = root / "fork", root / "wheels"
-        shutil.copytree(
-            ROOT / "patches", self.root / "patches", ignore=shutil.ignore_patterns("*.patch", "__pycache__")
-        )
-        self.write("patches/series", "")
-        self.write("patches/hooks.py", f"ANY, FIRST, LAST = None, '<first>', '<last>'\nHOOKS = ({HOOK!r},)\n")
-        # No bytecode: hooks.py changes within a second here, and folders are compared file by file.
-        self.env = {**os.environ, "VMAMBA_UPSTREAM_DIR": str(self.wheels), "PYTHONDONTWRITEBYTECODE": "1"}
-        self.pin("1.0", UPSTREAM)
-        self.write("ultralytics/nn/Addmodules/__init__.py", "ours = True\n")
-
-    def pin(self, version: str, files: dict) -> None:
-        """Release an upstream version and move the pin to it."""
-        pin = {"version": version, "local": "vmamba.1", "sha256": wheel(self.wheels, version, files)}
-        self.write("patches/upstream.json", json.dumps(pin))
-
-    def write(self, path: str, text: str) -> None:
-        """Write a file of the tree."""
-        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_bytes(text.encode())
-
-    def read(self, path: str) -> str:
-        """Read a file of the tree."""
-        return (self.root / path).read_bytes().decode()
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Replace text that stands once in a file."""
-        assert self.read(path).count(old) == 1
-        self.write(path, self.read(path).replace(old, new))
-
-    def start(self, *args: str) -> subprocess.Popen:
-        """Start the tool."""
-        command = [sys.executable, "-m", "patches", *args]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=pipe, stderr=subprocess.STDOUT, text=True)
-
-    def run(self, *args: str, code: int = 0) -> str:
-        """Run the tool to its end and return what it prints."""
-        process = self.start(*args)
-        said = process.communicate(timeout=300)[0]
-        assert process.returncode == code, said
-        assert "Traceback" not in said, said
-        return said
-
-    def tree(self) -> dict[str, bytes]:
-        """Return every file below `ultralytics/`."""
-        files = (path for path in (self.root / "ultralytics").rglob("*") if path.is_file())
-        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files}
-
-    def patch(self, name: str, old: str, new: str, path: str = TASKS) -> None:
-        """Make a patch as users do."""
-        self.edit(path, old, new)
-        self.run("extract", name, "-m", f"why {name}")
-
-    def laid(self, files: dict, **changed: str) -> bool:
-        """Tell whether exactly these upstream files, and ours, are in the tree."""
-        want = {path: text.encode() for path, text in {**files, **changed}.items()}
-        return self.tree() == {**want, "ultralytics/nn/Addmodules/__init__.py": b"ours = True\n"}
+from patches import ROOT
 
 
 @pytest.fixture
@@ -123,17 +30,9 @@ def fork(tmp_path):
 
 
 @pytest.fixture
-def patched(fork):
+def patched(tmp_path):
     """A fork with two patches to one file, set up."""
-    fork.run("setup")
-    fork.patch("first", "return 10\n", "return 10  # first\n")
-    fork.patch("second", "return 30\n", "return 30  # second\n")
-    return fork
-
-
-def patches_of(fork):
-    """Return the bytes of the series and its patches."""
-    return {path.name: path.read_bytes() for path in (fork.root / "patches").iterdir() if path.suffix != ".py"}
+    return patched_fork(tmp_path)
 
 
 # Laying

@@ -9,8 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from test_rebase import CONFLICT, FAR, SMOKE, clone, files, fork, git, state  # noqa: F401
-from test_setup import TASKS, UPSTREAM, Fork, wheel
+from forks import CONFLICT, FAR, SMOKE, TASKS, UPSTREAM, clone_of_upstream, files, git, movable_fork, state, wheel
 
 from patches import ROOT
 from patches.matrix import PAGE, RESULTS, fine, render, sample
@@ -18,11 +17,23 @@ from patches.matrix import PAGE, RESULTS, fine, render, sample
 IGNORE = "/ultralytics/**\n!/ultralytics/**/\n!/ultralytics/nn/Addmodules/**\n/.upstream/\n*.pyc\n"
 
 
+@pytest.fixture
+def fork(tmp_path):
+    """A fork with two patches on release 1.0, and a release 1.1 to go to; its path has a quote and a space."""
+    return movable_fork(tmp_path / "the reader's")
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone of upstream's repository."""
+    return clone_of_upstream(tmp_path / "clone")
+
+
 # Export
 
 
 @pytest.fixture
-def checkout(fork):  # noqa: F811
+def checkout(fork):
     """The fork as a git checkout, with files of its own besides."""
     fork.write(".gitignore", IGNORE)
     fork.write("ultralytics/nn/Addmodules/weights.bin", "\0\1\2")
@@ -39,7 +50,7 @@ def patched(tasks: str) -> str:
     return tasks.replace("return 10\n", "return 10  # first\n").replace("return 30\n", "return 30  # second\n")
 
 
-def test_mails_go_onto_a_clone(checkout, clone, tmp_path):  # noqa: F811
+def test_mails_go_onto_a_clone(checkout, clone, tmp_path):
     folder = tmp_path / "the reader's mails"
     said = checkout.run("export", "--to", str(folder))
     assert [path.name for path in sorted(folder.iterdir())] == [
@@ -69,7 +80,7 @@ def identity() -> dict:
     return {**os.environ, **{f"GIT_COMMITTER_{k}": v for k, v in (("NAME", "U"), ("EMAIL", "u@example.org"))}}
 
 
-def test_branch_leaves_the_rest_of_the_clone_alone(checkout, clone):  # noqa: F811
+def test_branch_leaves_the_rest_of_the_clone_alone(checkout, clone):
     (clone / "README.md").write_text("being edited\n")
     before = git(clone, "status", "--porcelain", "--branch"), git(clone, "rev-parse", "HEAD")
     export = ("export", "--branch", "vmamba", "--in", str(clone))
@@ -82,7 +93,7 @@ def test_branch_leaves_the_rest_of_the_clone_alone(checkout, clone):  # noqa: F8
     assert git(clone, "show", f"later:{TASKS}") == patched(FAR)
 
 
-def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path):  # noqa: F811
+def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path):
     clone = clone.rename(tmp_path / "the reader's clone")
     (clone / TASKS).write_text(CONFLICT)
     git(clone, "commit", "-qam", "conflict")
@@ -101,7 +112,7 @@ def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path): 
     assert len(git(clone, "worktree", "list").splitlines()) == 1
 
 
-def test_hook_that_landed_elsewhere_is_told(checkout, clone):  # noqa: F811
+def test_hook_that_landed_elsewhere_is_told(checkout, clone):
     hooks = checkout.read("patches/hooks.py")
     checkout.write("patches/hooks.py", hooks.replace("task_10", "task_20").replace("10'", "20'"))
     (clone / TASKS).write_text(FAR.replace("def task_20()", "def task_twenty()"))
@@ -111,7 +122,7 @@ def test_hook_that_landed_elsewhere_is_told(checkout, clone):  # noqa: F811
     checkout.run(*export)
 
 
-def test_no_old_blobs(checkout, clone, tmp_path):  # noqa: F811
+def test_no_old_blobs(checkout, clone, tmp_path):
     """A shallow clone of another release cannot merge: git says so, and nothing lands in a wrong place."""
     shallow = tmp_path / "shallow"
     (clone / TASKS).write_text(CONFLICT)
@@ -138,7 +149,7 @@ def test_sample():
     assert sample(["8.5.0", "8.4.1"]) == ["8.5.0", "8.4.1"]
 
 
-def test_matrix_tells_what_goes_and_changes_nothing(fork):  # noqa: F811
+def test_matrix_tells_what_goes_and_changes_nothing(fork):
     wheel(fork.wheels, "1.2", files("1.2", FAR.replace("return 0\n", "return -1\n")))
     wheel(fork.wheels, "1.2.1", files("1.2.1", FAR.replace("return 0\n", "return -2\n")))
     wheel(fork.wheels, "1.3", files("1.3", CONFLICT))
@@ -166,7 +177,7 @@ def test_matrix_tells_what_goes_and_changes_nothing(fork):  # noqa: F811
     assert counted in page
 
 
-def test_matrix_goes_on_where_it_was(fork):  # noqa: F811
+def test_matrix_goes_on_where_it_was(fork):
     fork.write("patches/smoke.py", SMOKE + "print('again', file=open('../../../../ran', 'a'))\n")
     fork.run("matrix", "1.1")
     fork.run("matrix", "1.0", "1.1")
@@ -185,9 +196,8 @@ def test_matrix_goes_on_where_it_was(fork):  # noqa: F811
 
 def test_own_patches_follow_the_fork(checkout, tmp_path):
     """docs/upkeep/own-edits.md: move first, merge then."""
-    origin, own = checkout.root, Fork.__new__(Fork)
-    git(tmp_path, "clone", "-q", str(origin), str(tmp_path / "own"))
-    own.root, own.wheels, own.env = tmp_path / "own", checkout.wheels, checkout.env
+    origin, own = checkout.root, checkout.at(tmp_path / "own")
+    git(tmp_path, "clone", "-q", str(origin), str(own.root))
     own.run("setup")
     own.patch("third", "return 20\n", "return 20  # third\n")
     commit = ("commit", "-qam")
