@@ -105,6 +105,18 @@ def test_own_files_are_never_overwritten(fork):
     assert fork.tree() == {"ultralytics/nn/Addmodules/__init__.py": b"ours = True\n"}
 
 
+def test_own_files_with_and_without_what_a_compiler_left(fork):
+    fork.run("setup")
+    names = ("nn/Addmodules/a.so", "nn/Addmodules/a.cpp", "nn/Addmodules/__pycache__/a.pyc", "cfg/VMamba/x.yaml")
+    for name in names:
+        fork.write(f"ultralytics/{name}", "x")
+    code = "from patches import tree; print(*tree.own_files(), *tree.own_files(compiled=False), sep='\\n')"
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=fork.root, env=fork.env, text=True)
+    found = [line.removeprefix("ultralytics/") for line in said.splitlines()]
+    ours = [names[3], "nn/Addmodules/__init__.py", names[1]]
+    assert found == [*ours, names[0], *ours]
+
+
 # Edits and foreign files
 
 

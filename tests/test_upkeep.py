@@ -178,6 +178,7 @@ def test_matrix_tells_what_goes_and_changes_nothing(fork):
 
 
 def test_matrix_goes_on_where_it_was(fork):
+    fork.write("ultralytics/cfg/VMamba/x.yaml", "ours: in a folder\n")
     fork.write("patches/smoke.py", SMOKE + "print('again', file=open('../../../../ran', 'a'))\n")
     fork.run("matrix", "1.1")
     fork.run("matrix", "1.0", "1.1")
