@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import io
 import os
 import pickle
@@ -24,6 +26,7 @@ import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules import Mamba, MambaLayer
 from ultralytics.nn.Addmodules.hooks.optimizer import exempt_ssm_parameters
+from ultralytics.nn.Addmodules.hooks.rows import LAYERS, parse_layer
 from ultralytics.nn.tasks import (
     DetectionModel,
     SegmentationModel,
@@ -143,6 +146,60 @@ def test_wrong_layer_arguments_name_the_layer(args: list, error: type[Exception]
     d["backbone"][2][3] = args
     with pytest.raises(error, match=message):
         DetectionModel(d, verbose=False)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("args", [[], [None], [None, 2]])
+def test_without_a_width_a_layer_takes_that_of_its_input(layer: type, args: list) -> None:
+    width, own, count = parse_layer(layer, 5, 384, args, 0.25, 1024, 3)
+    wide = layer.__name__.startswith("C2f")  # these have widths for input and output, and their own repeats
+    assert (width, count) == (384, 1 if wide else 3)
+    assert own == ([384, 384, 3] if wide else [384]) + args[1:]
+
+
+@pytest.mark.parametrize("layer", ["MambaLayer", "SS2D", "VSSBlock", "C2fVSS", "C2fSS2D"])
+def test_a_layer_after_a_concat_or_an_hgblock(layer: str) -> None:
+    """No number gives 384 after a Concat at scale n, and an HGBlock's width is not scaled at all."""
+    d = config(strides=[32])
+    d["backbone"] += [
+        [[-1, 7], 1, "Concat", [1]],
+        [-1, 1, layer, []],
+        [-1, 1, "HGBlock", [16, 72, 3]],
+        [-1, 1, layer, []],
+    ]
+    d["head"] = [[[-1], 1, "Detect", ["nc"]]]
+    model = DetectionModel(d, verbose=False)
+    outputs = []
+    for row in (11, 13):
+        model.model[row].register_forward_hook(lambda m, x, out: outputs.append((x[0].shape[1], out.shape[1])))
+    model.eval()(torch.rand(1, 3, 64, 64))
+    assert outputs == [(512, 512), (72, 72)]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("rest", [[], [1]])
+def test_advice_about_a_width_was_tried(scale: str, rest: list) -> None:
+    _, width, most = config()["scales"][scale]
+    for channels in (24, 64, 72, 256, 384, 640, 1024, 1536):
+        with pytest.raises(ValueError, match="channels are .* write") as error:
+            parse_layer(MambaLayer, 3, channels, [1, *rest], width, most, 1)
+        advised = [ast.literal_eval(text) for text in re.findall(r"\[.*?\]", str(error.value).partition("write")[2])]
+        assert advised[0] == ([None, *rest] if rest else [])
+        for args in advised:
+            assert parse_layer(MambaLayer, 3, channels, args, width, most, 1)[0] == channels
+
+
+def test_each_layer_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row is checked without building its layer."""
+    built = []
+    for layer in LAYERS:
+        init = layer.__init__
+        monkeypatch.setattr(
+            layer, "__init__", lambda self, *a, init=init, **k: built.append(type(self)) or init(self, *a, **k)
+        )
+        layer.__init__.__signature__ = inspect.signature(init)
+    model = DetectionModel("VMamba-yolon.yaml", verbose=False)
+    assert len(built) == sum(isinstance(m, LAYERS) for m in model.modules()) == 4
 
 
 # Strides and scales ---------------------------------------------------------------------------------------------------
@@ -594,6 +651,7 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
             r"layer 2 \(MambaLayr\): there is no such layer; did you mean MambaLayer\?",
         ),
         ([-1, 1, "Mamba", [128]], ValueError, r"did you mean MambaLayer\?"),
+        ([-1, 1, "nn.MambaLayer", [128]], ValueError, r"there is no such layer in torch.nn; write MambaLayer"),
         ([-1, 1, "C2fVSSS", [128]], ValueError, r"did you mean C2fVSS\?"),
         ([-1, 1, "ConvSS2D", [128]], ValueError, r"did you mean C2fSS2D\?"),
         (
