@@ -10,11 +10,13 @@ import math
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers.arguments import arguments, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
 from .layers.maps import norm_tokens
+from .layers.plain import call, plain
 from .layers.ss2d import SS2D
 from .layers.ssm import StateSpace, inverse_softplus_steps
 from .layers.vss import VSSBlock
@@ -31,7 +33,7 @@ from .recipe import (
     selective_scan_fn,
     selective_scan_ref,
 )
-from .selective_scan import FORWARD, REVERSED, mamba_inner, scan_flops, token_linear
+from .selective_scan import FORWARD, REVERSED, mamba_inner, scan, scan_flops, token_linear
 
 __all__ = (
     "SS2D",
@@ -118,7 +120,8 @@ class Mamba(StateSpace):
             dt_init_floor (float): Lower bound of the initial step size.
             conv_bias (bool): Bias in the convolution.
             bias (bool): Bias in in_proj and out_proj.
-            use_fast_path (bool): Keep little and recompute in backward; the results are the same without it.
+            use_fast_path (bool): Compute the block in one call that keeps little and recomputes in backward. Without it
+                every child is called by itself; the results are the same.
             layer_idx (int, optional): Index of the block in its model; stored only.
             device (torch.device | str, optional): Device of the parameters.
             dtype (torch.dtype, optional): Dtype of the parameters, but for A_log and D, which are float32.
@@ -198,33 +201,66 @@ class Mamba(StateSpace):
                 f"Mamba expects (B, L, d_model) with d_model = {self.d_model} and L >= 1, "
                 f"got {tuple(hidden_states.shape)}"
             )
-        two = self.bimamba_type == "v2"
-        xz = token_linear(hidden_states, self.in_proj.weight, self.in_proj.bias)
+        ends = ("", "_b") if self.bimamba_type == "v2" else ("",)
+        children = [getattr(self, f"{name}{end}") for end in ends for name in ("conv1d", "x_proj", "dt_proj")]
+        A_log = torch.stack([getattr(self, n) for n in ("A_log", "A_b_log") if hasattr(self, n)])
+        A = -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
+        D = torch.stack([getattr(self, f"D{end}") for end in ends]).expand(A.shape[0], -1)
+        if not self.use_fast_path or not plain(self.in_proj, self.out_proj, *children):
+            return self._called(hidden_states, ends, A, D)
 
         def rows(name: str, attribute: str = "weight") -> Tensor | None:
             """Stack a parameter of one or two directions."""
-            values = [getattr(getattr(self, f"{name}{s}"), attribute) for s in (("", "_b") if two else ("",))]
-            return None if values[0] is None else torch.stack(values) if two else values[0].unsqueeze(0)
+            values = [getattr(getattr(self, f"{name}{end}"), attribute) for end in ends]
+            return None if values[0] is None else torch.stack(values)
 
-        A_log = torch.stack([getattr(self, n) for n in ("A_log", "A_b_log") if hasattr(self, n)])
-        A = -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
-        D = torch.stack((self.D, self.D_b)) if two else self.D.unsqueeze(0)
-        directions = A.shape[0]
         return mamba_inner(
-            xz,
+            token_linear(hidden_states, self.in_proj.weight, self.in_proj.bias),
             rows("conv1d").squeeze(2),
             rows("conv1d", "bias"),
             rows("x_proj"),
             rows("dt_proj"),
             A,
-            D.expand(directions, -1),
-            rows("dt_proj", "bias").expand(directions, -1),
+            D,
+            rows("dt_proj", "bias").expand(A.shape[0], -1),
             self.out_proj.weight,
             self.out_proj.bias,
             True,
-            (FORWARD, REVERSED)[:directions],
-            self.use_fast_path,
+            (FORWARD, REVERSED)[: A.shape[0]],
         )
+
+    def _called(self, hidden_states: Tensor, ends: tuple[str, ...], A: Tensor, D: Tensor) -> Tensor:
+        """Compute the block by calling its children one by one, whatever they are.
+
+        Args:
+            hidden_states (Tensor): (B, L, d_model).
+            ends (tuple[str, ...]): Endings of the children's names, one for each direction that has its own.
+            A (Tensor): (K, d_inner, d_state) of K directions.
+            D (Tensor): (K, d_inner).
+        """
+        (batch, length, _), (directions, inner, state) = hidden_states.shape, A.shape
+        sizes = (self.dt_rank, state, state)
+        x, z = call(self, "in_proj", hidden_states, (batch, length, 2 * inner)).chunk(2, -1)
+        x = x.transpose(1, 2)
+        own_bias = plain(*(getattr(self, f"dt_proj{end}") for end in ends))  # added in float32, inside the scan
+        parts = []
+        for end in ends:  # the second direction reads the tokens from the end; its results go back to their places
+            u = call(self, f"conv1d{end}", x.flip(-1) if end else x, (batch, inner, None))[..., :length]
+            u = F.silu(u.flip(-1) if end else u)
+            r, B, C = call(self, f"x_proj{end}", u.transpose(1, 2), (batch, length, sum(sizes))).split(sizes, -1)
+            if own_bias:
+                delta = F.linear(r, getattr(self, f"dt_proj{end}").weight)
+            else:
+                delta = call(self, f"dt_proj{end}", r, (batch, length, inner))
+            parts.append((u, *(t.transpose(1, 2) for t in (delta, B, C))))
+        u, delta, B, C = (torch.stack(p, 1).expand(-1, directions, -1, -1) for p in zip(*parts))
+        bias = None
+        if own_bias:
+            bias = torch.stack([getattr(self, f"dt_proj{end}").bias for end in ends]).expand(directions, -1).to(A.dtype)
+        orders = (FORWARD, REVERSED)[:directions]
+        y, _ = scan(u, delta, A, B, C, D.to(A.dtype), None, bias, True, orders)
+        y = y.sum(1).transpose(1, 2) * F.silu(z)
+        return call(self, "out_proj", y.to(z.dtype), (batch, length, self.d_model))
 
     def flops(self, batch: int, length: int) -> int:
         """Return the floating point operations of one forward pass over (batch, length) tokens.
@@ -232,10 +268,14 @@ class Mamba(StateSpace):
         Counted: projections and convolutions at 2 per multiply-add, the scans at 9 B L D N.
         """
         tokens, inner, convs = batch * length, self.d_inner, 2 if self.bimamba_type == "v2" else 1
-        scans = 1 if self.bimamba_type == "none" else 2
         linear = 3 * self.d_model * inner  # in_proj and out_proj
         per_conv = inner * (self.d_conv + self.dt_rank + 2 * self.d_state) + self.dt_rank * inner
-        return 2 * tokens * (linear + convs * per_conv) + scans * scan_flops(batch, inner, length, self.d_state)
+        return 2 * tokens * (linear + convs * per_conv) + self.own_flops(batch, length)
+
+    def own_flops(self, batch: int, length: int) -> int:
+        """Return the operations of the scans: what no child computes."""
+        scans = 1 if self.bimamba_type == "none" else 2
+        return scans * scan_flops(batch, self.d_inner, length, self.d_state)
 
 
 class MambaLayer(nn.Module):

@@ -12,8 +12,8 @@ __all__ = ("count_mamba", "count_ss2d")
 
 
 def count_mamba(m: Mamba, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Add the multiply-adds of a Mamba block."""
-    m.total_ops += m.flops(inputs[0].shape[0], inputs[0].shape[1]) / 2
+    """Add the scans of a Mamba block: under a counter's hooks its children are called, and count themselves."""
+    m.total_ops += m.own_flops(*inputs[0].shape[:2]) / 2
 
 
 def count_ss2d(m: CrossScan, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..selective_scan import token_norm
 from ..selective_scan.op import composed
+from .plain import plain
 
 __all__ = ("check_map", "flatten_pointwise", "norm_tokens", "to_map", "to_tokens")
 
@@ -34,9 +35,8 @@ def flatten_pointwise(state_dict: dict, prefix: str, names: tuple[str, ...]) -> 
             state_dict[key] = state_dict[key].flatten(1)
 
 
-def norm_tokens(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one without hooks."""
-    plain = type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None
-    if plain and not norm._forward_hooks and not composed():  # a graph needs the width as the norm's number
-        return token_norm(x, norm.weight, norm.bias, norm.eps)
+def norm_tokens(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one."""
+    if plain(norm) and norm.elementwise_affine and norm.bias is not None and not composed():
+        return token_norm(x, norm.weight, norm.bias, norm.eps)  # a graph needs the width as the norm's number
     return norm(x.transpose(1, 2))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..selective_scan import scan_flops
 from .arguments import flag, odd, positive_int, positive_number
 from .maps import check_map, flatten_pointwise, to_map, to_tokens
+from .plain import call, plain
 from .scan2d import cross_scan
 from .ssm import StateSpace, inverse_softplus_steps
 
@@ -184,25 +185,28 @@ class SS2D(CrossScan):
             ValueError: If x has another channel count, is no map, or has no pixels.
         """
         check_map("SS2D", x, self.dim)
-        (height, width), inner = x.shape[2:], self.d_inner
-        tokens, weight, bias = to_tokens(x), self.in_proj.weight, self.in_proj.bias
-        # Two products, because halves of one would not be dense maps for the convolution.
-        u = F.linear(tokens, weight[:inner], None if bias is None else bias[:inner])
-        u = to_tokens(self.conv2d(to_map(u, height, width)))
-        y = self.scan(u, height, width)
+        (batch, _, height, width), inner = x.shape, self.d_inner
+        tokens, both = to_tokens(x), None
+        if self.gate and plain(self.in_proj):
+            u = self._half(tokens, 0)  # two products, because halves of one would not be dense maps for the convolution
+        else:
+            both = call(self, "in_proj", tokens, (batch, height * width, (1 + self.gate) * inner))
+            u = both[..., :inner].contiguous()
+        y = self.scan(to_tokens(self.conv2d(to_map(u, height, width))), height, width)
         if self.gate:
-            y = y * F.silu(F.linear(tokens, weight[inner:], None if bias is None else bias[inner:]))
+            y = y * F.silu(self._half(tokens, 1) if both is None else both[..., inner:])
         return to_map(self.out_proj(y.to(tokens.dtype)), height, width)
+
+    def _half(self, tokens: Tensor, index: int) -> Tensor:
+        """Return the input of the scans (index 0) or the gate (1), one half of in_proj's output."""
+        weight, bias = self.in_proj.weight, self.in_proj.bias
+        part = slice(index * self.d_inner, (index + 1) * self.d_inner)
+        return F.linear(tokens, weight[part], None if bias is None else bias[part])
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         """Load, with projections in either of the two forms in which VMamba saves them."""
         flatten_pointwise(state_dict, prefix, ("in_proj", "out_proj"))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def own_flops(self, batch: int, length: int) -> int:
-        """Return the FLOPs outside conv2d, out_norm and out_proj: those of the base class, and in_proj."""
-        in_proj = 2 * batch * length * self.dim * (1 + self.gate) * self.d_inner
-        return in_proj + super().own_flops(batch, length)
 
 
 class ConvSS2D(CrossScan):

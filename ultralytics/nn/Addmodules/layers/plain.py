@@ -1,0 +1,53 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Whether a child layer is just its parameters, which a kernel may read, or has to be called."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules import module as registries
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+__all__ = ("call", "plain")
+
+KINDS = (nn.Linear, nn.Conv1d, nn.LayerNorm)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+GLOBAL_HOOKS = tuple(
+    getattr(registries, f"_global_{name}")
+    for name in ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+)
+
+
+def plain(*children: nn.Module) -> bool:
+    """Return whether nothing but their own parameters decides what these children compute.
+
+    A kernel of a whole block reads the parameters of its children and calls none of them. That is right only for
+    modules of exactly the expected type, without hooks of any sort, parametrizations, pruning, a `forward` of their own
+    or weights of another library's type. What LoRA, quantisation, FLOP counters and CAM tools leave must be called.
+    """
+    if any(GLOBAL_HOOKS):
+        return False
+    for child in children:
+        state = child.__dict__
+        if type(child) not in KINDS or "forward" in state or any(state[hooks] for hooks in HOOKS):
+            return False
+        if is_traceable_wrapper_subclass(child.weight):
+            return False
+    return True
+
+
+def call(owner: nn.Module, name: str, x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+    """Call a child and hold its result to a shape, where None stands for any size.
+
+    Raises:
+        RuntimeError: If the child cannot take x; the message names it.
+        ValueError: If its result has another shape.
+    """
+    child = getattr(owner, name)
+    where = f"{type(owner).__name__}: its {name} ({type(child).__name__})"
+    try:
+        y = child(x)
+    except RuntimeError as e:
+        raise RuntimeError(f"{where} cannot take a tensor {tuple(x.shape)} of {x.dtype}: {e}") from e
+    if y.dim() != len(shape) or any(want not in (None, got) for got, want in zip(y.shape, shape)):
+        raise ValueError(f"{where} gave {tuple(y.shape)} for {tuple(x.shape)}, expected {shape}")
+    return y
