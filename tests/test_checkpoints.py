@@ -15,8 +15,8 @@ from ultralytics import YOLO
 from ultralytics.nn.Addmodules.hooks.checkpoints import STORED
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 
-# Of the commit that made class paths an interface. It is never made again: checkpoints of users are as old as it is.
-OLD = Path(__file__).parent / "fixtures/layers.pt"
+# Checkpoints of earlier commits. None is ever made again: those of users are as old as they are. A new layer adds one.
+FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*.pt"))
 TINY = {
     "nc": 2,
     "reg_max": 4,
@@ -32,7 +32,7 @@ TINY = {
         [-1, 1, "C2fVSS", [16]],
         [-1, 1, "C2fSS2D", [16]],
     ],
-    "head": [[[7], 1, "Detect", ["nc"]]],
+    "head": [[[-1], 1, "Detect", ["nc"]]],
 }
 
 
@@ -51,6 +51,14 @@ def tiny() -> DetectionModel:
     return model.eval()
 
 
+def write(name: str) -> None:
+    """Write today's model as a new fixture: `cd tests && python -c "import test_checkpoints as t; t.write('mine')"`."""
+    file, model = Path(__file__).parent / f"fixtures/{name}.pt", tiny()
+    assert not file.exists(), f"{file} is never made again"
+    with torch.no_grad():
+        torch.save({"model": model, "expected": model(picture())[0], "train_args": {}}, file)
+
+
 def classes(file: Path) -> set[str]:
     """Return the paths of the classes that a checkpoint names."""
     with zipfile.ZipFile(file) as archive:
@@ -66,24 +74,26 @@ def classes(file: Path) -> set[str]:
     return found
 
 
-def test_an_old_checkpoint_is_read_and_computes_what_it_did() -> None:
-    ckpt, _ = torch_safe_load(OLD, safe_only=True)  # as `YOLO("best.pt")` does under restricted loading
+@pytest.mark.parametrize("file", FIXTURES, ids=lambda file: file.stem)
+def test_an_old_checkpoint_is_read_and_computes_what_it_did(file: Path) -> None:
+    ckpt, _ = torch_safe_load(file, safe_only=True)  # as `YOLO("best.pt")` does under restricted loading
     with torch.no_grad():
         out = ckpt["model"].float().eval()(picture())[0]
     assert (out - ckpt["expected"]).abs().max() <= 1e-5 * ckpt["expected"].abs().max()
-    assert YOLO(OLD).model.names == {0: "0", 1: "1"}
+    assert YOLO(file).model.names == {0: "0", 1: "1"}
 
 
 def test_a_checkpoint_names_no_class_of_ours_but_layers(tmp_path: Path) -> None:
-    """Every class of ours that a new checkpoint holds is declared in STORED, and the old one has them all."""
+    """Every class of ours that a new checkpoint holds is declared in STORED, and some old one has it."""
     torch.save({"model": tiny()}, tmp_path / "new.pt")
     declared = {f"{c.__module__}.{c.__qualname__}" for c in STORED}
-    ours = [{c for c in classes(file) if "Addmodules" in c} for file in (OLD, tmp_path / "new.pt")]
+    old = set().union(*map(classes, FIXTURES))
+    ours = [{c for c in found if "Addmodules" in c} for found in (old, classes(tmp_path / "new.pt"))]
     assert ours[0] == ours[1] == declared
 
 
 def test_the_start_of_boxes_is_a_number_in_the_checkpoint() -> None:
-    head = torch_safe_load(OLD, safe_only=True)[0]["model"].model[-1]
+    head = torch_safe_load(FIXTURES[0], safe_only=True)[0]["model"].model[-1]
     assert head.init_dfl == 0.7
     before = head.cv2[0][-1].bias.clone()
     head.bias_init()

@@ -281,6 +281,10 @@ def check_results(result: Results, task: str) -> None:
 
 LIVES = {
     "VMamba-yolo": "detect",
+    "VMamba-yolo-seg": "segment",
+    "VMamba-yolo-pose": "pose",
+    "VMamba-yolo-obb": "obb",
+    "VMamba-yolo-cls": "classify",
     "VMamba-yolov8-seg": "segment",
     "VMamba-yolov8-pose": "pose",
     "VMamba-yolov8-obb": "obb",
@@ -290,7 +294,7 @@ LIVES = {
     "VMamba-yolov8-p2": "detect",
     "VMamba-yolov8-p6": "detect",
 }
-QUICK = 6  # our own, and one of each task; VMamba-yolov8 itself is in test_model.py
+QUICK = 10  # our own and the recipe's, of each task; VMamba-yolov8 itself is in test_model.py
 
 
 def train(stem: str, data: Path, folder: Path, epochs: int) -> tuple[YOLO, list[dict]]:

@@ -149,7 +149,7 @@ def test_wrong_layer_arguments_name_the_layer(args: list, error: type[Exception]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
-@pytest.mark.parametrize("args", [[], [None], [None, 2]])
+@pytest.mark.parametrize("args", [[], [None], [None, 1]])
 def test_without_a_width_a_layer_takes_that_of_its_input(layer: type, args: list) -> None:
     width, own, count = parse_layer(layer, 5, 384, args, 0.25, 1024, 3)
     wide = layer.__name__.startswith("C2f")  # these have widths for input and output, and their own repeats

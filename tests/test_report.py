@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules.selective_scan import chunked, cpu, registry
 from ultralytics.nn.Addmodules.tools import machine, report, selftest, table
 from ultralytics.nn.Addmodules.tools.cli import main
@@ -253,6 +254,29 @@ def test_missing_backend(monkeypatch) -> None:
     assert "test cpp cpu" not in lines(selftest.self_test())
     assert "chunked on cpu" in report.checks_line()
     assert "no cpp: no such luck" in report.checks_line()
+
+
+def test_a_scan_slower_than_it_could_be_is_said_once(monkeypatch, caplog) -> None:
+    """Laptops without a compiler: ten to twenty times slower, and nothing told them why."""
+    monkeypatch.setattr(registry, "_logged", set())
+    x = torch.zeros(1, 4, 3, 3)
+    layer = MambaLayer(4)
+    layer(x)
+    assert "plain PyTorch" not in caplog.text or not cpu.available()[0]
+    caplog.clear()
+    monkeypatch.setattr(registry, "_logged", set())
+    monkeypatch.setattr(cpu, "available", lambda: (False, "no such luck"))
+    for _ in range(2):
+        layer(x)
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    why = "selective scan: plain PyTorch on cpu, many times slower than compiled kernels (cpp: no such luck). "
+    assert len(said) == 1
+    assert said[0].endswith(why + "`vmamba checks` tells what to do.")
+    with registry.use_backend("chunked"):  # asked for
+        monkeypatch.setattr(registry, "_logged", set())
+        caplog.clear()
+        layer(x)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 def test_library_that_cannot_be_loaded_has_to_go(monkeypatch) -> None:

@@ -34,9 +34,9 @@ def parse_layer(
     """Turn the YAML arguments of a Vision Mamba layer into constructor arguments; leave every other layer alone.
 
     The first YAML argument is the layer's width before scaling, as in Ultralytics' own rows; without it, or with None,
-    the width is that of the input. A MambaLayer, SS2D or VSSBlock keeps the channels of its input, so a width that is
-    written must agree with them. C2fVSS and C2fSS2D have a width of their own and take the repeats as the number of
-    inner blocks. The arguments after the width are the constructor's, by position.
+    the width is that of the input. A layer of SAME_WIDTH keeps the channels of its input, so a width that is written
+    must agree with them. One of NEW_WIDTH has a width of its own and takes the repeats as the number of inner blocks.
+    The arguments after the width are the constructor's, by position.
 
     Args:
         layer (type[nn.Module]): Class that the YAML names.

@@ -28,10 +28,16 @@ class StateSpace(nn.Module):
     """Base of modules that hold A, D and step sizes of a scan, which stay float32 and without weight decay.
 
     Attributes:
-        state_names (frozenset[str]): Names of those parameters.
+        state_names (frozenset[str]): Names of those parameters; a class of this base must say them.
     """
 
     state_names: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        """Refuse a class that names no such parameter: they would be cast and decayed without a word."""
+        super().__init_subclass__(**kwargs)
+        if not cls.state_names:
+            raise TypeError(f"{cls.__name__}: put the names of its A, D and step sizes into state_names")
 
     def state_parameters(self) -> dict[str, nn.Parameter]:
         """Return A, D and dt bias of every direction: kept float32, never decayed, never orthogonalised."""

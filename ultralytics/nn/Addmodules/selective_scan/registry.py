@@ -102,12 +102,15 @@ def _log_once(name: str, detail: str) -> None:
         LOGGER.debug(f"selective scan: backend '{name}' ({detail})")
 
 
-def _warn_once(device: str, reasons: list[str]) -> None:
-    """Say once per process that a GPU's scans run in plain PyTorch, which is many times slower, and why."""
-    if "slow" not in _logged and not torch.compiler.is_compiling():
-        _logged.add("slow")
+def _warn_once(device: str, reasons: dict[str, str]) -> None:
+    """Say once per process that scans run in plain PyTorch, many times slower than they could, and why."""
+    if f"slow {device}" not in _logged and not torch.compiler.is_compiling():
+        _logged.add(f"slow {device}")
+        kernel = {"cpu": cpu, "cuda": gpu}.get(device)
+        why = f"{kernel.name}: {reasons.get(kernel.name, 'left out')}" if kernel else f"there are no kernels for {device}"
         LOGGER.warning(
-            f"selective scan: plain PyTorch on {device}, many times slower than its kernels ({'; '.join(reasons)})"
+            f"selective scan: plain PyTorch on {device}, many times slower than compiled kernels ({why}). "
+            f"`vmamba checks` tells what to do."
         )
 
 
@@ -139,20 +142,21 @@ def select(
     Raises:
         RuntimeError: If a forced backend cannot take the call; the message says why.
     """
-    reasons = []
+    reasons: dict[str, str] = {}
     for backend in candidates():
         ok, reason = backend.available()
         if ok:
             ok, why = backend.accepts(u, delta, A, B, C, D, z, delta_bias)
             if ok:
                 _log_once(backend.name, reason)
-                if backend is chunked and u.device.type == "cuda" and _forced == AUTO:
+                if backend is chunked and _forced == AUTO and u.device.type != "meta":
                     _warn_once(u.device.type, reasons)
                 return backend.name
             reason = why
-        reasons.append(f"{backend.name}: {reason}")
+        reasons[backend.name] = reason
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     raise RuntimeError(
-        f"scan backend '{_forced}' was forced but cannot take this call ({'; '.join(reasons)}). "
+        f"scan backend '{_forced}' was forced but cannot take this call ({why}). "
         f"Unset VMAMBA_BACKEND or use_backend(), or choose one of {names()}"
     )
 
