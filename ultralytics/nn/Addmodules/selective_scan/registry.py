@@ -106,8 +106,8 @@ def _warn_once(device: str, reasons: dict[str, str]) -> None:
     """Say once per process that scans run in plain PyTorch, many times slower than they could, and why."""
     if f"slow {device}" not in _logged and not torch.compiler.is_compiling():
         _logged.add(f"slow {device}")
-        kernel = {"cpu": cpu, "cuda": gpu}.get(device)
-        why = f"{kernel.name}: {reasons.get(kernel.name, 'left out')}" if kernel else f"there are no kernels for {device}"
+        name = {"cpu": cpu.name, "cuda": gpu.name}.get(device)
+        why = f"{name}: {reasons.get(name, 'left out')}" if name else f"there are no kernels for {device}"
         LOGGER.warning(
             f"selective scan: plain PyTorch on {device}, many times slower than compiled kernels ({why}). "
             f"`vmamba checks` tells what to do."
