@@ -90,31 +90,31 @@ def test_every_scale_builds_by_name_and_matches_its_summary(scale: str) -> None:
     assert states == {16}  # never the channel count
 
 
+@pytest.mark.parametrize("kind", ["none", "v1", "v2"])
+def test_flops_of_a_block_are_counted_once(kind: str) -> None:
+    """The counter hooks every child, so children are called and count themselves; the block adds its scans."""
+    from thop.profile import profile
+
+    block, length = Mamba(16, d_state=4, bimamba_type=kind), 1000
+    counted = profile(block, inputs=[torch.zeros(2, length, 16)], verbose=False)[0] * 2
+    assert counted == pytest.approx(block.flops(2, length), rel=0.01)  # the convolution's padding is counted, too
+
+
 def test_gflops_count_the_scans() -> None:
-    """Thop's figure for the whole model, against stock layers plus an analytic count of every Mamba block."""
-    from thop.profile import profile, register_hooks
+    """Thop's figure for the whole model, with our rule and without, against an analytic count of the scans."""
+    from thop.profile import profile
 
     model = DetectionModel("VMamba-yolov8n.yaml", verbose=False)
     blocks = [(m, h.dim) for h in model.modules() if isinstance(h, MambaLayer) for m in [h.mamba]]
     tokens = {32: 160 * 160, 64: 80 * 80, 128: 40 * 40, 256: 20 * 20}
-    analytic = sum(m.flops(1, tokens[dim]) for m, dim in blocks)
-    counted = profile(model, inputs=[torch.empty(1, 3, 640, 640)], stride=32, verbose=False)[0] * 2
-    rule = register_hooks.pop(Mamba)
-    try:
-        without = (
-            profile(
-                model,
-                inputs=[torch.empty(1, 3, 640, 640)],
-                stride=32,
-                custom_ops={Mamba: lambda m, x, y: None},
-                verbose=False,
-            )[0]
-            * 2
-        )
-    finally:
-        register_hooks[Mamba] = rule
-    assert abs((counted - without) / analytic - 1) < 0.01
-    scans = sum(2 * 9 * m.d_inner * tokens[dim] * m.d_state for m, dim in blocks)
+    image = [torch.empty(1, 3, 640, 640)]
+    counted, without = (
+        2 * profile(model, inputs=image, stride=32, custom_ops=rules, verbose=False)[0]
+        for rules in ({}, {Mamba: lambda m, x, y: None})
+    )
+    scans = sum(m.own_flops(1, tokens[dim]) for m, dim in blocks)
+    assert counted - without == pytest.approx(scans, rel=0.01)
+    assert scans == sum(2 * 9 * m.d_inner * tokens[dim] * m.d_state for m, dim in blocks)
     assert 0.9 < scans / (137.6e6 * 9) < 1.1  # scan-engine figure: 137.6 M (token, channel, state) an image
 
 
