@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,10 +83,12 @@ class Worker:
     def __init__(self, tree: Path, script: str, job: dict):
         self.tree, self.folder = tree, tempfile.TemporaryDirectory()  # exports are written to where a process stands
         command = [sys.executable, __file__, str(tree), Path(script).stem, json.dumps(job)]
+        self.noise = open(Path(self.folder.name) / "noise.txt", "w+", encoding="utf-8", errors="replace")
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self.noise,
             text=True,
             cwd=self.folder.name,
             env=isolated(job["threads"]),
@@ -101,21 +103,22 @@ class Worker:
         """End the process."""
         self.process.kill()
         self.process.communicate()
+        self.noise.close()
         self.folder.cleanup()
 
     def answer(self):
         """Return what the process says."""
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(
-                f"--base: the process of {'this tree' if self.tree == ROOT else 'the base'} failed, see above"
-            )
+            self.noise.seek(0)
+            raise SystemExit(f"{self.noise.read()}\n--base: the process of {self.tree} failed, see above.")
         return json.loads(line)
 
     def time(self, name: str, seconds: float) -> list[float]:
         """Time a call for some time."""
-        self.process.stdin.write(json.dumps([name, seconds]) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it died; what it said comes with the answer
+            self.process.stdin.write(json.dumps([name, seconds]) + "\n")
+            self.process.stdin.flush()
         return self.answer()
 
 
@@ -151,14 +154,14 @@ def compare(script: str, jobs: list[dict], ref: str, seconds: float) -> list[dic
     rows = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the checkout is removed then, too
     with checkout(ref) as tree:
-        print(f"{'case':60} {'base':>12} {'head':>12} {'head / base':>12}", flush=True)
+        print(f"{'case':72} {'base':>12} {'head':>12} {'head / base':>12}", flush=True)
         for job in jobs:
             with Worker(tree, script, job) as base, Worker(ROOT, script, job) as head:
                 for row in versus(base, head, seconds):
                     unit = " ms" if row["timed"] else ""
                     case = f"{row['case']}, {job['threads']} thread{'s' if job['threads'] > 1 else ''}"
                     figures = [f"{f'{row[k]:.4g}{unit}':>12}" for k in ("base", "head")]
-                    print(f"{case:60} {' '.join(figures)} {row['ratio']:12.3f}", flush=True)
+                    print(f"{case:72} {' '.join(figures)} {row['ratio']:12.3f}", flush=True)
                     rows.append(row | {"threads": job["threads"]})
     return rows
 
