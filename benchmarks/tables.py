@@ -61,18 +61,35 @@ def unmeasured(name: str) -> str:
     return f"Not measured yet: `{command}`, then `python benchmarks/tables.py`."
 
 
-def targets() -> str:
+def results() -> dict[str, dict | None]:
+    """Return the result of every benchmark.
+
+    Raises:
+        SystemExit: If figures may not be quoted, with all reasons at once.
+    """
+    found, refused = {}, []
+    for name in BENCHMARKS:
+        try:
+            found[name] = load(name)
+        except SystemExit as e:
+            refused.append(str(e))
+    if refused:
+        raise SystemExit("\n".join(refused))
+    return found
+
+
+def targets(found: dict[str, dict | None]) -> str:
     """Return the CPU targets beside what was measured."""
-    return verdicts([goal for name in TARGETS for goal in BENCHMARKS[name].goals(load(name))])
+    return verdicts([goal for name in TARGETS for goal in BENCHMARKS[name].goals(found[name])])
 
 
 def blocks() -> dict[str, str]:
     """Return every block of every page by its name."""
-    found = {"targets": targets(), **train_from_scratch.render(study.read(study.FILE))}
-    for name, benchmark in BENCHMARKS.items():
-        result = load(name)
+    measured = results()
+    found = {"targets": targets(measured), **train_from_scratch.render(study.read(study.FILE))}
+    for name, result in measured.items():
         names = BLOCKS_OF.get(name, (name,))
-        found |= dict.fromkeys(names, unmeasured(name)) if result is None else benchmark.render(result)
+        found |= dict.fromkeys(names, unmeasured(name)) if result is None else BENCHMARKS[name].render(result)
     return found
 
 

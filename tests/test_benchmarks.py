@@ -169,7 +169,8 @@ def test_results_that_may_not_be_quoted(change: dict, why: str, results: Path) -
     (results / "scan_cpu.json").write_text(json.dumps(r))
     with pytest.raises(SystemExit, match=why):
         result.load("scan_cpu")
-    with pytest.raises(SystemExit, match=why):
+    (results / "memory.json").write_text(json.dumps({"quick": True}))
+    with pytest.raises(SystemExit, match=f"{why}.*\nmemory.json is of a --quick run"):
         tables.blocks()
 
 
@@ -382,7 +383,7 @@ def measured(results: Path) -> Path:
 
 def judged() -> dict[str, tuple[str, str]]:
     """Return measured and verdict of every target."""
-    lines = [line.strip("| ").split(" | ") for line in tables.targets().splitlines()[2:]]
+    lines = [line.strip("| ").split(" | ") for line in tables.targets(tables.results()).splitlines()[2:]]
     return {line[0]: (line[2], line[3].strip(" |")) for line in lines}
 
 
@@ -441,12 +442,15 @@ def test_pages_are_written_and_checked(measured: Path, tmp_path: Path, monkeypat
     page.write_text("before\n<!-- targets:begin -->\n<!-- targets:end -->\nafter\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.setattr(tables, "PAGES", {"page.md": ("targets",)})
-    monkeypatch.setattr(tables, "blocks", lambda: {"targets": tables.targets()})
+    monkeypatch.setattr(tables, "blocks", lambda: {"targets": tables.targets(tables.results())})
     monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
     assert tables.main() == 1
     monkeypatch.setattr(sys, "argv", ["tables.py"])
     assert tables.main() == 0
-    assert page.read_text() == f"before\n<!-- targets:begin -->\n{tables.targets()}\n<!-- targets:end -->\nafter\n"
+    assert (
+        page.read_text()
+        == f"before\n<!-- targets:begin -->\n{tables.targets(tables.results())}\n<!-- targets:end -->\nafter\n"
+    )
     monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
     assert tables.main() == 0
     page.write_text("no comment lines")
