@@ -7,13 +7,15 @@ Plain PyTorch is the sequential definition run on those inputs. The largest rati
 Usage:
     python benchmarks/accuracy.py
     python benchmarks/accuracy.py --quick      # one short scan; prints, writes nothing
+    python benchmarks/accuracy.py --base main  # the largest ratios of another commit beside this tree's
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -23,18 +25,17 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.base import compare  # noqa: E402
 from benchmarks.environment import environment  # noqa: E402
-from benchmarks.scan_cpu import Case, tensors  # noqa: E402
-from ultralytics.nn.Addmodules.selective_scan import (  # noqa: E402
-    registry,
-    selective_scan_fn,
-    selective_scan_ref,
-    use_backend,
-)
+from benchmarks.rendering import Goal, source, table, times  # noqa: E402
+from benchmarks.scan_cpu import NAMES, Case, tensors  # noqa: E402
+from benchmarks.timing import write  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref, use_backend  # noqa: E402
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CASES, QUICK = [Case(1, 64, 400), Case(1, 16, 6400)], [Case(1, 4, 20)]
 RESULTS = ("out", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
+SEEDS = 4
 WIDE = (2, 5, 7)  # A, D and the bias stay float32
 
 
@@ -50,8 +51,22 @@ def errors(got: list[Tensor], exact: list[Tensor]) -> dict[str, float]:
     return {name: ((g - e).norm() / e.norm()).item() for name, g, e in zip(RESULTS, got, exact, strict=True)}
 
 
-def measure(case: Case, dtype: torch.dtype, seeds: int) -> dict[str, dict[str, float]]:
-    """Return mean errors of plain PyTorch and of every backend that takes the call, by name."""
+def backends() -> dict[str, Callable]:
+    """Return the scan of every backend by name; imported here alone, because --base runs this file on older trees."""
+    from ultralytics.nn.Addmodules.selective_scan import registry
+
+    def held(name: str) -> Callable:
+        def scan(*x: Tensor, **settings) -> Tensor:
+            with use_backend(name):
+                return selective_scan_fn(*x, **settings)
+
+        return scan
+
+    return {backend.name: held(backend.name) for backend in registry.BACKENDS if backend.available()[0]}
+
+
+def measure(case: Case, dtype: torch.dtype, seeds: int, scans: dict[str, Callable]) -> dict[str, dict[str, float]]:
+    """Return mean errors of plain PyTorch and of every scan that takes the call, by name."""
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(seeds):
         x = tensors(case, seed=seed)
@@ -59,15 +74,62 @@ def measure(case: Case, dtype: torch.dtype, seeds: int) -> dict[str, dict[str, f
         dout = torch.randn(x[0].shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
         exact = evaluate(selective_scan_ref, [t.double() for t in x], dout)
         found.setdefault("plain", []).append(errors(evaluate(selective_scan_ref, x, dout), exact))
-        for backend in registry.BACKENDS:
-            if backend.available()[0]:
-                try:
-                    with use_backend(backend.name):
-                        got = evaluate(selective_scan_fn, x, dout)
-                except RuntimeError:  # it does not take CPU tensors, and said so
-                    continue
-                found.setdefault(backend.name, []).append(errors(got, exact))
+        for name, scan in scans.items():
+            try:
+                got = evaluate(scan, x, dout)
+            except RuntimeError:  # it does not take CPU tensors, and said so
+                continue
+            found.setdefault(name, []).append(errors(got, exact))
     return {name: {r: sum(e[r] for e in runs) / len(runs) for r in RESULTS} for name, runs in found.items()}
+
+
+def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return the largest ratio of each scan's errors to those of plain PyTorch."""
+    return {name: max(e[r] / found["plain"][r] for r in RESULTS) for name, e in found.items() if name != "plain"}
+
+
+def render(r: dict) -> dict[str, str]:
+    """Return the table of a result: the errors of ours, those of plain PyTorch in brackets."""
+    names = list(r["rows"][0]["errors"]["plain"])
+    scans = list(dict.fromkeys(name for row in r["rows"] for name in row["errors"] if name != "plain"))
+    rows = []
+    for row in r["rows"]:
+        plain = row["errors"]["plain"]
+        for b in (b for b in scans if b in row["errors"]):
+            ours = row["errors"][b]
+            cells = [f"{ours[n]:.1e} ({plain[n]:.1e})".replace("e-0", "e-") for n in names]
+            worst = max(ours[n] / plain[n] for n in names)
+            rows.append([", ".join(map(str, row["shape"])), row["dtype"], NAMES.get(b, b), *cells, times(worst)])
+    head = ["B, D, L", "dtype", "scan", *names, "largest ratio"]
+    note = "RMS error against float64 over the exact result's, that of plain PyTorch in the same dtype in brackets:"
+    return {"accuracy": f"{note}\n\n{table(head, rows)}\n\n{source(r, 'python benchmarks/accuracy.py')}"}
+
+
+def goals(r: dict | None) -> list[Goal]:
+    """Return the target of all errors beside a result."""
+    found = {}
+    for row in r["rows"] if r else []:
+        plain = row["errors"]["plain"]
+        for b, ours in row["errors"].items():
+            if b != "plain":
+                found |= {f"{n} of {b}, {row['dtype']}": ours[n] / plain[n] for n in plain}
+    where = max(found, key=found.get, default=None)
+    what = "error against float64: times plain PyTorch's in the same dtype"
+    return [Goal(what, 2, False, found.get(where), "" if where is None else f"most, {where}")]
+
+
+def jobs(quick: bool) -> list[dict]:
+    """Return what --base compares: every case in every dtype."""
+    common = {"seeds": 1 if quick else SEEDS, "threads": 1}
+    return [{"case": asdict(case), "dtype": d, **common} for case in (QUICK if quick else CASES) for d in DTYPES]
+
+
+def public(job: dict) -> dict[str, float]:
+    """Return the largest ratio of the scan as users call it."""
+    case = Case(**job["case"])
+    found = measure(case, DTYPES[job["dtype"]], job["seeds"], {"default": selective_scan_fn})
+    name = f"({case.batch}, {case.channels}, {case.length}) {job['dtype']}, largest ratio"
+    return {name: round(ratios(found)["default"], 4)}
 
 
 def main() -> None:
@@ -75,16 +137,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short scan, to see that it works")
     parser.add_argument("--out", type=Path, help="result file; by default in benchmarks/results, none with --quick")
+    parser.add_argument("--base", metavar="REF", help="measure another commit beside this tree; prints, writes nothing")
     args = parser.parse_args()
-    rows = []
+    if args.base:
+        compare(__file__, jobs(args.quick), args.base, 0)
+        return
+    rows, scans, seeds = [], backends(), 1 if args.quick else SEEDS
     for case in QUICK if args.quick else CASES:
         for name, dtype in DTYPES.items():
             shape = [case.batch, case.channels, case.length]
-            rows.append({"shape": shape, "dtype": name, "errors": measure(case, dtype, 1 if args.quick else 4)})
-            worst = {
-                b: max(e[r] / rows[-1]["errors"]["plain"][r] for r in RESULTS) for b, e in rows[-1]["errors"].items()
-            }
-            print(shape, name, {b: round(w, 2) for b, w in worst.items()}, flush=True)
+            rows.append({"shape": shape, "dtype": name, "errors": measure(case, dtype, seeds, scans)})
+            print(shape, name, {b: round(w, 2) for b, w in ratios(rows[-1]["errors"]).items()}, flush=True)
     result = {
         "benchmark": "accuracy",
         "quick": args.quick,
@@ -92,10 +155,7 @@ def main() -> None:
         "environment": environment(torch.get_num_threads()),
         "rows": rows,
     }
-    out = args.out or (None if args.quick else ROOT / "benchmarks/results/accuracy.json")
-    if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {out.name}")
+    write(result, args.out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Draw benchmarks/results/study: mAP50-95 and validation loss by epoch, mean over seeds, with their range.
+"""Draw benchmarks/results/study.csv: mAP50-95 and validation loss by epoch, mean over seeds, with their range.
 
 Usage:
     python benchmarks/curves.py    # writes docs/images/study.png
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import study_runs  # noqa: E402
+from benchmarks.study import FILE, by_model, read  # noqa: E402
 
 SHOWN = ("yolov8n", "yolo11n", "VMamba-yolov8n", "VMamba-yolon")
 
@@ -27,14 +27,14 @@ def main() -> None:
     """Draw one panel for each data set."""
     sets = {
         name: {m: runs for m, runs in models.items() if m in SHOWN}
-        for name, models in study_runs().items()
+        for name, models in by_model(read(FILE)).items()
         if all(m in models for m in SHOWN)
     }
     figure = Figure(figsize=(5.2 * len(sets), 6.8), layout="constrained", dpi=150)
     for row, key in zip(figure.subplots(2, len(sets), squeeze=False), ("mAP50-95", "val_loss")):
         for axes, (name, models) in zip(row, sets.items()):
             for model in sorted(models, key=SHOWN.index):
-                curves = [[e[key] for e in run["epochs"]] for run in models[model]]
+                curves = [[e[key] for e in run.history] for run in models[model]]
                 epochs = range(1, len(curves[0]) + 1)
                 points = list(zip(*curves))
                 color = f"C{SHOWN.index(model)}"
@@ -47,7 +47,7 @@ def main() -> None:
                 axes.set(title=name, ylabel="mAP50-95", ylim=(0, None))
                 axes.legend(loc="upper left", fontsize=8)
             else:  # the first epochs fall from above 10
-                ends = [run["epochs"][-1][key] for runs in models.values() for run in runs]
+                ends = [run.history[-1][key] for runs in models.values() for run in runs]
                 axes.set(ylabel="validation loss", ylim=(0.9 * min(ends), 1.6 * max(ends)))
     out = ROOT / "docs/images/study.png"
     figure.savefig(out)

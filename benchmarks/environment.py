@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+WRITTEN = ("benchmarks/results", "docs")  # what benchmarks and tables write themselves: no code that is measured
 
 
 def cpu_name() -> str:
@@ -27,6 +28,11 @@ def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def uncommitted() -> bool:
+    """Return whether the tree differs from the commit; results do not count, or one run would spoil the next."""
+    return bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in WRITTEN)))
 
 
 def environment(threads: int) -> dict:
@@ -51,5 +57,5 @@ def environment(threads: int) -> dict:
         "ultralytics": ultralytics.__version__,
         "scan_backends": {name: reason for name, ok, reason in report() if ok},
         "commit": git("rev-parse", "HEAD"),
-        "uncommitted": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted": uncommitted(),
     }

@@ -8,6 +8,7 @@ chooses by itself, where that is another.
 Usage:
     python benchmarks/export_cpu.py          # every format, 1 thread
     python benchmarks/export_cpu.py --quick  # tiny pictures; prints, writes nothing
+    python benchmarks/export_cpu.py --base main    # another commit's exported models beside this tree's
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.base import compare  # noqa: E402
+from benchmarks.rendering import median_of, ms, quotient, source, table, times  # noqa: E402
 from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
@@ -167,6 +170,60 @@ def measure(case: str, names: list[str], threads: int, imgsz: int, seconds: floa
     return [row | {"time": timed.get(row["model"])} for row in rows]
 
 
+def render(r: dict) -> dict[str, str]:
+    """Return the table of a result."""
+    there = [row for row in r["rows"] if "absent" not in row]
+    base, rows, notes = there[0]["model"], [], []
+    for row in r["rows"]:
+        if "absent" in row:
+            notes.append(f"{row['case']} not run: {row['absent']}.")
+            continue
+        stock = median_of(there, "time", model=base, case=row["case"], threads=row["threads"])
+        rows.append(
+            [
+                row["case"],
+                row["threads"],
+                Path(row["model"]).stem,
+                f"{row['file_mb']:.1f} ({row['file_mb'] / row['weights_mb'] - 1:+.0%})",
+                row["operators"] or "",
+                f"{row['export_s']:.0f}",
+                f"{row['check']['error']:.0e}",
+                ms(row["time"]),
+                times(quotient(row["time"] and row["time"]["median_ms"], stock)),
+            ]
+        )
+    head = ["format", "threads", "model", "MB (over weights)", "operators", "export, s", "error", "median, ms"]
+    body = table([*head, f"times {Path(base).stem}"], rows)
+    size = there[0]["imgsz"]
+    text = f"At {size} px, batch 1; error in units of the largest output; operators with those of loop bodies."
+    return {"export_cpu": "\n\n".join([text, body, *notes, source(r, "python benchmarks/export_cpu.py")])}
+
+
+def jobs(args: argparse.Namespace) -> list[dict]:
+    """Return what --base compares: every model in every format whose packages are here."""
+    found = []
+    for case in args.cases:
+        try:
+            needs(CASES[case][0])
+        except Absent as e:
+            print(f"{case}: not run, {e}")
+            continue
+        size = {"imgsz": 64 if args.quick else IMGSZ}
+        found += [{"case": case, "model": m, "threads": t, **size} for m in args.models for t in args.threads]
+    return found
+
+
+def public(job: dict) -> dict[str, Timed | float]:
+    """Return a run of the exported file, warmed up, and the seconds that its export took."""
+    form, arguments, precision = CASES[job["case"]]
+    file, seconds = export(job["model"], form, arguments, job["imgsz"])
+    x = torch.rand(1, 3, job["imgsz"], job["imgsz"], generator=torch.Generator().manual_seed(0)).numpy()
+    run = partial(runner(file, job["threads"], precision), x)
+    run()
+    name = f"{job['case']}, {Path(job['model']).stem}"
+    return {name: Timed(run), f"{name}, export, s": round(seconds, 2)}
+
+
 def main() -> None:
     """Measure each format in a process of its own, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,6 +236,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, inside(Path(folder)):
             rows = measure(job["case"], job["models"], job["threads"], job["imgsz"], job["seconds"])
         print(json.dumps({"rows": rows}))
+        return
+    if args.base:
+        compare(__file__, jobs(args), args.base, args.seconds)
         return
     imgsz = 64 if args.quick else IMGSZ
     result = heading("export_cpu", args)

@@ -34,8 +34,11 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks import gpu_peer  # noqa: E402
 from benchmarks.environment import environment  # noqa: E402
+from benchmarks.rendering import Goal, ms, quotient, source, table, times, verdicts  # noqa: E402
+from benchmarks.result import save  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan import gpu, op, registry, use_backend  # noqa: E402
 
+COMMAND = "benchmarks/gpu.sh MAMBA_SSM CAUSAL_CONV1D DATA.yaml"
 SHAPES = [(64, 25600), (128, 6400), (256, 1600), (512, 400)]  # inner channels and tokens of VMamba-yolov8n at 640
 BATCHES, STATES, ORDERS, BLOCK_BATCH = (1, 16, 70), 16, [0, 1], 16
 STOCK, OURS, RECIPE = "yolov8n", "VMamba-yolov8n", "VMamba-yolov8n on mamba-ssm"
@@ -417,36 +420,98 @@ def one_case(device: torch.device) -> int:
     return int(not (found["ok"] and found["block"] <= 1e-3))
 
 
-def summary(result: dict) -> str:
-    """Return the results as short tables."""
-    lines = ["| B, D, L | dtype | subject | forward ms | times bound | forward + backward ms | times bound |"]
-    lines.append("|" + " --- |" * 7)
-    bounds = {(r["batch"], r["dim"], r["length"], r["dtype"]): r for r in result["scans"] if "bound_forward" in r}
-    for r in result["scans"]:
-        key = r["batch"], r["dim"], r["length"], r["dtype"]
-        cells = [", ".join(map(str, key[:3])), r["dtype"], r["subject"]]
-        for way in ("forward", "forward_backward"):
-            if way in r:
-                ms = r[way]["median_ms"]
-                cells += [f"{ms:.3f}", f"{ms / bounds[key][f'bound_{way}']['ms']:.2f}"]
-            else:
-                cells += ["red" if "left_out" not in r else r["left_out"][:24], ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| block | B, D, L | AMP | subject | forward + backward ms | peak MiB |", "|" + " --- |" * 6]
-    for r in result["blocks"]:
-        cells = [r["block"], f"{r['batch']}, {r['dim']}, {r['length']}", "yes" if r["amp"] else "no", r["subject"]]
-        cells += [f"{r['time']['median_ms']:.3f}" if "time" in r else r.get("left_out", "red")[:24]]
-        lines.append("| " + " | ".join([*cells, str(r.get("peak_mib", ""))]) + " |")
-    lines += ["", "| model | what | ms | images/s | peak MiB |", "|" + " --- |" * 5]
-    for r in result["models"]:
-        what = [r["kind"], f"{r['imgsz']} px", f"batch {r['batch']}"]
-        what += ["AMP"] * bool(r.get("amp")) + ["half"] * bool(r.get("half"))
-        if "time" in r:
-            cells = [f"{r['time']['median_ms']:.2f}", str(r["images_per_second"]), str(r.get("peak_mib", ""))]
-        else:
-            cells = [r["left_out"][:24], "", ""]
-        lines.append("| " + " | ".join([r["model"], ", ".join(what), *cells]) + " |")
-    return "\n".join(lines)
+def goals(r: dict | None) -> list[Goal]:
+    """Return the GPU targets beside a result."""
+    scans, models = (r["scans"], r["models"]) if r else ([], [])
+
+    def of(rows: list[dict], *keys: str, **which) -> float | None:
+        """Return the number under a chain of keys of the one row that has these values."""
+        found = [x for x in rows if all(x.get(k) == v for k, v in which.items())]
+        for key in keys:
+            found = [x[key] for x in found if x.get(key) is not None]
+        return found[0] if found else None
+
+    gains: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    for x in scans:
+        case = {k: x[k] for k in ("batch", "dim", "length", "dtype")}
+        both = (of(scans, "forward_backward", "median_ms", subject=s, **case) for s in ("mamba_ssm", "triton"))
+        if x["subject"] == "triton" and (gain := quotient(*both)) is not None:
+            gains[x["length"] >= 1600][", ".join(map(str, case.values()))] = gain
+    found = []
+    for long, target, label in ((True, 2, "L >= 1600"), (False, 1, "L = 400")):
+        least = min(gains[long], key=gains[long].get, default=None)
+        what = f"scan forward + backward, {label}: times the speed of mamba-ssm's kernel"
+        remark = "" if least is None else f"least, at ({least})"
+        found.append(Goal(what, target, True, gains[long].get(least), remark))
+    for dtype in ("float32", "bfloat16"):
+        which = {"batch": 16, "dim": 64, "length": 25600, "dtype": dtype}
+        limit = of(scans, "bound_forward", "ms", **which)
+        ratio = quotient(of(scans, "forward", "median_ms", subject="triton", **which), limit)
+        found.append(Goal(f"scan forward at (16, 64, 25600), {dtype}: times the bound", 1.6, False, ratio))
+    for batch, amp in ((b, a) for b in (16, 70) for a in (False, True)):
+        label = f"training step, 640 px, batch {batch}{', AMP' if amp else ''}"
+
+        def ratio(of_model: str, *keys: str, batch: int = batch, amp: bool = amp) -> float | None:
+            mine, other = (of(models, *keys, kind="train", model=m, batch=batch, amp=amp) for m in (OURS, of_model))
+            return quotient(mine, other)
+
+        found += [
+            Goal(f"{label}: times the recipe's images a second", 1.5, True, ratio(RECIPE, "images_per_second")),
+            Goal(f"{label}: times the recipe's peak memory", 0.7, False, ratio(RECIPE, "peak_mib")),
+            Goal(f"{label}: times stock yolov8n's time", 1.5, False, ratio(STOCK, "time", "median_ms")),
+        ]
+    return found
+
+
+LATE = "out of time"
+
+
+def render(r: dict) -> dict[str, str]:
+    """Return targets and tables of a result; cases that no time was left for are counted, not listed."""
+    parts = [verdicts(goals(r))]
+    shown = {key: [x for x in r[key] if x.get("left_out") != LATE] for key in ("scans", "blocks", "models")}
+    late = [
+        f"{len(r[key]) - len(rows)} of {len(r[key])} {key}" for key, rows in shown.items() if len(r[key]) > len(rows)
+    ]
+
+    def cell(row: dict, key: str) -> str:
+        return ms(row[key]) if key in row else row.get("left_out", "red")
+
+    bounds = {tuple(x[k] for k in ("batch", "dim", "length", "dtype")): x for x in r["scans"] if "bound_forward" in x}
+    rows = []
+    for x in shown["scans"]:
+        limit = bounds[tuple(x[k] for k in ("batch", "dim", "length", "dtype"))]
+        row = [f"{x['batch']}, {x['dim']}, {x['length']}", x["dtype"], x["subject"]]
+        for key in ("forward", "forward_backward"):
+            row += [cell(x, key), times(x[key]["median_ms"] / limit[f"bound_{key}"]["ms"]) if key in x else ""]
+        rows.append(row)
+    head = ["B, D, L", "dtype", "subject", "forward, ms", "x bound", "forward + backward, ms", "x bound"]
+    parts.append(table(head, rows))
+    rows = [
+        [
+            x["block"],
+            f"{x['batch']}, {x['dim']}, {x['length']}",
+            "yes" if x["amp"] else "no",
+            x["subject"],
+            cell(x, "time"),
+            x.get("peak_mib", ""),
+        ]
+        for x in shown["blocks"]
+    ]
+    parts.append(table(["block", "B, D, L", "AMP", "subject", "forward + backward, ms", "peak MiB"], rows))
+    rows = []
+    for x in shown["models"]:
+        what = [x["kind"], f"{x['imgsz']} px", f"batch {x['batch']}", *["AMP"] * bool(x.get("amp"))]
+        what += ["half"] * bool(x.get("half"))
+        rows.append([x["model"], ", ".join(what), cell(x, "time"), x.get("images_per_second", "")])
+        rows[-1].append(x.get("peak_mib", ""))
+    parts.append(table(["model", "what", "ms", "images/s", "peak MiB"], rows))
+    if late:
+        parts.append(f"No time was left for {' and '.join(late)}.")
+    c = r["ceilings"]
+    rate = f"{c['bytes_per_second'] / 1e12:.2f} TB/s copied, {c['exps_per_second'] / 1e12:.2f} T exp/s measured"
+    parts.append(f"{r['environment']['gpu']}, {rate}; {source(r, COMMAND)}")
+    return {"gpu": "\n\n".join(parts)}
 
 
 def main() -> int:
@@ -489,10 +554,9 @@ def main() -> int:
     result["models"] = model_rows(args, device, late(1.0))
     result["seconds"] = round(time.monotonic() - begin)
     print(json.dumps(result["ceilings"]))
-    print(summary(result))
+    print(render(result)["gpu"])
     if not args.dry_run:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        save(result, args.out)
         print(f"written: {args.out}")
     return int(any(not r["check"]["ok"] for r in result["scans"] + result["blocks"] if "check" in r))
 

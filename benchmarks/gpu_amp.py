@@ -26,6 +26,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.environment import environment  # noqa: E402
+from benchmarks.rendering import source, table  # noqa: E402
+from benchmarks.result import save  # noqa: E402
+
+COMMAND = "benchmarks/gpu.sh MAMBA_SSM CAUSAL_CONV1D DATA.yaml"
 MODEL = "VMamba-yolov8n.yaml"
 PRECISIONS = {"float32": False, "fp16": True, "bf16": "bf16"}  # the `amp` setting
 MAP = "metrics/mAP50-95(B)"
@@ -64,13 +69,14 @@ def train(data: str, precision: str, epochs: int, imgsz: int, batch: int, device
     return {k: round(v, 5) if isinstance(v, float) else v for k, v in found.items()}
 
 
-def summary(result: dict) -> str:
-    """Return the results as a table."""
+def render(r: dict) -> dict[str, str]:
+    """Return the table of a result."""
     keys = ("epochs", "finite", "in_training", "final", "float32_validation", "half_validation", "seconds")
-    lines = ["| precision | " + " | ".join(k.replace("_", " ") for k in keys) + " |", "|" + " --- |" * (len(keys) + 1)]
-    for r in result["rows"]:
-        lines.append(f"| {r['precision']} | " + " | ".join(str(r.get(k, r.get("left_out", ""))) for k in keys) + " |")
-    return "\n".join(lines)
+    rows = [[x["precision"], *(x.get(k, x.get("left_out", "")) for k in keys)] for x in r["rows"]]
+    s = r["settings"]
+    title = f"{s['data']}, {s['epochs']} epochs at {s['imgsz']} px, batch {s['batch']}, mAP50-95:"
+    body = table(["training", *(k.replace("_", " ") for k in keys)], rows)
+    return {"gpu_amp": f"{title}\n\n{body}\n\n{source(r, COMMAND)}"}
 
 
 def main() -> int:
@@ -93,8 +99,6 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             print("RESULT " + json.dumps(train(args.data, args.only, folder=folder, **settings)))
         return 0
-    from benchmarks.environment import environment
-
     begin, rows = time.monotonic(), []
     result = {
         "benchmark": "gpu_amp",
@@ -120,9 +124,8 @@ def main() -> int:
                 print(done.stdout[-2000:] + done.stderr[-4000:])
             rows.append(json.loads(line[7:]) if line else {"precision": precision, "left_out": "failed"})
         if not args.dry_run:  # after each: whoever runs this may have less time than it takes
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(summary(result))
+            save(result, args.out)
+    print(render(result)["gpu_amp"])
     return int(any(r.get("left_out") == "failed" or not r.get("finite", True) for r in rows))
 
 

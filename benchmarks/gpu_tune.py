@@ -11,7 +11,6 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ import torch  # noqa: E402
 
 from benchmarks.environment import environment  # noqa: E402
 from benchmarks.gpu import ORDERS, Clock, inputs  # noqa: E402
+from benchmarks.result import save  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan import gpu  # noqa: E402
 
 SHAPES = [(1, 64, 25600), (16, 64, 25600), (16, 256, 1600), (70, 64, 25600), (70, 128, 6400), (70, 512, 400)]
@@ -76,8 +76,7 @@ def main() -> int:
             gpu.divide.cache_clear()
         rows.append(row)
         if args.out:  # after each: one that fails, or a machine that is taken away, loses no other
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps({**heading, "rows": rows}, indent=1) + "\n")
+            save({**heading, "rows": rows}, args.out)
         print(variant or "as it is", *(f"({k}): {f} + {b}" for k, (f, b) in row["ms"].items()), flush=True)
     return 0
 

@@ -8,6 +8,7 @@ there is no number. Peak memory of a training step is measured by benchmarks/mem
 Usage:
     python benchmarks/model_cpu.py                                        # yolov8n and VMamba-yolov8n, 1 and 2 threads
     python benchmarks/model_cpu.py --models yolov8n.yaml VMamba-yolov8n.yaml another.yaml
+    python benchmarks/model_cpu.py --base main                            # the models of another commit beside these
     python benchmarks/model_cpu.py --quick                                # tiny pictures; prints, writes nothing
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +26,16 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from benchmarks.base import compare  # noqa: E402
+from benchmarks.rendering import Goal, median_of, ms, quotient, source, table, times  # noqa: E402
 from benchmarks.timing import Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
 from ultralytics.cfg import get_cfg  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan import use_backend  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 from ultralytics.utils.torch_utils import get_flops  # noqa: E402
 
-MODELS = ["yolov8n.yaml", "VMamba-yolov8n.yaml"]  # the first is what the others are compared with
+STOCK, OURS = "yolov8n.yaml", "VMamba-yolov8n.yaml"
+MODELS = [STOCK, OURS]  # the first is what the others are compared with
 FORWARD, GROWTH = 640, (320, 640, 1280)
 TRAIN, BATCH = 320, 4
 AUTO, PLAIN = "auto", "chunked"
@@ -88,20 +93,30 @@ def row(
     return keys | {"check": check, "time": time}
 
 
+def forward_call(model: DetectionModel, size: int) -> Callable[[], list[torch.Tensor]]:
+    """Return inference of a fused model on one picture."""
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def run() -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return [model(x)[0]]
+
+    return run
+
+
+def fused(name: str) -> DetectionModel:
+    """Return a model as predict runs it on x86."""
+    return build(name).eval().fuse(verbose=False).to(memory_format=torch.channels_last)
+
+
 def forwards(names: list[str], threads: int, sizes: list[int], seconds: float) -> list[dict]:
     """Time inference of fused models; plain PyTorch scans at the first size only, since they take long."""
     calls, rows = {}, []
     for name in names:
-        model = build(name)
+        model = fused(name)
         own = has_own_layers(model)
-        model = model.eval().fuse(verbose=False).to(memory_format=torch.channels_last)  # as predict does on x86
         for size in sizes:
-            x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-            def run(model=model, x=x) -> list[torch.Tensor]:
-                with torch.inference_mode():
-                    return [model(x)[0]]
-
+            run = forward_call(model, size)
             run()  # strides, anchors and the allocator are set up by a first call
             check = verdict(own and size == sizes[0], run)
             for model_name, backend in variants(name, own and size == sizes[0]):
@@ -113,33 +128,43 @@ def forwards(names: list[str], threads: int, sizes: list[int], seconds: float) -
     return [row("forward", m, b, threads, size, 1, check, timed.get(key)) for key, m, b, size, check in rows]
 
 
-def training_steps(names: list[str], threads: int, imgsz: int, batch: int, seconds: float) -> list[dict]:
-    """Time loss, backward and an SGD step."""
+def labelled(imgsz: int, batch: int) -> dict[str, torch.Tensor]:
+    """Return pictures with two objects each."""
     make = torch.Generator().manual_seed(0)
     labels = 2 * batch
-    data = {
+    return {
         "img": torch.rand(batch, 3, imgsz, imgsz, generator=make),
         "cls": torch.randint(0, 2, (labels, 1), generator=make).float(),
         "bboxes": torch.rand(labels, 4, generator=make) * 0.3 + 0.3,
         "batch_idx": torch.arange(labels) // 2,
     }
-    calls, rows = {}, []
+
+
+def step_call(model: DetectionModel, data: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """Return a training step: loss, backward and SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        model(data)[0].sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def training_steps(names: list[str], threads: int, imgsz: int, batch: int, seconds: float) -> list[dict]:
+    """Time loss, backward and an SGD step."""
+    data, calls, rows = labelled(imgsz, batch), {}, []
     for name in names:
         model = build(name).train()
-        own = has_own_layers(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+        own, step = has_own_layers(model), step_call(model, data)
 
-        def step(model=model, optimizer=optimizer) -> None:
-            model(data)[0].sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        def loss_and_gradients(model=model, optimizer=optimizer) -> list[torch.Tensor]:
+        def loss_and_gradients(model=model) -> list[torch.Tensor]:
             """Return the loss and the norm of every gradient."""
             loss = model(data)[0].sum()
             loss.backward()
             norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
-            optimizer.zero_grad()
+            model.zero_grad()
             return [loss.detach(), torch.stack(norms)]
 
         check = verdict(own, loss_and_gradients)
@@ -151,6 +176,78 @@ def training_steps(names: list[str], threads: int, imgsz: int, batch: int, secon
             rows.append((f"{model_name} {backend}", model_name, backend, check))
     timed = interleave(calls, seconds)
     return [row("training step", m, b, threads, imgsz, batch, check, timed.get(key)) for key, m, b, check in rows]
+
+
+def render(r: dict) -> dict[str, str]:
+    """Return the tables of a result."""
+    base, rows = r["models"][0]["model"], []
+    for row in r["rows"]:
+        case = {k: row[k] for k in ("kind", "threads", "imgsz")}
+        stock = median_of(r["rows"], "time", model=base, **case)
+        rows.append(
+            [
+                f"{row['kind']}, {row['imgsz']} px, batch {row['batch']}",
+                row["threads"],
+                Path(row["model"]).stem + (", scans in plain PyTorch" if row["backend"] == "chunked" else ""),
+                ms(row["time"]),
+                ms(row["time"], "min_ms"),
+                times(quotient(row["time"] and row["time"]["median_ms"], stock)),
+            ]
+        )
+    rows.sort(key=lambda x: (x[0].startswith("training"), [int(n) for n in re.findall(r"\d+", x[0])], x[1]))
+    imgsz = r["models"][0]["gflops_imgsz"]
+    counts = table(
+        ["model, two classes", "parameters", f"GFLOPs at {imgsz}"],
+        [[Path(m["model"]).stem, f"{m['parameters'] / 1e6:.2f} M", m["gflops"] or "not counted"] for m in r["models"]],
+    )
+    head = ["what", "threads", "model", "median, ms", "least, ms", f"times {Path(base).stem}"]
+    command = "python benchmarks/model_cpu.py --models " + " ".join(m["model"] for m in r["models"])
+    return {"model_cpu": f"{counts}\n\n{table(head, rows)}\n\n{source(r, command)}"}
+
+
+def goals(r: dict | None) -> list[Goal]:
+    """Return the targets of whole models beside a result."""
+    rows, found = r["rows"] if r else [], []
+
+    def of(model: str, **case) -> float | None:
+        return median_of(rows, "time", model=model, backend=AUTO, **case)
+
+    def on(threads: int) -> str:
+        return f"{threads} thread{'s' if threads > 1 else ''}"
+
+    for kind, imgsz, limit in (("forward", FORWARD, 1.3), ("training step", TRAIN, 1.5)):
+        for threads in (1, 2):
+            case = {"kind": kind, "imgsz": imgsz, "threads": threads}
+            ratio = quotient(of(OURS, **case), of(STOCK, **case))
+            remark = "" if ratio is None else f"moonshot 1.0 {'met' if ratio <= 1 else 'missed'}"
+            found.append(
+                Goal(f"model {kind} at {imgsz}, {on(threads)}: times stock's time", limit, False, ratio, remark)
+            )
+    for threads in (1, 2):
+        at = {size: of(OURS, kind="forward", threads=threads, imgsz=size) for size in GROWTH}
+        for small, big in zip(GROWTH, GROWTH[1:]):
+            ratio = quotient(at[big], at[small])
+            what = f"model forward from {small} to {big}, {on(threads)}: growth over pixels'"
+            found.append(Goal(what, 1.1, False, ratio and ratio / (big / small) ** 2))
+    return found
+
+
+def jobs(args: argparse.Namespace) -> list[dict]:
+    """Return what --base compares: inference and a training step of every model."""
+    sizes = {"size": 64, "imgsz": 64, "batch": 2} if args.quick else {"size": FORWARD, "imgsz": TRAIN, "batch": BATCH}
+    return [{"model": model, "threads": threads, **sizes} for model in args.models for threads in args.threads]
+
+
+def public(job: dict) -> dict[str, Timed]:
+    """Return inference and a training step of a model, warmed up."""
+    name = Path(job["model"]).stem
+    forward = forward_call(fused(job["model"]), job["size"])
+    step = step_call(build(job["model"]).train(), labelled(job["imgsz"], job["batch"]))
+    forward(), step()
+    return {
+        f"{name}, forward, {job['size']} px": Timed(forward),
+        f"{name}, training step, {job['imgsz']} px, batch {job['batch']}": Timed(step),
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -172,6 +269,9 @@ def main() -> None:
         if "imgsz" in job:
             rows += training_steps(*common, job["imgsz"], job["batch"], job["seconds"])
         print(json.dumps({"rows": rows}))
+        return
+    if args.base:
+        compare(__file__, jobs(args), args.base, args.seconds)
         return
     sizes = [64, 32] if args.quick else [FORWARD, *(s for s in GROWTH if s != FORWARD)]
     imgsz, batch = (64, 2) if args.quick else (TRAIN, BATCH)

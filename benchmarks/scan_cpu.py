@@ -9,6 +9,7 @@ Usage:
     pip install -e ".[bench]"
     python benchmarks/scan_cpu.py                        # all cases, 1 and 2 threads
     python benchmarks/scan_cpu.py --quick                # tiny shapes, to see that it works; prints, writes nothing
+    python benchmarks/scan_cpu.py --base main            # the scan of another commit beside this tree's
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -34,13 +36,10 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.base import compare  # noqa: E402
+from benchmarks.rendering import Goal, median_of, ms, quotient, source, table, times  # noqa: E402
 from benchmarks.timing import LIMIT, Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
-from ultralytics.nn.Addmodules.selective_scan import (  # noqa: E402
-    cpu,
-    selective_scan_fn,
-    selective_scan_ref,
-    use_backend,
-)
+from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref, use_backend  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,16 @@ def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     return (torch.stack(ys, 2) + D[:, None] * u) * F.silu(z)
 
 
+def library() -> ModuleType:
+    """Return the module of the C++ backend; imported here alone, because --base runs this file on older trees."""
+    from ultralytics.nn.Addmodules.selective_scan import cpu
+
+    return cpu
+
+
 def cpp_subject() -> Subject:
     """Return the C++ backend as it runs by default."""
+    cpu = library()
     ok, reason = cpu.available()
     if not ok:
         raise Absent(reason)
@@ -153,6 +160,7 @@ def cpp_subject() -> Subject:
 
 def avx2_subject() -> Subject:
     """Return the C++ backend held to AVX2."""
+    cpu = library()
     ok, reason = cpu.available()
     if not ok:
         raise Absent(reason)
@@ -430,6 +438,139 @@ def measure(
     }
 
 
+# Tables
+
+COMMAND = "python benchmarks/scan_cpu.py"
+NAMES = {
+    "cpp": "C++",
+    "cpp avx2": "C++, held to AVX2",
+    "chunked": "plain PyTorch, `chunked`",
+    "mambapy": "mambapy, `pscan`",
+    "loop": "token by token",
+}
+BOTH = ("forward", "forward_backward")
+LARGEST = {"batch": 1, "channels": 64, "length": 25600, "layout": "channel-last"}
+
+
+def shape(r: dict) -> dict:
+    """Return the keys that tell cases apart."""
+    return {k: r[k] for k in ("batch", "channels", "length", "layout")}
+
+
+def by_threads(r: dict) -> str:
+    """Return a table for each number of threads."""
+    parts = []
+    for threads in r["settings"]["threads"]:
+        rows = []
+        for row in (x for x in r["rows"] if x["threads"] == threads):
+            loop = {k: median_of(r["rows"], k, subject="loop", threads=threads, **shape(row)) for k in BOTH}
+            mine = {k: row[k] and row[k]["median_ms"] for k in BOTH}
+            rows.append(
+                [
+                    f"{row['batch']}, {row['channels']}, {row['length']}",
+                    row["layout"],
+                    NAMES[row["subject"]],
+                    ms(row["forward"]),
+                    ms(row["forward_backward"]),
+                    *(times(quotient(loop[k], mine[k])) for k in BOTH),
+                    row.get("ns_per_element", ""),
+                    times(row.get("times_bound")),
+                ]
+            )
+        head = ["B, D, L", "memory", "scan", "forward, ms", "forward + backward, ms"]
+        head += ["x loop", "x loop, both", "forward, ns an element", "x bound"]
+        bounds = [b["median_ns"] for b in r["bounds"] if b["threads"] == threads]
+        title = f"{threads} thread{'s' if threads > 1 else ''}"
+        if bounds:
+            low, high = min(bounds), max(bounds)
+            title += f", bound {low:.3f}" + (f" to {high:.3f}" if low < high else "") + " ns an element"
+        parts.append(f"{title}:\n\n{table(head, rows)}")
+    parts += [f"Absent: {NAMES.get(name, name)} ({why})." for name, why in r["absent"].items()]
+    return "\n\n".join([*parts, source(r, COMMAND)])
+
+
+def by_isa(r: dict) -> str:
+    """Return the kernel's own part: instruction sets and threads side by side."""
+    subjects = [s for s in ("cpp", "cpp avx2") if any(x["subject"] == s for x in r["rows"])]
+    columns = [(s, t) for s in subjects for t in r["settings"]["threads"]]
+    cases = {tuple(shape(x).items()): shape(x) for x in r["rows"]}.values()
+    rows = []
+    for case in cases:
+        cells = []
+        for s, t in columns:
+            found = [x for x in r["rows"] if x["subject"] == s and x["threads"] == t and shape(x) == case]
+            cells.append(" / ".join(ms(found[0][k]) for k in BOTH) if found else "")
+        rows.append([f"{case['batch']}, {case['channels']}, {case['length']}", case["layout"], *cells])
+    head = [f"{NAMES[s]}, {t} thread{'s' if t > 1 else ''}" for s, t in columns]
+    about = next((x["about"] for x in r["rows"] if x["subject"] == "cpp"), "")
+    note = f"Milliseconds, forward / forward + backward; C++ is {about}:" if about else "Absent here."
+    return f"{note}\n\n{table(['B, D, L', 'memory', *head], rows)}\n\n{source(r, COMMAND)}"
+
+
+def render(r: dict) -> dict[str, str]:
+    """Return the tables of a result."""
+    return {"scan_cpu": by_threads(r), "scan_isa": by_isa(r)}
+
+
+def goals(r: dict | None) -> list[Goal]:
+    """Return the targets of a scan beside a result."""
+    rows = r["rows"] if r else []
+
+    def ratio(subject: str, key: str) -> float | None:
+        mine, other = (median_of(rows, key, subject=s, threads=1, **LARGEST) for s in ("cpp", subject))
+        return quotient(other, mine)
+
+    def largest(x: dict) -> bool:
+        return x["subject"] == "cpp" and x["threads"] == 1 and LARGEST.items() <= x.items()
+
+    where = f"at {tuple(LARGEST.values())[:3]}, 1 thread: times"
+    bound = next((x.get("times_bound") for x in rows if largest(x)), None)
+    found = [
+        Goal(f"scan forward {where} the loop's speed", 150, True, ratio("loop", "forward")),
+        Goal(f"scan forward {where} mambapy's speed", 15, True, ratio("mambapy", "forward")),
+        Goal(f"scan forward {where} the bound", 1.5, False, bound),
+        Goal(f"scan forward + backward {where} the loop's speed", 200, True, ratio("loop", "forward_backward")),
+    ]
+    for key in BOTH:
+        gains = {}
+        for x in rows:
+            if x["subject"] == "cpp" and x["batch"] == 1 and x["layout"] == "channel-last" and x["threads"] == 1:
+                two = median_of(rows, key, subject="cpp", threads=2, **shape(x))
+                if (gain := quotient(x[key] and x[key]["median_ms"], two)) is not None:
+                    gains[f"{x['batch']}, {x['channels']}, {x['length']}"] = gain
+        least = min(gains, key=gains.get, default=None)
+        remark = "" if least is None else f"least, at ({least}); most {max(gains.values()):.2f}"
+        what = f"scan {key.replace('_', ' + ')}, batch 1: speed of 2 threads over 1"
+        found.append(Goal(what, 1.8, True, gains.get(least), remark))
+    return found
+
+
+# Another commit beside this tree
+
+
+def jobs(args: argparse.Namespace) -> list[dict]:
+    """Return what --base compares: every case."""
+    cases = QUICK_CASES if args.quick else CASES
+    return [{"case": asdict(case), "threads": threads} for case in cases for threads in args.threads]
+
+
+def public(job: dict) -> dict[str, Timed]:
+    """Return the public call, forward and both ways, warmed up."""
+    case = Case(**job["case"])
+    plain, x, dout = tensors(case), tensors(case, grad=True), tensors(case)[6].flip(1)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            ours(*plain)
+
+    def both() -> None:
+        torch.autograd.grad(ours(*x), x, dout)
+
+    forward(), both()
+    name = f"({case.batch}, {case.channels}, {case.length}) {case.layout}"
+    return {f"{name}, forward": Timed(forward), f"{name}, forward + backward": Timed(both)}
+
+
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -443,6 +584,9 @@ def main() -> None:
         job = json.loads(args.job)
         print(json.dumps(measure(Case(**job["case"]), job["threads"], job["seconds"], job["library"])))
         return
+    if args.base:
+        compare(__file__, jobs(args), args.base, args.seconds)
+        return
     result = {
         **heading("scan_cpu", args),
         "absent": {},
@@ -450,20 +594,20 @@ def main() -> None:
         "bounds": [],
     }
     with tempfile.TemporaryDirectory() as folder:
-        library, how = build_bound(Path(folder))
-        result["settings" if library else "absent"]["bound"] = how
+        compiled, how = build_bound(Path(folder))
+        result["settings" if compiled else "absent"]["bound"] = how
         for case in QUICK_CASES if args.quick else CASES:
             for threads in args.threads:
-                job = {"case": asdict(case), "threads": threads, "seconds": args.seconds, "library": library}
+                job = {"case": asdict(case), "threads": threads, "seconds": args.seconds, "library": compiled}
                 part = in_process(__file__, job)
                 result["rows"] += part["rows"]
                 result["bounds"] += [part["bound"]] if part["bound"] else []
                 result["absent"] |= part["absent"]
                 for row in part["rows"]:
                     both = (row["forward"], row["forward_backward"])
-                    times = [f"{t['median_ms']:.2f} ms" if t else "red" for t in both]
-                    shape = f"({case.batch}, {case.channels}, {case.length}) {case.layout}"
-                    print(f"{shape:32} {threads} threads  {row['subject']:9} {' / '.join(times)}", flush=True)
+                    took = [f"{t['median_ms']:.2f} ms" if t else "red" for t in both]
+                    name = f"({case.batch}, {case.channels}, {case.length}) {case.layout}"
+                    print(f"{name:32} {threads} threads  {row['subject']:9} {' / '.join(took)}", flush=True)
     for name, reason in result["absent"].items():
         print(f"absent: {name}: {reason}")
     write(result, args.out)

@@ -7,6 +7,7 @@ weights, through the peer's own state dict, and a subject that differs from ours
 
 Usage:
     python benchmarks/ss2d_cpu.py --peer path/to/VMamba/classification/models
+    python benchmarks/ss2d_cpu.py --base main    # the block of another commit beside this tree's
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +27,12 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.base import compare  # noqa: E402
+from benchmarks.rendering import ms, source, table, times  # noqa: E402
 from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
-from ultralytics.nn.Addmodules.layers import ss2d, vss  # noqa: E402
-from ultralytics.nn.Addmodules.layers.scan2d import token_order  # noqa: E402
-from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn  # noqa: E402
+from ultralytics.nn.Addmodules.VMamba import VSSBlock, selective_scan_fn  # noqa: E402
 
+QUICK_SHAPES = ((1, 8, 6, 5),)
 SHAPES = ((1, 64, 80, 80), (1, 128, 40, 40), (1, 256, 20, 20))  # n's C2f inputs at P3, P4, P5 of a 640 px image
 # VMamba's two released forms: by our arguments and by the peer's.
 FORMS = {
@@ -46,8 +49,17 @@ PEER_TOKENS = 300  # beyond it the peer's loop is not differentiated: each step'
 LIMIT = 1e-4  # largest difference from ours, in units of the largest value: float32 in another order of additions
 
 
+def inner() -> tuple[ModuleType, Callable]:
+    """Return the module that calls `cross_scan`, and `token_order`; here alone, because --base runs on older trees."""
+    from ultralytics.nn.Addmodules.layers import ss2d
+    from ultralytics.nn.Addmodules.layers.scan2d import token_order
+
+    return ss2d, token_order
+
+
 def four_copies(x: Tensor, height: int, width: int, x_proj, dt_proj, A, D, dt_bias) -> Tensor:
     """Do what `cross_scan` does as peers do: four gathered copies, one scan over them, four scattered outputs added."""
+    _, token_order = inner()
     u, rank, state = F.silu(x), dt_proj.shape[2], A.shape[2]
     orders = torch.stack([token_order(k, height, width) for k in range(4)])
     back = orders.argsort(1)
@@ -79,9 +91,10 @@ def measure(shape: list[int], form: str, threads: int, seconds: float, peer: str
     """Return a row for each subject, forward and forward + backward."""
     torch.manual_seed(0)
     own, theirs = FORMS[form]
-    dim, ours = shape[1], vss.VSSBlock(shape[1], **own)
+    dim, ours = shape[1], VSSBlock(shape[1], **own)
     x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    fused, weight = ss2d.cross_scan, torch.randn(shape)
+    owner, _ = inner()
+    fused, weight = owner.cross_scan, torch.randn(shape)
 
     @contextmanager
     def swapped() -> Iterator[None]:
@@ -131,6 +144,58 @@ def measure(shape: list[int], form: str, threads: int, seconds: float, peer: str
     return rows
 
 
+def render(r: dict) -> dict[str, str]:
+    """Return the table of a result."""
+    rows: dict[tuple, dict] = {}
+    for row in r["rows"]:
+        key = row["form"], " x ".join(map(str, row["shape"])), row["kind"].replace("_", " + "), row["threads"]
+        rows.setdefault(key, {})[row["subject"]] = row
+    subjects = ["ours", "four copies", "VMamba repository"]
+
+    def cell(row: dict) -> str:
+        if row["time"] is None:
+            return "not run" if row["absent"] else "red"
+        return ms(row["time"])
+
+    def ratio(of: dict) -> str:
+        return times(of["four copies"]["time"]["median_ms"] / of["ours"]["time"]["median_ms"])
+
+    body = [[*key, *(cell(of[name]) for name in subjects), ratio(of)] for key, of in rows.items()]
+    head = ["VSS block", "map (B, C, H, W)", "", "threads", "ours, ms", "four copies, ms", "VMamba repository, ms"]
+    why = "; ".join(sorted({row["absent"] for row in r["rows"] if row["absent"]}))
+    note = (
+        "Four copies: our scan in the form that peers use. VMamba repository: its own module with our weights; it has "
+        f"no CPU path, so its scan is a loop over tokens.{f' Not run: {why}.' if why else ''}"
+    )
+    command = "python benchmarks/ss2d_cpu.py --peer <VMamba>/classification/models"
+    return {"ss2d_cpu": f"{note}\n\n{table([*head, 'four copies / ours'], body)}\n\n{source(r, command)}"}
+
+
+def jobs(args: argparse.Namespace) -> list[dict]:
+    """Return what --base compares: both forms at every size."""
+    shapes = QUICK_SHAPES if args.quick else SHAPES
+    return [{"form": f, "shape": shape, "threads": t} for f in FORMS for shape in shapes for t in args.threads]
+
+
+def public(job: dict) -> dict[str, Timed]:
+    """Return the block, forward and both ways, warmed up."""
+    torch.manual_seed(0)
+    block = VSSBlock(job["shape"][1], **FORMS[job["form"]][0])
+    x = torch.randn(job["shape"]).contiguous(memory_format=torch.channels_last)
+    leaves = [x.clone().requires_grad_(), *block.parameters()]
+
+    def forward() -> None:
+        with torch.no_grad():
+            block(x)
+
+    def both() -> None:
+        torch.autograd.grad(block(leaves[0]).sum(), leaves)
+
+    forward(), both()
+    name = f"{job['form']}, {tuple(job['shape'])}"
+    return {f"{name}, forward": Timed(forward), f"{name}, forward + backward": Timed(both)}
+
+
 def main() -> None:
     """Measure, each thread count in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,15 +212,18 @@ def main() -> None:
         ]
         print(json.dumps({"rows": rows}))
         return
+    if args.base:
+        compare(__file__, jobs(args), args.base, args.seconds)
+        return
     result = heading("ss2d_cpu", args)
     result["settings"]["limit"], result["rows"] = LIMIT, []
-    shapes = [(1, 8, 6, 5)] if args.quick else SHAPES
+    shapes = QUICK_SHAPES if args.quick else SHAPES
     for threads in args.threads:
         job = {"shapes": shapes, "threads": threads, "seconds": args.seconds, "peer": args.peer}
         for row in in_process(__file__, job)["rows"]:
             result["rows"].append(row)
-            time = row["absent"] or (f"{row['time']['median_ms']:.2f} ms" if row["time"] else f"red: {row['error']}")
-            print(f"{row['subject']:18} {row['form']:26} {row['shape']} {row['kind']:17} {threads} threads  {time}")
+            took = row["absent"] or (f"{row['time']['median_ms']:.2f} ms" if row["time"] else f"red: {row['error']}")
+            print(f"{row['subject']:18} {row['form']:26} {row['shape']} {row['kind']:17} {threads} threads  {took}")
     write(result, args.out)
 
 

@@ -18,10 +18,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.environment import environment
+from benchmarks.result import RESULTS, save
 
-__all__ = ("LIMIT", "Absent", "Timed", "distance", "heading", "in_process", "interleave", "isolated", "parse", "write")
+__all__ = (
+    "LIMIT",
+    "Absent",
+    "Timed",
+    "distance",
+    "heading",
+    "in_process",
+    "interleave",
+    "isolated",
+    "parse",
+    "summary",
+    "take",
+    "write",
+)
 
-RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS, FEWEST = 6, 3
 LIMIT = 1e-5  # largest difference from what is right, in units of the largest right value; above it no number
 
@@ -43,12 +56,39 @@ class Timed:
     around: Callable[[], AbstractContextManager] = field(default=nullcontext)
 
 
+def take(call: Timed, seconds: float) -> list[float]:
+    """Run a call for some time, at least once, and return the seconds of each run.
+
+    Where there are many runs the first is not counted: caches and allocator are as another subject left them.
+    """
+    taken: list[float] = []
+    with call.around():
+        gc.collect()
+        gc.disable()
+        try:
+            while not taken or sum(taken) < seconds:
+                begin = time.perf_counter()
+                call.run()
+                taken.append(time.perf_counter() - begin)
+        finally:
+            gc.enable()
+    return taken[1:] if len(taken) > 3 else taken
+
+
+def summary(taken: list[float]) -> dict:
+    """Return median_ms, min_ms and runs of seconds that were taken."""
+    return {
+        "median_ms": round(statistics.median(taken) * 1e3, 4),
+        "min_ms": round(min(taken) * 1e3, 4),
+        "runs": len(taken),
+    }
+
+
 def interleave(calls: dict[str, Timed], seconds: float) -> dict[str, dict]:
     """Time calls round-robin.
 
-    Each of the rounds gives every call a slice of its time, at least one run. Where a slice holds many runs the first
-    is not counted: caches and allocator are as another subject left them. A call that has used up its time runs in the
-    first three rounds only.
+    Each of the rounds gives every call a slice of its time, at least one run. A call that has used up its time runs in
+    the first three rounds only.
 
     Args:
         calls (dict[str, Timed]): Calls by name, each warmed up already.
@@ -62,29 +102,10 @@ def interleave(calls: dict[str, Timed], seconds: float) -> dict[str, dict]:
     gc.freeze()  # what torch's import leaves need not be walked again before every slice
     for turn in range(ROUNDS):
         for name, call in calls.items():
-            if turn >= FEWEST and sum(times[name]) >= seconds:
-                continue
-            taken: list[float] = []
-            with call.around():
-                gc.collect()
-                gc.disable()
-                try:
-                    while not taken or sum(taken) < seconds / ROUNDS:
-                        begin = time.perf_counter()
-                        call.run()
-                        taken.append(time.perf_counter() - begin)
-                finally:
-                    gc.enable()
-            times[name] += taken[1:] if len(taken) > 3 else taken
+            if turn < FEWEST or sum(times[name]) < seconds:
+                times[name] += take(call, seconds / ROUNDS)
     gc.unfreeze()
-    return {
-        name: {
-            "median_ms": round(statistics.median(t) * 1e3, 4),
-            "min_ms": round(min(t) * 1e3, 4),
-            "runs": len(t),
-        }
-        for name, t in times.items()
-    }
+    return {name: summary(taken) for name, taken in times.items()}
 
 
 def distance(got: list, want: list) -> float:
@@ -140,6 +161,7 @@ def parse(parser: argparse.ArgumentParser, seconds: float, threads: tuple[int, .
     parser.add_argument("--seconds", type=float, default=seconds, help="time for each call that is timed")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and times, to see that it works")
     parser.add_argument("--out", type=Path, help="result file; by default in benchmarks/results, none with --quick")
+    parser.add_argument("--base", metavar="REF", help="time another commit beside this tree; prints, writes nothing")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
@@ -164,5 +186,5 @@ def write(result: dict, out: Path | None) -> None:
     if out is None and not result["quick"]:
         out = RESULTS / f"{result['benchmark']}.json"
     if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        save(result, out)
         print(f"written: {out.name}")

@@ -1,20 +1,44 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""The CPU benchmarks run end to end, give no number while a check is red, and tables say what the results say."""
+"""The benchmarks run end to end, give no number while a check is red, and tables say what the results say."""
 
 from __future__ import annotations
 
 import builtins
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import model_cpu, scan_cpu, tables, timing
+from benchmarks import (
+    accuracy,
+    base,
+    curves,
+    environment,
+    export_cpu,
+    gpu,
+    gpu_amp,
+    memory,
+    model_cpu,
+    result,
+    scan_cpu,
+    ss2d_cpu,
+    study,
+    tables,
+    timing,
+    train_from_scratch,
+    variants,
+)
+from benchmarks.rendering import source, verdicts
 from benchmarks.timing import Absent, Timed, distance, interleave
+from patches import tree
 from ultralytics.nn.Addmodules.selective_scan import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,14 +49,14 @@ CASE = scan_cpu.Case(1, 8, 20)
 def quick(name: str, folder: Path, *args: str) -> dict:
     """Run a benchmark as users do and return its result."""
     out = folder / f"{name}.json"
-    command = [sys.executable, ROOT / f"benchmarks/{name}.py", "--quick", "--threads", "1", "--out", out, *args]
+    command = [sys.executable, ROOT / f"benchmarks/{name}.py", "--quick", "--out", out, *args]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert run.returncode == 0, run.stdout + run.stderr
     return json.loads(out.read_text())
 
 
 def test_scan_runs_end_to_end(tmp_path: Path) -> None:
-    r = quick("scan_cpu", tmp_path)
+    r = quick("scan_cpu", tmp_path, "--threads", "1")
     assert r["benchmark"] == "scan_cpu"
     assert r["quick"]
     assert {"cpu", "threads", "torch", "commit", "uncommitted", "scan_backends"} <= r["environment"].keys()
@@ -52,7 +76,7 @@ def test_scan_runs_end_to_end(tmp_path: Path) -> None:
 
 
 def test_model_runs_end_to_end(tmp_path: Path) -> None:
-    r = quick("model_cpu", tmp_path)
+    r = quick("model_cpu", tmp_path, "--threads", "1")
     assert [m["model"] for m in r["models"]] == model_cpu.MODELS
     kinds = {(row["model"], row["backend"], row["kind"]) for row in r["rows"]}
     for kind in ("forward", "training step"):
@@ -68,46 +92,110 @@ def test_model_runs_end_to_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "package"), [("ONNX Runtime", "onnxslim"), ("TorchScript", "torch")])
-def test_export_runs_end_to_end_and_becomes_a_table(
-    case: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_runs_end_to_end_and_becomes_a_table(case: str, package: str, tmp_path: Path) -> None:
     pytest.importorskip(package, reason="pip install -e '.[deploy]'")
     models = ["yolov8n.yaml", "VMamba-yolon.yaml"]
-    r = quick("export_cpu", tmp_path, "--models", *models, "--cases", case)
+    r = quick("export_cpu", tmp_path, "--threads", "1", "--models", *models, "--cases", case)
     assert [row["model"] for row in r["rows"]] == models
     for row in r["rows"]:
         assert row["check"]["ok"], row
         assert row["time"].keys() == TIME
         assert row["file_mb"] < 1.1 * row["weights_mb"]
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    (tmp_path / "export_cpu.json").write_text(json.dumps(r | {"quick": False}))
-    assert f"| {case} | 1 | VMamba-yolon |" in tables.export_cpu()
+    assert f"| {case} | 1 | VMamba-yolon |" in export_cpu.render(r)["export_cpu"]
 
 
-def test_accuracy_runs_and_becomes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "accuracy.json"
-    command = [sys.executable, ROOT / "benchmarks/accuracy.py", "--quick", "--out", out]
-    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert run.returncode == 0, run.stdout + run.stderr
-    result = json.loads(out.read_text())
-    assert [row["dtype"] for row in result["rows"]] == ["float32", "bfloat16", "float16"]
-    for row in result["rows"]:
+def test_accuracy_runs_and_becomes_a_table(tmp_path: Path) -> None:
+    r = quick("accuracy", tmp_path)
+    assert [row["dtype"] for row in r["rows"]] == ["float32", "bfloat16", "float16"]
+    for row in r["rows"]:
         assert {"plain", "chunked"} <= row["errors"].keys()
         assert all(0 < e < 0.1 for of in row["errors"].values() for e in of.values())
-    result["quick"] = False
-    result["rows"][1]["errors"]["chunked"]["dA"] = 9 * result["rows"][1]["errors"]["plain"]["dA"]
-    out.write_text(json.dumps(result))
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert "| bfloat16 | plain PyTorch, `chunked` |" in tables.accuracy()
-    worst = next(goal for goal in tables.goals() if goal[0].startswith("error"))
-    assert worst[3:] == (pytest.approx(9), "most, dA of chunked, bfloat16")
+    r["rows"][1]["errors"]["chunked"]["dA"] = 9 * r["rows"][1]["errors"]["plain"]["dA"]
+    assert "| bfloat16 | plain PyTorch, `chunked` |" in accuracy.render(r)["accuracy"]
+    assert accuracy.goals(r)[0][3:] == (pytest.approx(9), "most, dA of chunked, bfloat16")
 
 
-def test_a_quick_run_never_becomes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    (tmp_path / "scan_cpu.json").write_text(json.dumps({"quick": True}))
-    with pytest.raises(SystemExit, match="quick"):
-        tables.scan_cpu()
+def test_memory_runs_and_becomes_a_table(tmp_path: Path) -> None:
+    r = quick("memory", tmp_path)
+    assert [b["d_model"] for b in r["blocks"]] == [32]
+    assert 0 < r["blocks"][0]["recompute"] < r["blocks"][0]["keep"]
+    assert [(s["model"], s["fast_path"]) for s in r["steps"]] == memory.STEPS
+    assert all(s["peak_mib"] > 1 for s in r["steps"])
+    assert f"| yolov8n | {r['steps'][0]['peak_mib']} | 1.00 |" in memory.render(r)["memory"]
+    assert memory.goals(r)[0].measured == r["steps"][1]["peak_mib"] / r["steps"][0]["peak_mib"]
+
+
+def test_block_runs_and_becomes_a_table(tmp_path: Path) -> None:
+    r = quick("ss2d_cpu", tmp_path, "--threads", "1")
+    timed = [row for row in r["rows"] if row["subject"] != "VMamba repository"]
+    assert all(row["error"] < ss2d_cpu.LIMIT and row["time"] for row in timed)
+    assert "| 1 x 8 x 6 x 5 | forward + backward | 1 |" in ss2d_cpu.render(r)["ss2d_cpu"]
+    assert "Not run: no --peer given." in ss2d_cpu.render(r)["ss2d_cpu"]
+
+
+# Result files
+
+
+def test_a_result_is_written_one_row_a_line(tmp_path: Path) -> None:
+    r = {"benchmark": "toy", "settings": {"threads": [1, 2]}, "rows": [{"a": 1, "b": [2]}, {"a": None}], "absent": {}}
+    result.save(r, tmp_path / "new/toy.json")
+    text = (tmp_path / "new/toy.json").read_text()
+    assert json.loads(text) == r
+    assert text.splitlines()[3:6] == [' "rows": [', '  {"a": 1, "b": [2]},', '  {"a": null}']
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of results."""
+    monkeypatch.setattr(result, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"quick": True}, "--quick run"),
+        ({"uncommitted": True}, r"uncommitted changes.*commit, then run `python benchmarks/scan_cpu.py` again"),
+        ({"commit": ""}, "names no commit"),
+        ({"committed_as": "0" * 40, "uncommitted": True}, "this repository does not have"),
+    ],
+)
+def test_results_that_may_not_be_quoted(change: dict, why: str, results: Path) -> None:
+    r = made_up()["scan_cpu"]
+    (results / "scan_cpu.json").write_text(json.dumps(r))
+    assert result.load("scan_cpu") == r
+    r["environment"] |= {k: v for k, v in change.items() if k in r["environment"]}
+    r |= {k: v for k, v in change.items() if k not in r["environment"]}
+    (results / "scan_cpu.json").write_text(json.dumps(r))
+    with pytest.raises(SystemExit, match=why):
+        result.load("scan_cpu")
+    (results / "memory.json").write_text(json.dumps({"quick": True}))
+    with pytest.raises(SystemExit, match=f"{why}.*\nmemory.json is of a --quick run"):
+        tables.blocks()
+
+
+def test_a_tree_that_was_committed_after_it_was_measured(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = made_up()["scan_cpu"] | {"committed_as": "abc1234"}
+    r["environment"]["uncommitted"] = True
+    (results / "scan_cpu.json").write_text(json.dumps(r))
+    known = {"rev-parse --is-shallow-repository": "false", "rev-parse --verify --quiet abc1234^{commit}": "abc1234def"}
+    monkeypatch.setattr(result, "git", lambda *args: known.get(" ".join(args), ""))
+    assert "commit abc1234, measured before it was committed;" in source(result.load("scan_cpu"), "x")
+    known.popitem()
+    with pytest.raises(SystemExit, match="abc1234"):
+        result.load("scan_cpu")
+    known.clear()  # no git
+    assert result.load("scan_cpu")
+
+
+def test_results_do_not_count_as_uncommitted_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    repository(tmp_path, {"code.py": "1", "benchmarks/results/a.json": "1", "docs/a.md": "1"})
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    (tmp_path / "benchmarks/results/a.json").write_text("2")
+    (tmp_path / "docs/a.md").write_text("2")
+    assert not environment.uncommitted()
+    (tmp_path / "code.py").write_text("2")
+    assert environment.uncommitted()
 
 
 # Checks
@@ -257,47 +345,50 @@ def made_up() -> dict[str, dict]:
                 scans.append(row | {"ns_per_element": 0.2, "check": {"ok": True}})
     models = []
     for threads in (1, 2):
-        for name, backend, base in (
-            (tables.STOCK, "auto", 100),
-            (tables.OURS, "auto", 120),
-            (tables.OURS, "chunked", 900),
+        for name, backend, least in (
+            (model_cpu.STOCK, "auto", 100),
+            (model_cpu.OURS, "auto", 120),
+            (model_cpu.OURS, "chunked", 900),
         ):
             keys = {"model": name, "backend": backend, "threads": threads, "batch": 1}
             models += [
-                keys | {"kind": "forward", "imgsz": s, "time": clock(base * (s / 640) ** 2 / threads)}
+                keys | {"kind": "forward", "imgsz": s, "time": clock(least * (s / 640) ** 2 / threads)}
                 for s in ([320, 640, 1280] if backend == "auto" else [640])
             ]
-            models.append(keys | {"kind": "training step", "imgsz": 320, "time": clock(2 * base / threads)})
-    facts = [{"model": m, "parameters": 3e6, "gflops": 8.5, "gflops_imgsz": 640} for m in (tables.STOCK, tables.OURS)]
+            models.append(keys | {"kind": "training step", "imgsz": 320, "time": clock(2 * least / threads)})
+    facts = [
+        {"model": m, "parameters": 3e6, "gflops": 8.5, "gflops_imgsz": 640} for m in (model_cpu.STOCK, model_cpu.OURS)
+    ]
     return {
         "scan_cpu": common
         | {"rows": scans, "bounds": [{"threads": 1, "median_ns": 0.16}], "absent": {"cpp avx2": "none"}},
         "model_cpu": common | {"rows": models, "models": facts},
-        "memory": {
+        "memory": common
+        | {
             "steps": [
-                {"model": m, "fast_path": True, "peak_mib": p} for m, p in zip((tables.STOCK, tables.OURS), (200, 400))
+                {"model": m, "fast_path": True, "peak_mib": p}
+                for m, p in zip((model_cpu.STOCK, model_cpu.OURS), (200, 400))
             ]
         },
     }
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def measured(results: Path) -> Path:
     """Made-up results in a folder that the tables are written from."""
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    for name, result in made_up().items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    return tmp_path
+    for name, r in made_up().items():
+        (results / f"{name}.json").write_text(json.dumps(r))
+    return results
 
 
-def verdicts() -> dict[str, tuple[str, str]]:
+def judged() -> dict[str, tuple[str, str]]:
     """Return measured and verdict of every target."""
-    lines = [line.strip("| ").split(" | ") for line in tables.targets().splitlines()[2:]]
+    lines = [line.strip("| ").split(" | ") for line in tables.targets(tables.results()).splitlines()[2:]]
     return {line[0]: (line[2], line[3].strip(" |")) for line in lines}
 
 
-def test_targets_are_judged_from_the_results(results: Path) -> None:
-    got = verdicts()
+def test_targets_are_judged_from_the_results(measured: Path) -> None:
+    got = judged()
     assert got["scan forward at (1, 64, 25600), 1 thread: times the loop's speed"] == ("200", "met")
     assert got["scan forward at (1, 64, 25600), 1 thread: times mambapy's speed"] == ("10", "**missed**")
     assert got["scan forward at (1, 64, 25600), 1 thread: times the bound"] == ("1.25", "met")
@@ -310,46 +401,382 @@ def test_targets_are_judged_from_the_results(results: Path) -> None:
     assert got["model forward from 640 to 1280, 1 thread: growth over pixels'"] == ("1.00", "met")
 
 
-def test_tables_of_results(results: Path) -> None:
-    scan = tables.scan_cpu()
-    assert "| 1, 64, 25600 | channel-last | C++ | 8 | 40 | 200 | 100 | 0.2 | 1.25 |" in scan
-    assert "Absent: C++, held to AVX2 (none)." in scan
-    assert "A CPU, 1 and 2 threads, torch 9.9, 2001-02-03, commit 0123456789; `python benchmarks/scan_cpu.py`." in scan
-    assert "| 1, 64, 25600 | channel-last | 8 / 40 | 4 / 20 |" in tables.scan_isa()
-    model = tables.model_cpu()
+def test_tables_of_results() -> None:
+    made = made_up()
+    scan = scan_cpu.render(made["scan_cpu"])
+    assert "| 1, 64, 25600 | channel-last | C++ | 8 | 40 | 200 | 100 | 0.2 | 1.25 |" in scan["scan_cpu"]
+    assert "Absent: C++, held to AVX2 (none)." in scan["scan_cpu"]
+    line = "A CPU, 1 and 2 threads, torch 9.9, 2001-02-03, commit 0123456789; `python benchmarks/scan_cpu.py`."
+    assert line in scan["scan_cpu"]
+    assert "| 1, 64, 25600 | channel-last | 8 / 40 | 4 / 20 |" in scan["scan_isa"]
+    model = model_cpu.render(made["model_cpu"])["model_cpu"]
     assert "| forward, 640 px, batch 1 | 2 | VMamba-yolov8n, scans in plain PyTorch | 450 | 450 | 9.00 |" in model
     assert "| forward, 1280 px, batch 1 | 1 | VMamba-yolov8n | 480 | 480 | 1.20 |" in model
     assert model.index("320 px, batch 1 |") < model.index("1280 px") < model.index("training step")
 
 
-def test_red_rows_have_no_figure_in_the_tables(results: Path) -> None:
-    file = results / "scan_cpu.json"
-    r = json.loads(file.read_text())
+def test_red_rows_have_no_figure_in_the_tables(measured: Path) -> None:
+    r = made_up()["scan_cpu"]
     for row in r["rows"]:
         if row["subject"] == "cpp":
             row |= {"forward": None, "forward_backward": None, "check": {"ok": False}}
             del row["ns_per_element"], row["times_bound"]
-    file.write_text(json.dumps(r))
-    assert "| 1, 64, 25600 | channel-last | C++ | red | red |  |  |  |  |" in tables.scan_cpu()
-    assert {v for k, v in verdicts().items() if k.startswith("scan")} == {("", "not measured")}
+    (measured / "scan_cpu.json").write_text(json.dumps(r))
+    assert "| 1, 64, 25600 | channel-last | C++ | red | red |  |  |  |  |" in scan_cpu.render(r)["scan_cpu"]
+    assert {v for k, v in judged().items() if k.startswith("scan")} == {("", "not measured")}
 
 
-def test_tables_without_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    for make, name in ((tables.scan_cpu, "scan_cpu"), (tables.scan_isa, "scan_cpu"), (tables.model_cpu, "model_cpu")):
-        assert make() == tables.unmeasured(name)
-    assert {v for _, v in verdicts().values()} == {"not measured"}
+def test_tables_without_results(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "FILE", results / "study.csv")
+    found = tables.blocks()
+    assert {name for names in tables.PAGES.values() for name in names} == found.keys()
+    for name in ("scan_cpu", "scan_isa"):
+        assert found[name].startswith("Not measured yet: `python benchmarks/scan_cpu.py`")
+    assert found["gpu"].startswith("Not measured yet: `benchmarks/gpu.sh")
+    assert {v for _, v in judged().values()} == {"not measured"}
+    assert verdicts(gpu.goals(None)).count("not measured") == 16
 
 
-def test_pages_are_written_and_checked(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_written_and_checked(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- targets:begin -->\n<!-- targets:end -->\nafter\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.setattr(tables, "PAGES", {"page.md": {"targets": tables.targets}})
+    monkeypatch.setattr(tables, "PAGES", {"page.md": ("targets",)})
+    monkeypatch.setattr(tables, "blocks", lambda: {"targets": tables.targets(tables.results())})
     monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
     assert tables.main() == 1
     monkeypatch.setattr(sys, "argv", ["tables.py"])
     assert tables.main() == 0
-    assert page.read_text() == f"before\n<!-- targets:begin -->\n{tables.targets()}\n<!-- targets:end -->\nafter\n"
+    assert (
+        page.read_text()
+        == f"before\n<!-- targets:begin -->\n{tables.targets(tables.results())}\n<!-- targets:end -->\nafter\n"
+    )
     monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
     assert tables.main() == 0
+    page.write_text("no comment lines")
+    with pytest.raises(SystemExit, match="must stand there once, found 0"):
+        tables.main()
+
+
+def test_tables_of_a_measured_gpu() -> None:
+    """Targets, ratios and what stands instead of a figure, from a result with one row of each kind."""
+    case = {"batch": 16, "dim": 64, "length": 25600, "dtype": "bfloat16"}
+    bound = {"bound_forward": {"ms": 1.0}, "bound_forward_backward": {"ms": 2.0}}
+    scans = [
+        {**case, "subject": "triton", "forward": {"median_ms": 1.5}, "forward_backward": {"median_ms": 4.0}},
+        {**case, "subject": "mamba_ssm", "forward": {"median_ms": 5}, "forward_backward": {"median_ms": 12}, **bound},
+    ]
+    block = {"block": "Mamba", **case, "amp": True}
+    blocks = [{**block, "subject": s, "left_out": why} for s, why in (("triton", "failed"), ("mamba_ssm", gpu.LATE))]
+    kind = {"kind": "train", "batch": 16, "imgsz": 640, "amp": False}
+    models = [
+        {**kind, "model": m, "time": {"median_ms": t}, "images_per_second": 16e3 / t, "peak_mib": p}
+        for m, t, p in (("yolov8n", 10, 10), ("VMamba-yolov8n", 14, 12), ("VMamba-yolov8n on mamba-ssm", 28, 20))
+    ]
+    e = {"gpu": "a GPU", "cpu": "a CPU", "threads": 1, "torch": "2", "commit": "0" * 40, "uncommitted": False}
+    r = {"ceilings": {"bytes_per_second": 4e12, "exps_per_second": 4e12}, "date": "today", "environment": e}
+    text = gpu.render(r | {"scans": scans, "blocks": blocks, "models": models})["gpu"]
+    for line in (
+        "speed of mamba-ssm's kernel | at least 2 | 3.00 | met",
+        "(16, 64, 25600), bfloat16: times the bound | at most 1.6 | 1.50 | met",
+        "batch 16: times the recipe's images a second | at least 1.5 | 2.00 | met",
+        "batch 16: times the recipe's peak memory | at most 0.7 | 0.60 | met",
+        "batch 16: times stock yolov8n's time | at most 1.5 | 1.40 | met",
+        "| Mamba | 16, 64, 25600 | yes | triton | failed |",
+        "No time was left for 1 of 2 blocks.",
+    ):
+        assert line in text, line
+    assert "out of time" not in text
+    amp = {"settings": {"data": "cards", "epochs": 3, "imgsz": 320, "batch": 8}, "date": "today", "environment": e}
+    amp["rows"] = [
+        {"precision": "fp16", "finite": True, "in_training": 0.5},
+        {"precision": "bf16", "left_out": "failed"},
+    ]
+    assert "| bf16 | failed |" in gpu_amp.render(amp)["gpu_amp"]
+
+
+# The study
+
+
+def run(model: str, seed: int, best: float, **other) -> study.Run:
+    """Return a made-up run of two epochs."""
+    about = {column: kind(1) for column, kind in study.RUN.items()}
+    about |= {"data": "toys", "model": model, "seed": seed, "imgsz": 320, "uncommitted": 0, "gpu": ""}
+    about |= {"scan": 'cpp: "AVX", with g++', "best_mAP50-95": best, **other}
+    return study.Run(about, [dict.fromkeys(study.EPOCH, 0.125) | {"epoch": n} for n in (1, 2)])
+
+
+def test_runs_survive_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "study.csv"
+    assert study.read(file) == []
+    runs = [run("a", 0, 0.5), run("a", 1, 0.25), run("b", 0, 0.1), run("b", 0, 0.2, data="other")]
+    study.write(file, runs[::-1])
+    assert study.read(file) == sorted(runs, key=lambda r: r.key)
+    assert len(file.read_text().splitlines()) == 1 + 2 * len(runs)
+    assert [p.name for p in tmp_path.iterdir()] == ["study.csv"]
+    file.write_text(file.read_text().replace("val_loss", "loss", 1))
+    with pytest.raises(SystemExit, match="first line"):
+        study.read(file)
+
+
+def test_every_column_is_explained() -> None:
+    words = study.__doc__.split()
+    assert [c for c in (*study.RUN, *study.EPOCH) if c not in words] == []
+
+
+def test_the_studys_file_is_whole() -> None:
+    runs = study.read(study.FILE)
+    for r in runs:
+        assert [e["epoch"] for e in r.history] == list(range(1, r.about["epochs"] + 1)), r.key
+        assert re.fullmatch("[0-9a-f]{40}", r.about["commit"]), r.key
+    known = {*variants.VARIANTS, *curves.SHOWN}
+    assert {r.about["model"] for r in runs} == known
+    assert study.by_model(runs)
+
+
+def test_runs_of_uncommitted_code_are_refused() -> None:
+    with pytest.raises(SystemExit, match="a, seed 1, toys is of uncommitted code"):
+        study.by_model([run("a", 0, 0.5), run("a", 1, 0.5, uncommitted=1)])
+
+
+def test_tables_of_the_study() -> None:
+    runs = [run("yolov8n", s, 0.25) for s in (0, 1)] + [run("VMamba-yolon", s, 0.5) for s in (1, 2)]
+    runs += [run("no-scans", s, 0.125 * s) for s in (0, 1, 2)]
+    found = train_from_scratch.render(runs)
+    row = "| VMamba-yolon | 0.00 M | 1.00 | 1, 2 | 1.000 | **0.500** | 0.500 / 0.500 | 0.12 |"
+    assert found["study"].index(row) < found["study"].index("| yolov8n |") < found["study"].index("| no-scans |")
+    assert "0.188, -31.2 points (seeds 1, 2) |" in found["choices"]  # of the seeds that both have
+    with pytest.raises(SystemExit, match="different settings"):
+        train_from_scratch.render([*runs, run("yolov8n", 2, 0.1, batch=2)])
+
+
+@pytest.fixture
+def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
+    """Return arguments of a study whose trainings are noted in `done`, not run."""
+    done: list[str] = []
+
+    def train(model: str, args: Namespace, seed: int) -> tuple[dict, list[dict]]:
+        done.append(f"{Path(model).name} {seed}")
+        if args.fails:
+            raise KeyboardInterrupt
+        if args.meanwhile:
+            args.meanwhile()
+        r = run("", 0, 0.5)
+        return {k: r.about[k] for k in ("parameters", "gflops", "seconds", "best_mAP50", "best_mAP50-95")}, r.history
+
+    monkeypatch.setattr(train_from_scratch, "train", train)
+    monkeypatch.setattr(tree, "WORK", tmp_path / "work")
+    settings = {"epochs": 2, "imgsz": 320, "batch": 8, "nbs": 8, "optimizer": "auto", "device": "cpu", "threads": 1}
+    own = {"name": "toys", "runs": tmp_path / "runs", "csv": tmp_path / "study.csv", "done": done}
+    return Namespace(**settings, **own, fails=False, meanwhile=None)
+
+
+def test_a_run_that_is_there_is_not_repeated(trainings: Namespace) -> None:
+    for _ in range(2):
+        train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)
+        train_from_scratch.run_once(trainings, "no-scans", 1)
+    assert trainings.done == ["yolov8n.yaml 0", "no-scans.yaml 1"]
+    runs = study.read(trainings.csv)
+    assert [r.key for r in runs] == [("toys", "no-scans", 320, 1), ("toys", "yolov8n", 320, 0)]
+    assert all(r.about.keys() == study.RUN.keys() for r in runs)
+
+
+def test_a_run_cut_short_leaves_nothing(trainings: Namespace) -> None:
+    train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)
+    before = trainings.csv.read_text()
+    trainings.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        train_from_scratch.run_once(trainings, "yolov8n.yaml", 1)
+    assert trainings.csv.read_text() == before
+    trainings.fails = False
+    train_from_scratch.run_once(trainings, "yolov8n.yaml", 1)
+    assert len(study.read(trainings.csv)) == 2
+
+
+def test_two_processes_take_different_runs(trainings: Namespace) -> None:
+    def meanwhile() -> None:
+        trainings.meanwhile = None
+        train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)  # is being trained
+        train_from_scratch.run_once(trainings, "yolov8n.yaml", 1)  # is free
+
+    trainings.meanwhile = meanwhile
+    train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)
+    assert trainings.done == ["yolov8n.yaml 0", "yolov8n.yaml 1"]
+    assert [r.about["seed"] for r in study.read(trainings.csv)] == [0, 1], "the second must not lose the first"
+
+
+def test_a_training_is_recorded_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One real epoch on four pictures of noise."""
+    import numpy as np
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)).save(
+                tmp_path / f"images/{split}/{i}.png"
+            )
+            (tmp_path / f"labels/{split}/{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: {{0: noise}}\n")
+    monkeypatch.setattr(tree, "WORK", tmp_path / "work")
+    settings = {"epochs": 1, "imgsz": 64, "batch": 2, "nbs": 2, "optimizer": "auto", "device": "cpu", "threads": 1}
+    args = Namespace(**settings, data=str(data), name="noise", runs=tmp_path / "runs", csv=tmp_path / "study.csv")
+    train_from_scratch.run_once(args, "no-scans", 3)
+    (r,) = study.read(args.csv)
+    assert r.key == ("noise", "no-scans", 64, 3)
+    assert [e["epoch"] for e in r.history] == [1]
+    assert r.history[0]["train_seconds"] > 0
+    assert r.history[0]["val_loss"] > 0
+    assert r.about["parameters"] > 2_000_000
+    assert r.about["optimizer"] == "auto"
+
+
+def test_variants_build_what_the_study_trained() -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    sizes = {r.about["model"]: r.about["parameters"] for r in study.read(study.FILE) if r.about["data"] == "bccd"}
+    assert sizes.keys() >= variants.VARIANTS.keys()
+    for name in (*variants.VARIANTS, *variants.BASES):
+        model = DetectionModel(variants.build(name) | {"scale": "n"}, nc=3, verbose=False)  # as bccd
+        assert sum(p.numel() for p in model.parameters()) == sizes[name], name
+
+
+def test_a_variant_is_its_base_with_one_change(tmp_path: Path) -> None:
+    import yaml
+
+    for name, variant in variants.VARIANTS.items():
+        new, old = yaml.safe_load(variants.write(name, tmp_path).read_text()), variants.build(variant.base)
+        rows, others = (m["backbone"] + m["head"] for m in (new, old))
+        changed = [i for i, pair in enumerate(zip(rows, others)) if pair[0] != pair[1]]
+        assert changed == sorted(variant.rows) or variant.behind, name
+        assert {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"backbone", "head"} == set(
+            variant.keys
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{name}.yaml" for name in variants.VARIANTS)
+    deeper = variants.build("scans-at-p3")
+    assert deeper["backbone"][5] == [-1, 1, "VSSBlock", [256, 1, 3, 1, 0, False]]
+    assert [row[0] for row in deeper["head"] if row[2] in ("Concat", "Detect")] == [[-1, 8], [-1, 5], [17, 14, 11]]
+
+
+# Another commit beside this tree
+
+
+def repository(folder: Path, files: dict[str, str]) -> None:
+    """Make a repository with one commit."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+TOY = """
+import sys, time
+from pathlib import Path
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.base import compare
+from benchmarks.timing import Timed
+
+def public(job):
+    import ultralytics
+    log, side = open(ROOT / "log.txt", "a"), ultralytics.SIDE
+    print("noise of a library")
+    def call():
+        print(side, file=log, flush=True)
+        time.sleep(ultralytics.SECONDS)
+    return {"call": Timed(call), "figure": ultralytics.FIGURE}
+
+if __name__ == "__main__":
+    compare(__file__, [{"threads": 1}], sys.argv[1], 0.01)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A repository with a benchmark of its own, whose tree differs from its commit."""
+    files = {
+        f"benchmarks/{n}.py": (ROOT / f"benchmarks/{n}.py").read_text() for n in ("timing", "environment", "result")
+    }
+    files |= {"benchmarks/base.py": Path(base.__file__).read_text(), "benchmarks/toy.py": TOY}
+    files |= {"patches/__init__.py": "", "patches/__main__.py": "open('laid', 'w')", "setup.py": "open('laid')"}
+    files["ultralytics/__init__.py"] = "SIDE, FIGURE, SECONDS = 'base', 2.0, 0.004"
+    repository(tmp_path, files)
+    (tmp_path / "ultralytics/__init__.py").write_text("SIDE, FIGURE, SECONDS = 'head', 3.0, 0.002")
+    return tmp_path
+
+
+def toy_command(toy: Path, ref: str = "HEAD") -> list:
+    """Return the command of the toy benchmark."""
+    return [sys.executable, toy / "benchmarks/toy.py", ref]
+
+
+def worktrees(toy: Path) -> int:
+    """Return how many working trees the repository has."""
+    listed = subprocess.run(["git", "worktree", "list"], cwd=toy, capture_output=True, text=True, check=True)
+    return len(listed.stdout.splitlines())
+
+
+def test_another_commit_takes_turns_with_this_tree(toy: Path) -> None:
+    done = subprocess.run(toy_command(toy), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figure, call = (line.split() for line in done.stdout.splitlines()[-2:])
+    assert figure == ["figure,", "1", "thread", "2", "3", "1.500"]
+    assert call[:3] == ["call,", "1", "thread"]
+    assert float(call[3]) > float(call[5])
+    assert float(call[7]) < 0.9
+    turns = re.sub(r"(\w+\n)\1*", r"\1", (toy / "log.txt").read_text()).split()
+    assert turns == ["base", "head"] * base.ROUNDS
+    assert worktrees(toy) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a group of processes")
+def test_another_commit_is_cleared_away_after_an_interruption(toy: Path) -> None:
+    (toy / "ultralytics/__init__.py").write_text("SIDE, FIGURE, SECONDS = 'head', 3.0, 60")
+    process = subprocess.Popen(toy_command(toy), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 60
+    while "head" not in ((toy / "log.txt").read_text() if (toy / "log.txt").exists() else ""):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert worktrees(toy) == 2
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert worktrees(toy) == 1
+
+
+def test_a_commit_that_is_not_there(toy: Path) -> None:
+    done = subprocess.run(toy_command(toy, "nonsense"), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        done.stderr == "--base nonsense: this repository has no such commit; `git log --oneline` lists its commits.\n"
+    )
+
+
+def test_a_commit_whose_code_fails(toy: Path) -> None:
+    (toy / "ultralytics/__init__.py").write_text("raise ImportError('broken on purpose')")
+    done = subprocess.run(toy_command(toy), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "broken on purpose" in done.stderr
+    assert done.stderr.rstrip().endswith(f"--base: the process of {toy.resolve()} failed, see above.")
+    assert worktrees(toy) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scan_cpu", "model_cpu", "ss2d_cpu", "export_cpu", "accuracy", "memory"])
+def test_this_commit_beside_this_tree(name: str) -> None:
+    if not environment.git("rev-parse", "HEAD"):
+        pytest.skip("no git checkout")
+    more = {"export_cpu": ["--cases", "TorchScript"]}.get(name, [])
+    command = [sys.executable, ROOT / f"benchmarks/{name}.py", "--base", "HEAD", "--quick", *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ratios = [float(line.split()[-1]) for line in done.stdout.splitlines()[2:]]
+    assert ratios
+    assert all(0.05 < ratio < 20 for ratio in ratios)
+    if name == "accuracy":
+        assert set(ratios) == {1.0}

@@ -19,8 +19,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu as benchmark
-from benchmarks import gpu_peer, tables
+from benchmarks import gpu_peer
 from tests import test_block as block_tests
 from tests.test_cpu_backend import TOLERANCE, close, errors, hold, loop, make
 from ultralytics.nn.Addmodules import Mamba
@@ -531,45 +530,6 @@ def test_the_recipes_module_in_the_benchmark_computes_what_ours_does(monkeypatch
         gpu_peer.as_recipe(block)
     for ours, theirs in zip(*runs):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
-
-
-def test_tables_of_a_measured_gpu(monkeypatch):
-    """Targets, ratios and what stands in place of a figure, from a result with one row of each kind."""
-    case = {"batch": 16, "dim": 64, "length": 25600, "dtype": "bfloat16"}
-    bound = {"bound_forward": {"ms": 1.0}, "bound_forward_backward": {"ms": 2.0}}
-    scans = [
-        {**case, "subject": "triton", "forward": {"median_ms": 1.5}, "forward_backward": {"median_ms": 4.0}},
-        {**case, "subject": "mamba_ssm", "forward": {"median_ms": 5}, "forward_backward": {"median_ms": 12}, **bound},
-    ]
-    block = {"block": "Mamba", **case, "amp": True, "subject": "mamba_ssm", "left_out": "out of time"}
-    kind = {"kind": "train", "batch": 16, "imgsz": 640, "amp": False}
-    models = [
-        {**kind, "model": m, "time": {"median_ms": t}, "images_per_second": 16e3 / t, "peak_mib": p}
-        for m, t, p in (("yolov8n", 10, 10), ("VMamba-yolov8n", 14, 12), ("VMamba-yolov8n on mamba-ssm", 28, 20))
-    ]
-    e = {"gpu": "a GPU", "cpu": "a CPU", "threads": 1, "torch": "2", "commit": "0" * 40, "uncommitted": False}
-    result = {"ceilings": {"bytes_per_second": 4e12, "exps_per_second": 4e12}, "date": "today", "environment": e}
-    result |= {"scans": scans, "blocks": [block], "models": models}
-    amp = {"settings": {"data": "cards", "epochs": 3, "imgsz": 320, "batch": 8}}
-    amp["rows"] = [
-        {"precision": "fp16", "finite": True, "in_training": 0.5},
-        {"precision": "bf16", "left_out": "failed"},
-    ]
-    monkeypatch.setattr(tables, "load", lambda name: {"gpu": result, "gpu_amp": amp}[name])
-    text = tables.gpu()
-    for line in (
-        "speed of mamba-ssm's kernel | at least 2 | 3.00 | met",
-        "(16, 64, 25600), bfloat16: times the bound | at most 1.6 | 1.50 | met",
-        "batch 16: times the recipe's images a second | at least 1.5 | 2.00 | met",
-        "batch 16: times the recipe's peak memory | at most 0.7 | 0.60 | met",
-        "batch 16: times stock yolov8n's time | at most 1.5 | 1.40 | met",
-        "| Mamba | 16, 64, 25600 | yes | mamba_ssm | out of time |",
-        "| bf16 |  | failed |",
-    ):
-        assert line in text, line
-    assert "out of time" in benchmark.summary(result)
-    monkeypatch.setattr(tables, "load", lambda name: None)
-    assert tables.gpu().count("not measured") == 16
 
 
 @needs_triton
