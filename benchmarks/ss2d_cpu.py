@@ -99,11 +99,11 @@ def measure(shape: list[int], form: str, threads: int, seconds: float, peer: str
     @contextmanager
     def swapped() -> Iterator[None]:
         """Give ours another core while it is entered."""
-        ss2d.cross_scan = four_copies
+        owner.cross_scan = four_copies
         try:
             yield
         finally:
-            ss2d.cross_scan = fused
+            owner.cross_scan = fused
 
     subjects = {"ours": (ours, nullcontext, lambda t: t), "four copies": (ours, swapped, lambda t: t)}
     absent = {}

@@ -382,6 +382,7 @@ def _backward(ctx, dout, *_):
 
 
 _mamba_inner.register_autograd(_backward, setup_context=_setup_context)
+op.differentiable_once(_mamba_inner_backward, "the Mamba block")
 
 
 def _parts(xz_shape, conv_w_shape, x_proj_shape, dt_proj_shape, A_shape, out_w_shape) -> tuple[int, int, int, int, int]:

@@ -61,6 +61,7 @@ def _backward(ctx, dout, *_):
 
 
 _token_norm.register_autograd(_backward, setup_context=_setup_context)
+op.differentiable_once(_token_norm_backward, "the norm of a map's tokens")
 
 
 def _backend(*tensors: Tensor) -> ModuleType | None:

@@ -31,6 +31,23 @@ def no_autocast(device_type: str) -> AbstractContextManager:
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
+def differentiable_once(backward: torch.library.CustomOpDef, name: str) -> None:
+    """Answer whoever differentiates a backward pass in one sentence: its kernels have no derivative of their own.
+
+    Args:
+        backward (CustomOpDef): The operator of the backward pass.
+        name (str): What it belongs to, in a user's words.
+    """
+
+    def refuse(ctx, *grads):
+        raise NotImplementedError(
+            f"{name} has no second derivative in its kernels; put `with use_backend('reference'):` around the whole "
+            f"computation, or set VMAMBA_BACKEND=reference: plain PyTorch has every derivative, and is slower"
+        )
+
+    backward.register_autograd(refuse)
+
+
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
 _SETTINGS = "bool delta_softplus, int[] orders, str backend"  # schemas in full: PyTorch 2.4 infers fewer annotations
 
@@ -113,6 +130,7 @@ def _backward(ctx, dout, dstates):
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)
+differentiable_once(_scan_backward, "the selective scan")
 
 
 def scan_flops(batch: int, dim: int, length: int, state: int) -> int:
@@ -146,11 +164,17 @@ def exporting() -> bool:
 def composed() -> bool:
     """Return whether a scan is composed of plain PyTorch operators now.
 
-    That is during export, where the reference is forced, and under forward-mode differentiation, which takes the
-    derivative of a custom operator for zero without a word.
+    That is during export; where the reference is forced; under the transforms of torch.func (vmap, grad, jvp, ...),
+    which custom operators have no rules for; and under forward-mode differentiation, which takes the derivative of a
+    custom operator for zero without a word.
     """
     forward_mode = getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
-    return exporting() or forward_mode or registry.forced() == registry.REFERENCE
+    return exporting() or forward_mode or _transformed() or registry.forced() == registry.REFERENCE
+
+
+def _transformed() -> bool:
+    """Return whether a transform of torch.func is at work; torch.compile cannot trace the question."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def choose(*inputs: Tensor | None) -> str | None:
