@@ -83,7 +83,7 @@ def quoted(path: str | Path) -> str:
 def read(args: list[str]) -> dict[str, Any]:
     """Return the settings that key=value arguments give, read and checked by Ultralytics before anything is built."""
     from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, merge_equals_args, parse_key_value_pair
-    from ultralytics.nn.Addmodules.tools.command import near
+    from ultralytics.nn.Addmodules.tools.key_value import near
     from ultralytics.utils import YAML
     from ultralytics.utils.checks import check_yaml
 

@@ -52,7 +52,7 @@ LIMIT = 1e-4  # largest difference from ours, in units of the largest value: flo
 def inner() -> tuple[ModuleType, Callable]:
     """Return the module that calls `cross_scan`, and `token_order`; here alone, because --base runs on older trees."""
     from ultralytics.nn.Addmodules.layers import ss2d
-    from ultralytics.nn.Addmodules.layers.scan2d import token_order
+    from ultralytics.nn.Addmodules.layers.cross_scan import token_order
 
     return ss2d, token_order
 

@@ -10,7 +10,7 @@ LAYERS = "c2, args, n = parse_layer(m, i, c2, args, width, max_channels, n)"
 START = "declared_start(self)"
 STRIDES = "declared_strides(self, s)"
 DECAY = "from ultralytics.nn.Addmodules.hooks.optimizer import without_ssm_decay"
-LINE = "from ultralytics.nn.Addmodules.tools.report import checks_line"
+LINE = "from ultralytics.nn.Addmodules.tools.checks import checks_line"
 SHOWN = "LOGGER.info(checks_line())"
 # file, innermost definition, statement before (after a docstring: FIRST), the hook, statement after it
 HOOKS = (

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ultralytics.nn.Addmodules.tools import cli
-from ultralytics.nn.Addmodules.tools.command import (
+from ultralytics.nn.Addmodules.tools import verbs as command
+from ultralytics.nn.Addmodules.tools.key_value import (
     Option,
     UsageError,
     Verb,
@@ -105,13 +105,13 @@ def test_help_tells_defaults_and_what_must_be_given() -> None:
     ],
 )
 def test_command_lines(args: list[str], status: int, said: str, capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(args) == status
+    assert command.main(args) == status
     out, err = capsys.readouterr()
     assert said in (err if status else out)
     assert not status or "Traceback" not in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("words", "verb"), verbs(cli.VERBS))
+@pytest.mark.parametrize(("words", "verb"), verbs(command.VERBS))
 def test_every_verb_has_its_function_and_a_page(words: str, verb: Verb) -> None:
     module, function = verb.run.split(":")
     assert callable(getattr(importlib.import_module(f"ultralytics.nn.Addmodules.tools.{module}"), function))
@@ -120,18 +120,18 @@ def test_every_verb_has_its_function_and_a_page(words: str, verb: Verb) -> None:
 
 
 def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from ultralytics.nn.Addmodules.tools import report
+    from ultralytics.nn.Addmodules.tools import checks
 
     def stop(args: SimpleNamespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "run", stop)
-    assert cli.main(["checks"]) == 130
+    monkeypatch.setattr(checks, "run", stop)
+    assert command.main(["checks"]) == 130
     assert capsys.readouterr().err == "vmamba checks: stopped\n"
 
 
 def test_script_and_long_form_are_the_same_command() -> None:
-    line = f'vmamba = "{cli.__name__}:main"'
+    line = f'vmamba = "{command.__name__}:main"'
     assert line in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     run = [sys.executable, "-m", "ultralytics.nn.Addmodules", "chekcs"]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)

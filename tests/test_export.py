@@ -21,7 +21,7 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.Addmodules import C2fSS2D, C2fVSS, Mamba, MambaLayer, VSSBlock
-from ultralytics.nn.Addmodules.layers.ssm import StateSpace
+from ultralytics.nn.Addmodules.layers.state_space import StateSpace
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
 from ultralytics.utils import ASSETS
 

@@ -26,7 +26,7 @@ import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules import Mamba, MambaLayer
 from ultralytics.nn.Addmodules.hooks.optimizer import exempt_ssm_parameters
-from ultralytics.nn.Addmodules.hooks.rows import LAYERS, parse_layer
+from ultralytics.nn.Addmodules.hooks.yaml_rows import LAYERS, parse_layer
 from ultralytics.nn.tasks import (
     DetectionModel,
     SegmentationModel,

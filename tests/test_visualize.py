@@ -18,16 +18,8 @@ from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules.tools import visualize
-from ultralytics.nn.Addmodules.tools.cli import main as vmamba
-from ultralytics.nn.Addmodules.tools.maps import (
-    ORDERS,
-    REDUCE,
-    Field,
-    activation,
-    receptive_fields,
-    token_path,
-)
-from ultralytics.nn.Addmodules.tools.subjects import (
+from ultralytics.nn.Addmodules.tools.activations import REDUCE, activation
+from ultralytics.nn.Addmodules.tools.models_and_images import (
     Picture,
     calibrate,
     capture,
@@ -35,6 +27,9 @@ from ultralytics.nn.Addmodules.tools.subjects import (
     load,
     read_pictures,
 )
+from ultralytics.nn.Addmodules.tools.receptive_fields import Field, receptive_fields
+from ultralytics.nn.Addmodules.tools.scan_orders import ORDERS, token_path
+from ultralytics.nn.Addmodules.tools.verbs import main as vmamba
 from ultralytics.nn.Addmodules.tools.visualize import SCANS
 from ultralytics.utils import YAML
 from ultralytics.utils.checks import check_yaml

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ultralytics.nn.Addmodules.layers.scan2d import cross_scan, token_order, transpose_tokens
+from ultralytics.nn.Addmodules.layers.cross_scan import cross_scan, token_order, transpose_tokens
 from ultralytics.nn.Addmodules.layers.ss2d import ConvSS2D
 from ultralytics.nn.Addmodules.layers.vss import DropPath
 from ultralytics.nn.Addmodules.selective_scan import report, selective_scan_ref, use_backend

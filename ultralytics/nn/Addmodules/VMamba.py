@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers.arguments import arguments, positive_int, positive_number
+from .layers.check_arguments import arguments, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
-from .layers.maps import norm_tokens
 from .layers.plain import call, plain
 from .layers.ss2d import SS2D
-from .layers.ssm import StateSpace, inverse_softplus_steps
+from .layers.state_space import StateSpace, inverse_softplus_steps
+from .layers.tokens import norm_tokens
 from .layers.vss import VSSBlock
 from .recipe import (
     BiMambaInnerFn,

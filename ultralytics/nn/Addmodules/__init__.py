@@ -1,11 +1,11 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
 """Vision Mamba modules for Ultralytics YOLO. Star-imported by `nn/tasks.py`: layers and what patches call."""
 
+from .hooks.initial_weights import declared_start
 from .hooks.register import register
-from .hooks.rows import parse_layer
-from .hooks.scales import own_scales
-from .hooks.start import declared_start
+from .hooks.scale_names import own_scales
 from .hooks.strides import declared_strides
+from .hooks.yaml_rows import parse_layer
 from .VMamba import SS2D, C2fSS2D, C2fVSS, MambaLayer, VSSBlock
 from .VMamba import Mamba as Mamba  # for Python only: a model YAML names layers of feature maps
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from .tools.cli import main
+from .tools.verbs import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ from torch import nn
 from ..layers.ss2d import ConvSS2D
 from ..layers.vss import DropPath, Mlp
 from ..VMamba import Mamba
-from .rows import LAYERS
+from .yaml_rows import LAYERS
 
 __all__ = ("STORED", "admit")
 

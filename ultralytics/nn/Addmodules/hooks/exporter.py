@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
 
-from ..layers.ssm import StateSpace
+from ..layers.state_space import StateSpace
 from ..selective_scan.export import OPSET
 
 __all__ = ("prepare_export",)

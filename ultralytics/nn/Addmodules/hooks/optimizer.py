@@ -8,7 +8,7 @@ from functools import wraps
 import torch
 from torch import nn
 
-from ..layers.ssm import StateSpace
+from ..layers.state_space import StateSpace
 
 __all__ = ("exempt_ssm_parameters", "without_ssm_decay")
 

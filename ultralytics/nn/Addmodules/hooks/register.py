@@ -8,7 +8,7 @@ from ..VMamba import Mamba
 from .checkpoints import admit
 from .exporter import prepare_export
 from .flops import count_mamba, count_ss2d
-from .start import with_declared_boxes
+from .initial_weights import with_declared_boxes
 from .threads import use_all_cores
 
 __all__ = ("register",)

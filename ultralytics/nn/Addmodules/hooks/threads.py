@@ -8,7 +8,7 @@ import os
 import psutil
 import torch
 
-from ..layers.ssm import StateSpace
+from ..layers.state_space import StateSpace
 
 __all__ = ("chosen_threads", "use_all_cores")
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from .arguments import arguments, positive_int, positive_number
+from .check_arguments import arguments, positive_int, positive_number
 from .ss2d import ConvSS2D
 from .vss import VSSBlock
 

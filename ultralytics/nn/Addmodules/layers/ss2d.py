@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..selective_scan import scan_flops
-from .arguments import flag, odd, positive_int, positive_number
-from .maps import check_map, flatten_pointwise, to_map, to_tokens
+from .check_arguments import flag, odd, positive_int, positive_number
+from .cross_scan import cross_scan
 from .plain import call, plain
-from .scan2d import cross_scan
-from .ssm import StateSpace, inverse_softplus_steps
+from .state_space import StateSpace, inverse_softplus_steps
+from .tokens import check_map, flatten_pointwise, to_map, to_tokens
 
 __all__ = ("SS2D", "ConvSS2D", "CrossScan")
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from .arguments import arguments, positive_int
-from .maps import check_map, flatten_pointwise, norm_tokens, to_map
+from .check_arguments import arguments, positive_int
 from .ss2d import SS2D
+from .tokens import check_map, flatten_pointwise, norm_tokens, to_map
 
 __all__ = ("DropPath", "Mlp", "VSSBlock")
 

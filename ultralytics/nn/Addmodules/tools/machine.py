@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ..selective_scan import cpu, registry
-from .table import ABSENT, OK, PROBLEM, Row
+from .report_rows import ABSENT, OK, PROBLEM, Row
 
 __all__ = ("chosen", "devices", "environment", "threads")
 

@@ -15,7 +15,7 @@ from ..selective_scan.op import FORWARD, REVERSED, scan
 from ..selective_scan.reference import selective_scan_ref
 from ..VMamba import MambaLayer
 from .machine import devices
-from .table import OK, PROBLEM, Row
+from .report_rows import OK, PROBLEM, Row
 
 __all__ = ("self_test", "speed")
 

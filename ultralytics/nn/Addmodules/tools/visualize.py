@@ -17,9 +17,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .figures import plot_activations, plot_orders, plot_receptive_fields
-from .maps import ORDERS, SHARES, Field, activation, receptive_fields
-from .subjects import calibrate, capture, find_layers, load, read_pictures
+from .activations import activation
+from .draw import plot_activations, plot_orders, plot_receptive_fields
+from .models_and_images import calibrate, capture, find_layers, load, read_pictures
+from .receptive_fields import SHARES, Field, receptive_fields
+from .scan_orders import ORDERS
 
 __all__ = ("draw_activations", "draw_erf", "draw_orders")
 

@@ -20,10 +20,10 @@ import torch
 
 from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules.selective_scan import chunked, cpu, registry
-from ultralytics.nn.Addmodules.tools import machine, report, selftest, table
-from ultralytics.nn.Addmodules.tools.cli import main
+from ultralytics.nn.Addmodules.tools import checks, machine, report_rows, selftest
 from ultralytics.nn.Addmodules.tools.machine import Torch
-from ultralytics.nn.Addmodules.tools.table import ABSENT, OK, PROBLEM, Row
+from ultralytics.nn.Addmodules.tools.report_rows import ABSENT, OK, PROBLEM, Row
+from ultralytics.nn.Addmodules.tools.verbs import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SMI = """
@@ -252,8 +252,8 @@ def test_missing_backend(monkeypatch) -> None:
     assert "`pip install -e .`" in rows["backend cpp"].advice
     assert rows["scan on cpu"].detail == "chunked"
     assert "test cpp cpu" not in lines(selftest.self_test())
-    assert "chunked on cpu" in report.checks_line()
-    assert "no cpp: no such luck" in report.checks_line()
+    assert "chunked on cpu" in checks.checks_line()
+    assert "no cpp: no such luck" in checks.checks_line()
 
 
 def test_a_scan_slower_than_it_could_be_is_said_once(monkeypatch, caplog) -> None:
@@ -291,8 +291,8 @@ def test_forced_backend(monkeypatch, capsys) -> None:
     monkeypatch.setattr(cpu, "available", lambda: (False, "no such\nluck"))
     with registry.use_backend("cpp"):
         assert lines(machine.choice_rows())["scan on cpu"].state == PROBLEM
-        assert "none on cpu" in report.checks_line()
-        assert "\n" not in report.checks_line()
+        assert "none on cpu" in checks.checks_line()
+        assert "\n" not in checks.checks_line()
         assert main(["checks", "speed=False"]) == (0 if len(machine.devices()) > 1 else 1)
     capsys.readouterr()
 
@@ -301,9 +301,9 @@ def test_line_for_checks_starts_no_program_and_no_test(monkeypatch) -> None:
     def forbidden(*args, **kwargs):
         raise AssertionError("too slow for yolo checks")
 
-    for owner, name in ((subprocess, "run"), (subprocess, "Popen"), (report, "self_test"), (report, "speed")):
+    for owner, name in ((subprocess, "run"), (subprocess, "Popen"), (checks, "self_test"), (checks, "speed")):
         monkeypatch.setattr(owner, name, forbidden)
-    line = report.checks_line()
+    line = checks.checks_line()
     assert line.startswith(f"{'VMamba scan':<23}")
     assert len(line.splitlines()) == 1
     assert "vmamba checks" in line
@@ -393,9 +393,9 @@ def test_speed_without_memory(monkeypatch) -> None:
 
 
 def test_columns_and_whole_commands() -> None:
-    text = table.render([*machine.environment(), *selftest.self_test()])
-    assert all(len(line) <= table.WIDTH for line in text.splitlines())
-    text = table.render([Row("item", PROBLEM, "detail", f"In a shell: `{machine.BUILD_TOOLS}`, then again")])
+    text = report_rows.render([*machine.environment(), *selftest.self_test()])
+    assert all(len(line) <= report_rows.WIDTH for line in text.splitlines())
+    text = report_rows.render([Row("item", PROBLEM, "detail", f"In a shell: `{machine.BUILD_TOOLS}`, then again")])
     assert f"`{machine.BUILD_TOOLS}`" in text, "a broken command cannot be copied"
     assert text.startswith("PROBLEM  item ")
 
@@ -442,7 +442,7 @@ def test_command(tmp_path) -> None:
 
 
 def test_nothing_but_the_command_imports_the_tools() -> None:
-    folder = Path(report.__file__).parents[1]
+    folder = Path(checks.__file__).parents[1]
     for file in folder.rglob("*.py"):
         if file.parent.name == "tools" or file == folder / "__main__.py":
             continue

@@ -1,29 +1,19 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""What models see, measured: receptive fields and activation maps of layers, and the order of a scan's tokens."""
+"""Effective receptive fields: which pixels move a unit of a layer, and how far they spread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers.scan2d import COLUMNS, COLUMNS_REVERSED, ROWS, ROWS_REVERSED, token_order
-from .subjects import Picture, capture
+from .models_and_images import capture
 
-__all__ = ("ORDERS", "REDUCE", "SHARES", "Field", "activation", "receptive_fields", "token_path")
-
-ORDERS = {"rows": ROWS, "rows-reversed": ROWS_REVERSED, "columns": COLUMNS, "columns-reversed": COLUMNS_REVERSED}
+__all__ = ("SHARES", "Field", "receptive_fields")
 
 SHARES = 0.5, 0.9, 0.99  # of the gradient
-REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda x: x.abs().mean(0),
-    "norm": lambda x: x.norm(dim=0),
-    "max": lambda x: x.abs().amax(0),
-}
 
 
 @dataclass(frozen=True)
@@ -101,40 +91,3 @@ def receptive_fields(model: nn.Module, layers: Sequence[nn.Module], images: Iter
         if not 0 < values.sum() < float("inf"):
             raise ValueError(f"{type(layer).__name__} has no finite gradient by the pixels: are its weights sound?")
     return [Field(values / values.max(), units[i]) for i, values in enumerate(sums)]
-
-
-def activation(output: Tensor, picture: Picture, reduce: str = "mean") -> np.ndarray:
-    """Return the strength of a map over a picture's content, 0 to 1 from its 1st to its 99th percentile.
-
-    Args:
-        output (Tensor): Output of a layer (1, C, h, w).
-        picture (Picture): The letterboxed image that it came from.
-        reduce (str): Over the channels: "mean" or "max" of absolute values, or Euclidean "norm".
-    """
-    strength = REDUCE[reduce](output[0].detach().float()).cpu().numpy()
-    at = []
-    for part, size, n in zip(picture.content, picture.pixels.shape, strength.shape):
-        # Between cell centres, but never beyond the last one on the content: the padding's cells are brighter or darker
-        cells, inside = (np.arange(size) + 0.5) * n / size - 0.5, (np.arange(n) + 0.5) * size / n
-        inside = np.flatnonzero((inside >= part.start) & (inside <= part.stop))
-        at.append(cells[part].clip(*inside[[0, -1]]) if len(inside) else cells[part])
-    y, x = np.meshgrid(*at, indexing="ij")
-    heat = cv2.remap(strength, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
-    low, high = np.percentile(heat, (1, 99))
-    return np.clip((heat - low) / (high - low), 0, 1) if high > low else np.zeros_like(heat)
-
-
-def token_path(order: str, height: int, width: int) -> np.ndarray:
-    """Return the cells of a map in the order in which they are scanned, (L, 2) rows and columns.
-
-    Raises:
-        ValueError: If the order is unknown.
-
-    Examples:
-        >>> token_path("columns", 2, 2).tolist()
-        [[0, 0], [1, 0], [0, 1], [1, 1]]
-    """
-    if order not in ORDERS:
-        raise ValueError(f"unknown order '{order}': choose from {', '.join(ORDERS)}")
-    tokens = token_order(ORDERS[order], height, width).numpy()
-    return np.stack(np.divmod(tokens, width), 1)

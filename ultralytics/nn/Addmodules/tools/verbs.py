@@ -10,8 +10,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from .command import Option, UsageError, Verb, choice, count, flag, near, parse, several, usage
-from .table import emit
+from .key_value import Option, UsageError, Verb, choice, count, flag, near, parse, several, usage
+from .report_rows import emit
 
 __all__ = ("main",)
 
@@ -31,7 +31,7 @@ VERBS = (
     Verb(
         "checks",
         "what runs on this machine, what does not, why, and what to do",
-        "report:run",
+        "checks:run",
         (
             Option("json", str, None, "write JSON to this file; without a value, to standard output", alone="-"),
             Option("speed", flag, True, "time the backends, about 5 seconds"),

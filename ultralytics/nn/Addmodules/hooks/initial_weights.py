@@ -9,7 +9,7 @@ from functools import wraps
 import torch
 from torch import nn
 
-from ..layers.arguments import positive_number
+from ..layers.check_arguments import positive_number
 
 __all__ = ("check_start", "declared_boxes", "declared_start", "declared_weights", "with_declared_boxes")
 

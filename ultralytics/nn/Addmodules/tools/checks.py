@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 from ..selective_scan import registry
 from .machine import chosen, devices, environment, threads
+from .report_rows import OK, PROBLEM, Row, emit, render
 from .selftest import SPEED_SHAPE, self_test, speed
-from .table import OK, PROBLEM, Row, emit, render
 
 __all__ = ("checks_line", "conclusion", "run")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
-from .rows import check_rows
-from .start import check_start
+from .initial_weights import check_start
+from .yaml_rows import check_rows
 
 __all__ = ("own_scales",)
 

@@ -12,8 +12,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .maps import SHARES, Field, token_path
-from .subjects import Picture
+from .models_and_images import Picture
+from .receptive_fields import SHARES, Field
+from .scan_orders import token_path
 
 __all__ = ("plot_activations", "plot_orders", "plot_receptive_fields")
 

@@ -8,7 +8,7 @@ import inspect
 
 from torch import nn
 
-from ..layers.arguments import arguments
+from ..layers.check_arguments import arguments
 from ..layers.csp import C2fSS2D, C2fVSS
 from ..layers.ss2d import SS2D
 from ..layers.vss import VSSBlock
