@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
-from setuptools.key_value.build_ext import build_ext
-from setuptools.key_value.build_py import build_py
-from setuptools.key_value.sdist import sdist
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 from setuptools.modified import newer_group
 
 ROOT = Path(__file__).resolve().parent
