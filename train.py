@@ -130,6 +130,10 @@ def last_checkpoint(settings: dict[str, Any]) -> str:
         raise FileNotFoundError(f"there is no last.pt under '{RUNS_DIR}'; name it: resume=path/to/weights/last.pt")
     if not Path(found).is_file():
         raise FileNotFoundError(f"'resume={found}': there is no such file; name the last.pt of the run to go on with")
+    from ultralytics.nn.tasks import torch_safe_load
+
+    if torch_safe_load(found)[0].get("epoch") == -1:  # Ultralytics would train on its own data set instead
+        raise ValueError(f"'resume={found}': this run is finished; to train on, start a new one with model={found}")
     return str(found)
 
 
@@ -151,24 +155,28 @@ def main(args: list[str]) -> None:
         print(__doc__ + "\nThe short run on the digits:\n   ", " ".join(f"{k}={v}" for k, v in DIGITS_RUN.items()))
         return
     check_tree()
+    from ultralytics.nn.Addmodules.tools.failures import sentence
+
     try:
-        settings = complete(read(args))
-        if str(settings.get("data")).endswith((".yaml", ".yml")):  # others are for Ultralytics to tell apart
-            from ultralytics.data.utils import check_det_dataset
+        train(complete(read(args)))
+    except (AssertionError, SyntaxError, TypeError, ValueError, OSError, RuntimeError) as e:
+        said = sentence(e)
+        if said is None:  # a bug
+            raise
+        raise SystemExit(f"train.py: {said}\nRun 'python train.py --help' for examples.") from None
 
-            check_det_dataset(settings["data"])  # built or downloaded if need be, before a run's folder is made
-    except (AssertionError, SyntaxError, TypeError, ValueError, OSError) as e:
-        raise SystemExit(f"train.py: {e}\nRun 'python train.py --help' for examples.") from None
 
+def train(settings: dict[str, Any]) -> None:
+    """Train with complete settings, and print what came out."""
+    if str(settings.get("data")).endswith((".yaml", ".yml")):  # others are for Ultralytics to tell apart
+        from ultralytics.data.utils import check_det_dataset
+
+        check_det_dataset(settings["data"])  # built or downloaded if need be, before a run's folder is made
     from ultralytics import YOLO
 
     start = time.time()
     model = YOLO(settings.pop("model"), task=settings.pop("task", None))
-    try:
-        metrics = model.train(**settings)
-    except FileNotFoundError as e:  # of images or weights; Ultralytics hides the better message behind a general one
-        raise SystemExit(f"train.py: {e.__cause__ or e}") from None
-    print(summary(model, metrics, time.time() - start))
+    print(summary(model, model.train(**settings), time.time() - start))
 
 
 if __name__ == "__main__":  # Windows starts loader processes by importing this file anew

@@ -166,10 +166,15 @@ def test_recipe_run(script):
     }  # amp is left to Ultralytics, whose default is True
 
 
+def checkpoint(file: Path) -> Path:
+    """Write the least that counts as a checkpoint of a run in its middle."""
+    torch.save({"epoch": 2, "model": None}, file)
+    return file
+
+
 @pytest.mark.usefixtures("no_accelerator")
 def test_resume_takes_everything_from_the_checkpoint(script, tmp_path):
-    last = tmp_path / "last.pt"
-    last.touch()
+    last = checkpoint(tmp_path / "last.pt")
     for given in {"resume": str(last)}, {"resume": True, "model": str(last)}:
         assert script.complete(given) == {"resume": True, "model": str(last)}
 
@@ -184,7 +189,7 @@ def test_resume_alone_takes_the_newest_run(script, tmp_path, monkeypatch):
         script.complete({"resume": True})
     last = tmp_path / "detect" / "train" / "weights" / "last.pt"
     last.parent.mkdir(parents=True)
-    last.touch()
+    checkpoint(last)
     assert script.complete({"resume": True})["model"] == str(last)
 
 
@@ -333,3 +338,57 @@ def test_first_epoch_on_the_digits(folder):
     assert (datasets / "vmamba-digits-1" / "images" / "val").is_dir()
     assert "yolo detect predict model=" in result.stdout
     assert "VMamba-yolov8n.yaml" in (folder / "x" / "args.yaml").read_text(encoding="utf-8")
+
+
+JUNK = "nc: 2\nbackbone:\n  - [-1, 1, Foo, [64]]\nhead: []\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["device=0"], "Invalid CUDA 'device=0' requested"),
+        (["model=junk.yaml"], "junk.yaml: layer 0 (Foo): there is no such layer in Ultralytics or in this fork"),
+        (["model=nothing.yaml"], "nothing.yaml"),
+        (["data=junk.json"], "Not a YAML file: junk.json"),
+        (
+            ["resume=finished.pt"],
+            "'resume=finished.pt': this run is finished; to train on, start a new one with model=",
+        ),
+        (["project={folder}/junk.json"], "junk.json"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_what_a_user_can_cause_ends_in_one_sentence(args, said, folder, data):
+    if args == ["device=0"] and torch.cuda.is_available():
+        pytest.skip("there is a device 0")
+    (folder / "junk.yaml").write_text(JUNK)
+    (folder / "junk.json").write_text("{}")
+    if args == ["resume=finished.pt"]:
+        from ultralytics import YOLO
+
+        model = YOLO("VMamba-yolov8n.yaml").model
+        torch.save(
+            {"epoch": -1, "model": model, "train_args": {"data": str(data), "epochs": 1}}, folder / "finished.pt"
+        )
+    args = [a.replace("{folder}", str(folder)) for a in args]
+    given = [] if any(a.startswith(("data", "resume")) for a in args) else [f"data={data}", "epochs=1"]
+    more = [] if "device=0" in args else ["device=cpu"]
+    result = run(folder, *args, *given, *more)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()
+    assert last[-2].startswith("train.py: ")
+    assert said in last[-2]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(script, monkeypatch):
+    def broken(settings):
+        return {}["missing"]
+
+    monkeypatch.setattr(script, "check_tree", lambda: None)
+    monkeypatch.setattr(script, "complete", lambda settings: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        script.main([])
+    monkeypatch.setattr(script, "complete", broken)
+    with pytest.raises(KeyError):
+        script.main([])

@@ -131,8 +131,8 @@ def check_rows(d: dict, file: str) -> None:
                 raise ValueError(f"{where}: there is no such layer in torch.nn; write {bare}")
             if "." not in module and not hasattr(tasks, module):  # upstream's parser would give a bare KeyError
                 close = difflib.get_close_matches(module.casefold(), folded)
-                if close:
-                    raise ValueError(f"{where}: there is no such layer; did you mean {folded[close[0]]}?")
+                hint = f"; did you mean {folded[close[0]]}?" if close else " in Ultralytics or in this fork"
+                raise ValueError(f"{where}: there is no such layer{hint}")
             continue
         if len(row) != 4 or not isinstance(row[3], (list, tuple)):
             raise TypeError(f"{where}: a row is [from, repeats, module, [arguments]], got {row}")

@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from .failures import sentence
 from .key_value import Option, UsageError, Verb, choice, count, flag, near, parse, several, usage
 from .report_rows import emit
 
@@ -106,8 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function = verb.run.split(":")
     try:
         return getattr(importlib.import_module(f".{module}", __package__), function)(values)
-    except (ValueError, OSError) as e:
-        print(f"{where}: {e}", file=sys.stderr)
+    except Exception as e:
+        said = sentence(e)
+        if said is None:  # a bug
+            raise
+        print(f"{where}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{where}: stopped", file=sys.stderr)

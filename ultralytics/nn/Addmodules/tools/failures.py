@@ -1,0 +1,46 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""One sentence instead of a traceback for what a user can cause; a bug keeps its traceback."""
+
+from __future__ import annotations
+
+import linecache
+import re
+
+__all__ = ("sentence",)
+
+LONGEST = 400
+
+
+def sentence(error: BaseException) -> str | None:
+    """Return what an error says in one line if some code raised it on purpose, or None if it is a bug.
+
+    On purpose means that the statement it comes from is a `raise` or an `assert`. A look-up that fails, or a call with
+    wrong arguments, has no such statement. What the system says of a file counts as well.
+
+    Args:
+        error (BaseException): An error that was caught.
+    """
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    # Ultralytics hides its better messages behind general ones; those of other libraries stay behind its own
+    own = [e for e in chain if "ultralytics" in _origin(e)[0]]
+    error = (own or chain)[-1]
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.strerror}: '{error.filename}'"
+    elif isinstance(error, NotImplementedError) or not re.match(r"(raise|assert)\b", _origin(error)[1]):
+        return None
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def _origin(error: BaseException) -> tuple[str, str]:
+    """Return the file and the text of the statement that an error comes from."""
+    trace = error.__traceback__
+    if trace is None:
+        return "", ""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename
+    return file.replace("\\", "/"), linecache.getline(file, trace.tb_lineno).strip()
