@@ -9,6 +9,7 @@ from functools import wraps
 from pathlib import Path
 
 from .initial_weights import check_start
+from .yaml_lint import warn
 from .yaml_rows import check_rows
 
 __all__ = ("own_scales",)
@@ -32,6 +33,7 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
         d = _load_scaled(Path(path)) or load(path)
         check_start(d, Path(path).name)
         check_rows(d, Path(path).name)
+        warn(d, Path(path).name)
         return d
 
     return yaml_model_load

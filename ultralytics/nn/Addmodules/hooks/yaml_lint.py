@@ -1,0 +1,117 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Warnings about rows of a model YAML that build, train, and are hardly what was meant.
+
+The commonest edit is a row put in without moving the numbers after it: the model trains without a word, and a row feeds
+nothing, or the head reads a Concat.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+__all__ = ("lint", "warn")
+
+HEADS = {"Classify", "RTDETRDecoder", "SemanticSegment", "Depth"}  # and what ends in one of these:
+HEAD_ENDINGS = ("Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26")
+SIDE_OUTPUTS = {"ImagePoolingAttn"}  # its output is no map and goes to the model's text features, not to a row
+STRIDE_AT = {"Conv": 2, "DWConv": 2, "GhostConv": 2, "SCDown": 2, "Conv2": 2, "LightConv": 2, "RepConv": 2, "Focus": 2}
+HALVING = {"ADown", "AConv", "nn.MaxPool2d"}
+# Blocks that keep the height of their map
+KNOWN = set(
+    "AIFI A2C2f Bottleneck BottleneckCSP C1 C2 C2f C2fAttn C2fCIB C2fPSA C2fSS2D C2fVSS C2PSA C3 C3Ghost C3k2 C3TR C3x "
+    "CBAM ELAN1 Graft HGBlock ImagePoolingAttn MambaLayer PSA RepC3 RepNCSPELAN4 SPP SPPELAN SPPF SS2D VSSBlock "
+    "nn.ZeroPad2d nn.Identity".split()
+)
+_said: set[str] = set()
+
+
+def warn(d: dict, file: str) -> None:
+    """Log each warning about a model YAML once per process.
+
+    Args:
+        d (dict): Its contents, whose rows have been checked.
+        file (str): Its name.
+    """
+    from ultralytics.utils import LOGGER
+
+    for text in lint(d):
+        if (said := f"{file}: {text}") not in _said:
+            _said.add(said)
+            LOGGER.warning(said)
+
+
+def lint(d: dict) -> list[str]:
+    """Return what looks wrong in the rows of a model YAML, one sentence each.
+
+    Examples:
+        >>> rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 1]], [0, 1, "Conv", [16, 3, 1]]]
+        >>> lint({"backbone": rows, "head": [[[2], 1, "Detect", ["nc"]]]})
+        ['nobody reads layer 1 (Conv): was a row put in without moving the numbers after it?']
+    """
+    rows = [*(d.get("backbone") or ()), *(d.get("head") or ())]
+    if not all(isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[3], (list, tuple)) for row in rows):
+        return []  # the parser's own errors
+    names = [str(row[2]) for row in rows]
+    sources = [[j if j >= 0 else i + j for j in _list(row[0])] for i, row in enumerate(rows)]
+    found = []
+    read = {j for of in sources for j in of}
+    for i, name in enumerate(names[:-1]):
+        if i not in read and not _is_head(name) and name not in SIDE_OUTPUTS:
+            found.append(f"nobody reads layer {i} ({name}): was a row put in without moving the numbers after it?")
+    for i, (name, row) in enumerate(zip(names, rows)):
+        args = row[3]
+        if name == "MambaLayer" and len(args) == 3 and args[1] in (1, 3, 5, 7) and args[2] in (1, 2):
+            found.append(
+                f"layer {i} (MambaLayer) has {args}, which looks like a Conv's channels, kernel and stride; "
+                f"here it means d_state={args[1]} and d_conv={args[2]}"
+            )
+        if not _is_head(name) or name in ("Classify", "SemanticSegment", "Depth"):
+            continue
+        for j in sources[i]:
+            if 0 <= j < i and names[j] == "Concat":
+                found.append(f"the head, layer {i} ({name}), reads layer {j}, a Concat: is the block after it meant?")
+        strides = _strides(rows, names, sources)
+        levels = [strides[j] if 0 <= j < i else None for j in sources[i]]
+        if None in levels:
+            continue
+        shown = [int(s) if s == int(s) else s for s in levels]
+        if sorted(levels) != levels:
+            found.append(f"the head, layer {i} ({name}), reads strides {shown}: it expects the finest first")
+        declared = d.get("strides")
+        if isinstance(declared, (list, tuple)) and len(declared) == len(levels) and list(declared) != levels:
+            found.append(f"strides: {list(declared)} are declared, and the head reads {shown}; leave the line out")
+    return found
+
+
+def _list(source: object) -> list[int]:
+    """Return a row's `from` as a list of integers; what is none is the parser's to refuse."""
+    return [j for j in (source if isinstance(source, (list, tuple)) else [source]) if isinstance(j, int)]
+
+
+def _is_head(name: str) -> bool:
+    """Return whether a module is a head, whose output leaves the model."""
+    return name in HEADS or name.endswith(HEAD_ENDINGS)
+
+
+def _strides(rows: list, names: list[str], sources: list[list[int]]) -> list[float | None]:
+    """Return the stride of each row's output, or None where the row's class is not known to this table."""
+    strides: list[float | None] = []
+    for i, (row, name) in enumerate(zip(rows, names)):
+        args, before = row[3], [1.0 if j < 0 else strides[j] for j in sources[i] if j < i]
+        factor: float | None = 1.0
+        if name in STRIDE_AT:
+            place = STRIDE_AT[name]
+            factor = args[place] if len(args) > place else 1
+        elif name in HALVING:
+            factor = 2
+        elif name == "nn.Upsample":
+            factor = 1 / args[1] if len(args) > 1 and isinstance(args[1], (int, float)) else None
+        elif name == "HGStem":
+            factor = 4
+        elif name in ("nn.ConvTranspose2d", "ConvTranspose"):
+            factor = 1 / args[2] if len(args) > 2 and isinstance(args[2], int) else None
+        elif name not in KNOWN and name != "Concat":
+            factor = None
+        known = bool(before) and None not in before and isinstance(factor, (int, float)) and len({*before}) == 1
+        strides.append(prod((before[0], factor)) if known else None)
+    return strides
