@@ -394,6 +394,17 @@ def test_a_scale_that_a_file_lacks_is_named(stem: str) -> None:
             YOLO(f"{scaled(stem, scale)}.yaml")
 
 
-def test_a_variant_that_does_not_exist_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match="VMamba-yolov8n?-sgm.yaml"):
-        YOLO("VMamba-yolov8n-sgm.yaml")
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("VMamba-yolov8n-sgm.yaml", "did you mean VMamba-yolov8n-seg.yaml?"),
+        ("VMamba-YOLOn.yaml", "did you mean VMamba-yolon.yaml?"),  # as the summary prints it
+        ("VMamba-yolo8n.yaml", "did you mean VMamba-yolov8n.yaml?"),
+        ("vmamba_yolon.yaml", "did you mean VMamba-yolon.yaml?"),
+        ("VMamba-anything-at-all.yaml", "docs/models lists those that there are"),
+    ],
+)
+def test_a_name_that_does_not_exist_gets_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        yaml_model_load(name)
+    assert str(error.value) == f"there is no model file {name}; {hint}"

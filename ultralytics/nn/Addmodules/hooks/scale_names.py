@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -30,13 +31,33 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
 
     @wraps(load)
     def yaml_model_load(path: str | Path) -> dict:
-        d = _load_scaled(Path(path)) or load(path)
+        try:
+            d = _load_scaled(Path(path)) or load(path)
+        except FileNotFoundError as e:
+            if not Path(path).name.lower().startswith("vmamba"):
+                raise
+            raise FileNotFoundError(f"there is no model file {Path(path).name}{_nearest(Path(path).stem)}") from e
         check_start(d, Path(path).name)
         check_rows(d, Path(path).name)
         warn(d, Path(path).name)
         return d
 
     return yaml_model_load
+
+
+def _nearest(stem: str) -> str:
+    """Return a question about the name of ours that is nearest to one that does not exist, in any case of letters."""
+    import yaml
+
+    from ultralytics.utils import ROOT
+
+    names = {}
+    for file in (ROOT / "cfg/models").rglob("VMamba-*.yaml"):
+        family, rest = re.fullmatch(r"(VMamba-yolo(?:v?\d+)?)(.*)", file.stem).groups()
+        for scale in yaml.safe_load(file.read_text(encoding="utf-8")).get("scales") or [""]:
+            names[f"{family}{scale}{rest}".lower()] = f"{family}{scale}{rest}.yaml"
+    close = difflib.get_close_matches(stem.lower(), names, n=1, cutoff=0.75)
+    return f"; did you mean {names[close[0]]}?" if close else "; docs/models lists those that there are"
 
 
 def _load_scaled(path: Path) -> dict | None:
