@@ -14,8 +14,8 @@ import torch
 import triton  # before the backend, which counts an interpreter only if triton has been imported
 import triton.language as tl
 
-from tests import test_block as block
-from tests.test_cpu_backend import errors, layouts, loop, make
+from tests import block_cases as block
+from tests.scan_cases import errors, layouts, loop, make
 from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules import selective_scan as engine
 from ultralytics.nn.Addmodules.selective_scan import gpu, gpu_kernels, registry

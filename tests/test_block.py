@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.block_cases import CASES, FLOAT32, LOW, NAMES, cast, error, make, run
 from ultralytics.nn.Addmodules.selective_scan import (
     cpu,
     inner,
@@ -23,23 +24,6 @@ from ultralytics.nn.Addmodules.selective_scan import (
 )
 from ultralytics.nn.Addmodules.selective_scan.registry import use_backend
 from ultralytics.nn.Addmodules.VMamba import MambaLayer
-
-NAMES = ("xz", "conv_w", "conv_b", "x_proj", "dt_proj", "A", "D", "dt_bias", "out_w", "out_b")
-# Error against float64 relative to its norm: float32 absolutely, low precision as a multiple of that of PyTorch's own
-# composition under autograd, which the recomputing composition follows in another order of roundings; never loosened.
-FLOAT32, LOW = 4e-6, {"cpp": 1.1, "chunked": 1.5}
-
-# B, L, D, N, R, W, rows of conv and projections, orders; odd sizes, one token, shared projections, several directions.
-CASES = [
-    (1, 1, 1, 1, 1, 1, 1, [0]),
-    (2, 37, 24, 5, 2, 4, 2, [0, 1]),
-    (1, 131, 48, 16, 3, 4, 2, [0, 1]),
-    (3, 70, 40, 16, 7, 3, 1, [0, 1]),
-    (2, 66, 33, 8, 4, 5, 1, [1, 0, 1]),
-    (1, 300, 70, 17, 9, 2, 3, [1, 1, 0]),
-    (1, 515, 16, 16, 1, 16, 2, [1, 0]),
-    (1, 2, 130, 33, 17, 4, 2, [0, 1]),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -64,52 +48,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     except ValueError as e:
         pytest.skip(str(e))
     return "cpp"
-
-
-def make(batch, length, dim, state, rank, taps, rows, orders, seed=0, optional=True) -> dict[str, torch.Tensor | None]:
-    """Return a block's arguments in float64."""
-    g = torch.Generator().manual_seed(seed)
-    rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)  # noqa: E731
-    k = len(orders)
-    args = {
-        "xz": rand(batch, length, 2 * dim),
-        "conv_w": rand(rows, dim, taps) / taps**0.5,
-        "conv_b": rand(rows, dim),
-        "x_proj": rand(rows, rank + 2 * state, dim) / dim**0.5,
-        "dt_proj": rand(rows, dim, rank) / rank**0.5,
-        "A": -torch.exp(rand(k, dim, state) / 2),
-        "D": rand(k, dim),
-        "dt_bias": rand(k, dim) - 1,
-        "out_w": rand(dim + 3, dim) / dim**0.5,
-        "out_b": rand(dim + 3),
-    }
-    return (
-        args
-        if optional
-        else {n: None if n in {"conv_b", "D", "dt_bias", "out_w", "out_b"} else t for n, t in args.items()}
-    )
-
-
-def cast(args: dict, dtype: torch.dtype) -> dict:
-    """Return the arguments as the block gets them in that dtype: A, D and dt_bias are float32 at least."""
-    state = torch.float64 if dtype == torch.float64 else torch.float32
-    return {n: None if t is None else t.to(state if n in {"A", "D", "dt_bias"} else dtype) for n, t in args.items()}
-
-
-def run(args: dict, orders: list[int], backend: str, softplus: bool = True, dout: torch.Tensor | None = None) -> dict:
-    """Return the output and every gradient."""
-    leaves = {n: None if t is None else t.detach().requires_grad_() for n, t in args.items()}
-    with use_backend(backend):
-        out = mamba_inner(**leaves, delta_softplus=softplus, orders=orders)
-        if dout is None:
-            dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-        out.backward(dout.to(out.dtype))
-    return {"out": out.detach()} | {f"d{n}": t.grad for n, t in leaves.items() if t is not None}
-
-
-def error(x: torch.Tensor, truth: torch.Tensor) -> float:
-    """Return the error's norm relative to the truth's."""
-    return ((x.double() - truth).norm() / truth.norm().clamp_min(1e-12)).item()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c[:7])))

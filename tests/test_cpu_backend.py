@@ -20,15 +20,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.scan_cases import NAMES, TOLERANCE, close, errors, hold, layouts, loop, make, rms, truth
+
 PACKAGE = Path(__file__).resolve().parents[1] / "ultralytics/nn/Addmodules/selective_scan"
 SOURCES = sorted((PACKAGE / "csrc").glob("*.cpp"))
 FLAGS = ["-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-fPIC"]
-NAMES = ("out", "last", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
-
-# RMS error against float64 over that of a plain float32 loop whose results are rounded to the dtype; never loosened.
-TOLERANCE = {torch.float32: 2.0, torch.bfloat16: 1.1, torch.float16: 1.1}
-FLOOR = torch.finfo(torch.float32).eps  # below it the loop's own error is luck
-
 spec = importlib.util.spec_from_file_location("vmamba_cpu_under_test", PACKAGE / "cpu.py")
 cpu = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cpu)
@@ -52,9 +48,9 @@ def compile_all(
         command = [cxx, *flags, f"-I{PACKAGE / 'csrc'}", "-c", str(source), "-o", str(objects[-1])]
         jobs.append((command, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)))
     results = [(command, job.communicate()[1], job.returncode) for command, job in jobs]
-    for command, errors, code in results:
+    for command, said, code in results:
         if code:
-            return subprocess.CompletedProcess(command, code, stderr=errors)
+            return subprocess.CompletedProcess(command, code, stderr=said)
     return subprocess.run([cxx, *flags, *link, *map(str, objects)], capture_output=True, text=True, check=False)
 
 
@@ -96,98 +92,20 @@ def isa(request: pytest.FixtureRequest) -> str:
         pytest.skip(str(e))
 
 
-def loop(u, delta, A, B, C, D, z, bias, softplus, orders, exp=torch.exp):
-    """Scan one token after another in the dtype of the arguments; return the output and the last state."""
-    dt = delta if bias is None else delta + bias[:, :, None]
-    if softplus:
-        dt = dt.clamp(min=0) + torch.log1p(exp(-dt.abs()))
-    outs, states = [], []
-    for k, order in enumerate(orders):
-        decay, drive = dt[:, k, :, None] * A[k, :, :, None], (dt * u)[:, k, :, None] * B[:, k, None]  # (B, D, N, L)
-        decay, drive, read = exp(decay).unbind(-1), drive.unbind(-1), C[:, k, None].unbind(-1)
-        h, y = torch.zeros_like(drive[0]), [None] * len(read)
-        for t in reversed(range(len(read))) if order else range(len(read)):
-            h = decay[t] * h + drive[t]
-            y[t] = (h * read[t]).sum(-1)
-        outs.append(torch.stack(y, -1))
-        states.append(h)
-    y = torch.stack(outs, 1)
-    if D is not None:
-        y = y + D[:, :, None] * u
-    if z is not None:
-        y = y * (z * torch.sigmoid(z))
-    return y, torch.stack(states, 1)
-
-
-def make(batch, k, d, length, n, *, dtype=torch.float32, bc=None, skip=True, gate=True, bias=True, seed=0, last=True):
-    """Return the tensor arguments; `last` puts channels last in memory."""
-    g = torch.Generator().manual_seed(seed)
-
-    def tokens(c, dtype):
-        shape = (batch, k, length, c) if last else (batch, k, c, length)
-        x = torch.randn(*shape, generator=g).to(dtype)
-        return x.transpose(-1, -2) if last else x
-
-    return [
-        tokens(d, dtype),
-        tokens(d, dtype),
-        -torch.randn(k, d, n, generator=g).exp(),
-        tokens(n, bc or dtype),
-        tokens(n, bc or dtype),
-        torch.randn(k, d, generator=g) if skip else None,
-        tokens(d, dtype) if gate else None,
-        torch.randn(k, d, generator=g) if bias else None,
-    ]
-
-
 def run(args, dout, softplus, orders):
     """Return output, last state and gradients of the backend, in the order of NAMES."""
     out, states = cpu.forward(*args, softplus, orders)
     return [out, states[:, :, -1], *cpu.backward(dout, *args, states, softplus, orders)]
 
 
-def truth(args, dout, softplus, orders, dtype, exp=torch.exp):
-    """Return the same from the loop, run in `dtype` with that exponential."""
-    wide = [None if x is None else x.to(dtype).detach().requires_grad_() for x in args]
-    out, last = loop(*wide, softplus, orders, exp)
-    grads = iter(torch.autograd.grad(out, [x for x in wide if x is not None], dout.to(dtype)))
-    return [out.detach(), last.detach(), *(None if x is None else next(grads) for x in wide)]
+def measured(args, dout, softplus, orders) -> dict[str, tuple[torch.dtype, float, float]]:
+    """Return the errors of a run of the backend."""
+    return errors(args, dout, softplus, orders, run(args, dout, softplus, orders))
 
 
-def rms(x: torch.Tensor) -> float:
-    return x.double().square().mean().sqrt().item()
-
-
-def errors(args, dout, softplus, orders, ours=None, exp=None) -> dict[str, tuple[torch.dtype, float, float]]:
-    """Return for every result its dtype, its RMS error against the float64 loop and that of the float32 loop.
-
-    Where hardware has an exponential of its own, `exp` is one with its error, and what that adds counts for the loop.
-    """
-    ours = run(args, dout, softplus, orders) if ours is None else ours
-    exact, plain = (truth(args, dout, softplus, orders, dtype) for dtype in (torch.float64, torch.float32))
-    other = exact if exp is None else truth(args, dout, softplus, orders, torch.float64, exp)
-    found = {}
-    for name, x, p, e, o in zip(NAMES, ours, plain, exact, other):
-        assert (x is None) == (e is None), name
-        if e is not None:
-            assert x.shape == e.shape, name
-            assert x.isfinite().all(), f"{name} is not finite"
-            scale = max(rms(e), 1e-30)
-            found[name] = x.dtype, rms(x - e) / scale, (rms(p.to(x.dtype) - e) + rms(o - e)) / scale
-    return found
-
-
-def hold(*runs: dict[str, tuple[torch.dtype, float, float]]) -> None:
-    """Hold the mean error of several runs to TOLERANCE: one run's sums of few, cancelling terms are luck."""
-    for name, (dtype, _, _) in runs[0].items():
-        error, allowed = (sum(r[name][i] for r in runs) / len(runs) for i in (1, 2))
-        assert error <= TOLERANCE[dtype] * max(allowed, FLOOR), f"{name}: {error:.2e}, plain loop {allowed:.2e}"
-
-
-def close(args, dout, softplus, orders, ours=None) -> None:
-    """Hold one run against the float64 loop with a fixed bound."""
-    for name, (dtype, error, _) in errors(args, dout, softplus, orders, ours).items():
-        assert error <= 10 * torch.finfo(dtype).eps, f"{name}: {error:.2e}"
+def run_close(args, dout, softplus, orders) -> None:
+    """Hold a run of the backend with a fixed bound."""
+    close(args, dout, softplus, orders, run(args, dout, softplus, orders))
 
 
 # (batch, K, D, L, N, orders, softplus, options)
@@ -214,7 +132,7 @@ def test_forward_and_gradients(isa, case, last):
         args = make(*shape, last=last, seed=seed, **options)
         if not softplus:
             args[1] = args[1].abs()
-        runs.append(errors(args, torch.randn_like(args[0]), softplus, orders))
+        runs.append(measured(args, torch.randn_like(args[0]), softplus, orders))
     hold(*runs)
 
 
@@ -239,7 +157,7 @@ def test_lengths_of_the_model(length):
     for seed in range(2):
         args = make(1, 2, 18, length, 2, seed=seed)
         args[1] -= 4  # slow decay: a long memory
-        runs.append(errors(args, torch.randn_like(args[0]), True, [0, 1]))
+        runs.append(measured(args, torch.randn_like(args[0]), True, [0, 1]))
     hold(*runs)
 
 
@@ -252,16 +170,6 @@ def test_longest_of_the_model():
     assert rms(out - exact) <= TOLERANCE[torch.float32] * rms(plain - exact)
     assert states.shape == (1, 1, cpu.num_checkpoints(25600), 16, 1)
     torch.testing.assert_close(states[:, :, -1].double(), last, rtol=1e-5, atol=1e-6)
-
-
-def layouts(x: torch.Tensor):
-    """Yield x in other memory layouts."""
-    b, k, c, length = x.shape
-    yield x.contiguous()
-    yield x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
-    yield torch.cat([x, x], 2).transpose(-1, -2).contiguous().transpose(-1, -2)[:, :, :c]
-    yield x.new_zeros(b, k, length, 2 * c + 1).transpose(-1, -2)[:, :, 1::2].copy_(x)
-    yield x.new_zeros(b, k, c, 2 * length).flip(0)[..., ::2].copy_(x)
 
 
 def test_every_layout_gives_the_same_bits(isa):
@@ -285,7 +193,7 @@ def test_expanded_inputs(isa):
     wide[2], wide[5], wide[7] = (args[i].expand(4, *args[i].shape[1:]) for i in (2, 5, 7))
     results = run(wide, torch.randn(2, 4, 20, 23), True, [0, 1, 0, 1])
     assert all(x.stride(i) != 0 for x in results for i in range(x.dim()))
-    close(wide, torch.ones(()).expand(2, 4, 20, 23), True, [0, 1, 0, 1])
+    run_close(wide, torch.ones(()).expand(2, 4, 20, 23), True, [0, 1, 0, 1])
 
 
 def test_output_keeps_a_dense_layout():
@@ -318,7 +226,7 @@ def test_strong_decay_underflows_to_zero(isa):
     args = make(1, 1, 20, 50, 16)
     args[2] = args[2] * torch.logspace(0, 8, 16)
     args[1] = args[1] * 20
-    close(args, torch.randn_like(args[0]), True, [0])
+    run_close(args, torch.randn_like(args[0]), True, [0])
 
 
 def test_decaying_to_subnormals_is_fast_and_leaves_the_mode_alone(isa):
@@ -372,7 +280,7 @@ def test_softplus_far_out(isa, shift):
     args[1] = args[1] + shift
     if shift > 0:
         args[2] = args[2] / shift
-    close(args, torch.randn_like(args[0]), True, [0])
+    run_close(args, torch.randn_like(args[0]), True, [0])
 
 
 def test_exponential_is_exact_to_rounding(isa):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests import test_family as family
+from tests.data import FILES, make_data, scaled
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
@@ -318,12 +318,12 @@ QUICK = ("VMamba-yolo", "VMamba-yolov8-cls")
 
 
 @pytest.mark.parametrize(
-    "stem", [pytest.param(stem, marks=[] if stem in QUICK else pytest.mark.slow) for stem in family.FILES]
+    "stem", [pytest.param(stem, marks=[] if stem in QUICK else pytest.mark.slow) for stem in FILES]
 )
 def test_every_model_file_is_exported(stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where a model that has no file yet is exported to
     torch.manual_seed(0)
-    yolo = YOLO(f"{family.scaled(stem, 'n')}.yaml", verbose=False)
+    yolo = YOLO(f"{scaled(stem, 'n')}.yaml", verbose=False)
     file = yolo.export(format="onnx", imgsz=64, device="cpu")
     model = yolo.model.eval()
     if hasattr(model, "end2end"):
@@ -412,7 +412,7 @@ def test_half_keeps_the_state_float32(checkpoint: Path, tmp_path: Path) -> None:
 def test_eight_bits_keep_the_scores(form: str, package: str, checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip(package, reason="pip install nncf")
     (tmp_path / "m.pt").write_bytes(checkpoint.read_bytes())
-    data = family.make_data(tmp_path / "data", "detect")
+    data = make_data(tmp_path / "data", "detect")
     file = Path(YOLO(tmp_path / "m.pt").export(format=form, imgsz=96, quantize=8, data=str(data), device="cpu"))
     size = sum(f.stat().st_size for f in ([file] if file.is_file() else file.iterdir()))
     assert size < 0.5 * 4 * sum(p.numel() for p in YOLO(checkpoint).model.parameters())

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from benchmarks import gpu_peer
-from tests import test_block as block_tests
-from tests.test_cpu_backend import TOLERANCE, close, errors, hold, loop, make
+from tests import block_cases
+from tests.scan_cases import TOLERANCE, close, errors, hold, loop, make
 from ultralytics.nn.Addmodules import Mamba
 from ultralytics.nn.Addmodules import selective_scan as engine
 from ultralytics.nn.Addmodules.selective_scan import gpu, mamba_cuda, op, registry, selective_scan_ref
@@ -681,16 +681,16 @@ def test_gpu_is_chosen_and_passes_opcheck(backend):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-@pytest.mark.parametrize("case", block_tests.CASES, ids=lambda c: "-".join(map(str, c[:7])))
+@pytest.mark.parametrize("case", block_cases.CASES, ids=lambda c: "-".join(map(str, c[:7])))
 def test_gpu_block_and_every_gradient(backend, case):
     *sizes, orders = case
-    args = block_tests.make(*sizes, orders)
-    truth = block_tests.run(args, orders, "reference")
-    ours = {n: None if t is None else t.cuda() for n, t in block_tests.cast(args, torch.float32).items()}
+    args = block_cases.make(*sizes, orders)
+    truth = block_cases.run(args, orders, "reference")
+    ours = {n: None if t is None else t.cuda() for n, t in block_cases.cast(args, torch.float32).items()}
     torch.backends.cuda.matmul.allow_tf32 = False
     dout = torch.randn(truth["out"].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    for name, x in block_tests.run(ours, orders, "triton", dout=dout.cuda()).items():
-        assert block_tests.error(x.cpu(), truth[name]) < block_tests.FLOAT32, name
+    for name, x in block_cases.run(ours, orders, "triton", dout=dout.cuda()).items():
+        assert block_cases.error(x.cpu(), truth[name]) < block_cases.FLOAT32, name
 
 
 @pytest.mark.gpu
@@ -714,7 +714,7 @@ def test_gpu_block_against_its_composition(backend, dim, length, dtype, monkeypa
         found.append(([p.grad.cpu() for p in block.parameters()], peak))
     (ours, least), (theirs, most) = found
     for x, y in zip(ours, theirs):
-        assert block_tests.error(x, y.double()) < (1e-3 if dtype == torch.float32 else 5e-2)
+        assert block_cases.error(x, y.double()) < (1e-3 if dtype == torch.float32 else 5e-2)
     assert least < most
 
 
