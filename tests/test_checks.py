@@ -385,7 +385,7 @@ def test_speed_without_memory(monkeypatch) -> None:
     def full(*args) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(selftest, "_median_ms", full)
+    monkeypatch.setattr(selftest, "median_ms", full)
     assert all(r.state == PROBLEM and r.detail == "out of memory" for r in selftest.speed(selftest.self_test()))
 
 
