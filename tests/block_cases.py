@@ -65,8 +65,3 @@ def run(args: dict, orders: list[int], backend: str, softplus: bool = True, dout
             dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
         out.backward(dout.to(out.dtype))
     return {"out": out.detach()} | {f"d{n}": t.grad for n, t in leaves.items() if t is not None}
-
-
-def error(x: torch.Tensor, truth: torch.Tensor) -> float:
-    """Return the error's norm relative to the truth's."""
-    return ((x.double() - truth).norm() / truth.norm().clamp_min(1e-12)).item()

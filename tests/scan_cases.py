@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import torch
 
-NAMES = ("out", "last", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
+from ultralytics.nn.Addmodules.selective_scan.proof import RESULTS, oracle, rms_error, run_with_gradients, scan_inputs
+
+NAMES = (RESULTS[0], "last", *RESULTS[1:])  # what a backend returns, in its order
 
 # RMS error against float64 over that of a plain float32 loop whose results are rounded to the dtype; never loosened.
 TOLERANCE = {torch.float32: 2.0, torch.bfloat16: 1.1, torch.float16: 1.1}
@@ -35,25 +37,9 @@ def loop(u, delta, A, B, C, D, z, bias, softplus, orders, exp=torch.exp):
     return y, torch.stack(states, 1)
 
 
-def make(batch, k, d, length, n, *, dtype=torch.float32, bc=None, skip=True, gate=True, bias=True, seed=0, last=True):
-    """Return the tensor arguments; `last` puts channels last in memory."""
-    g = torch.Generator().manual_seed(seed)
-
-    def tokens(c, dtype):
-        shape = (batch, k, length, c) if last else (batch, k, c, length)
-        x = torch.randn(*shape, generator=g).to(dtype)
-        return x.transpose(-1, -2) if last else x
-
-    return [
-        tokens(d, dtype),
-        tokens(d, dtype),
-        -torch.randn(k, d, n, generator=g).exp(),
-        tokens(n, bc or dtype),
-        tokens(n, bc or dtype),
-        torch.randn(k, d, generator=g) if skip else None,
-        tokens(d, dtype) if gate else None,
-        torch.randn(k, d, generator=g) if bias else None,
-    ]
+def make(*sizes, bc=None, last=True, **options) -> list[torch.Tensor | None]:
+    """Return the tensor arguments as a list, for B, K, D, L and N; `last` puts channels last in memory."""
+    return list(scan_inputs(*sizes, bc_dtype=bc, layout="channel-last" if last else "tokens-last", **options))
 
 
 def layouts(x: torch.Tensor):
@@ -66,33 +52,35 @@ def layouts(x: torch.Tensor):
     yield x.new_zeros(b, k, c, 2 * length).flip(0)[..., ::2].copy_(x)
 
 
-def truth(args, dout, softplus, orders, dtype, exp=torch.exp):
-    """Return the same from the loop, run in `dtype` with that exponential."""
-    wide = [None if x is None else x.to(dtype).detach().requires_grad_() for x in args]
-    out, last = loop(*wide, softplus, orders, exp)
-    grads = iter(torch.autograd.grad(out, [x for x in wide if x is not None], dout.to(dtype)))
-    return [out.detach(), last.detach(), *(None if x is None else next(grads) for x in wide)]
+def looped(args, dout, softplus, orders, dtype, exp=torch.exp) -> dict[str, torch.Tensor]:
+    """Return output, last state and gradients of the loop, run in `dtype` with that exponential."""
+    last = []
 
+    def scan(*x):
+        out, states = loop(*x, softplus, orders, exp)
+        last.append(states.detach())
+        return out
 
-def rms(x: torch.Tensor) -> float:
-    return x.double().square().mean().sqrt().item()
+    found = run_with_gradients(scan, [None if x is None else x.to(dtype) for x in args], dout)
+    return {**found, "last": last[0]}
 
 
 def errors(args, dout, softplus, orders, ours, exp=None) -> dict[str, tuple[torch.dtype, float, float]]:
-    """Return for every result its dtype, its RMS error against the float64 loop and that of the float32 loop.
+    """Return for every result its dtype, its RMS error against the oracle and that of the float32 loop.
 
     Where hardware has an exponential of its own, `exp` is one with its error, and what that adds counts for the loop.
     """
-    exact, plain = (truth(args, dout, softplus, orders, dtype) for dtype in (torch.float64, torch.float32))
-    other = exact if exp is None else truth(args, dout, softplus, orders, torch.float64, exp)
+    exact = oracle(args, dout, softplus, orders)
+    plain = looped(args, dout, softplus, orders, torch.float32)
+    other = exact if exp is None else looped(args, dout, softplus, orders, torch.float64, exp)
+    assert {name for name, x in zip(NAMES, ours, strict=True) if x is not None} == exact.keys()
     found = {}
-    for name, x, p, e, o in zip(NAMES, ours, plain, exact, other):
-        assert (x is None) == (e is None), name
-        if e is not None:
-            assert x.shape == e.shape, name
-            assert x.isfinite().all(), f"{name} is not finite"
-            scale = max(rms(e), 1e-30)
-            found[name] = x.dtype, rms(x - e) / scale, (rms(p.to(x.dtype) - e) + rms(o - e)) / scale
+    for name, x in zip(NAMES, ours):
+        if x is not None:
+            e = exact[name]
+            error = rms_error(x, e)
+            assert error < float("inf"), f"{name} has another shape, {tuple(x.shape)}, or is not finite"
+            found[name] = x.dtype, error, rms_error(plain[name].to(x.dtype), e) + rms_error(other[name], e)
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.block_cases import CASES, FLOAT32, LOW, NAMES, cast, error, make, run
+from tests.block_cases import CASES, FLOAT32, LOW, NAMES, cast, make, run
 from ultralytics.nn.Addmodules.selective_scan import (
     cpu,
     inner,
@@ -22,6 +22,7 @@ from ultralytics.nn.Addmodules.selective_scan import (
     token_linear,
     token_norm,
 )
+from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 from ultralytics.nn.Addmodules.selective_scan.registry import use_backend
 from ultralytics.nn.Addmodules.VMamba import MambaLayer
 
@@ -59,7 +60,7 @@ def test_forward_and_gradients_against_float64(backend: str, case: tuple, thread
     truth = run(args, orders, "reference")
     for name, x in run(cast(args, torch.float32), orders, backend).items():
         assert x.shape == truth[name].shape
-        assert error(x, truth[name]) < FLOAT32, name
+        assert rms_error(x, truth[name]) < FLOAT32, name
 
 
 @pytest.mark.parametrize("softplus", [True, False])
@@ -74,7 +75,7 @@ def test_optional_arguments_left_out(backend: str, softplus: bool) -> None:
     got = run(cast(args, torch.float32), orders, backend, softplus)
     assert got.keys() == truth.keys() == {"out", "dxz", "dconv_w", "dx_proj", "ddt_proj", "dA"}
     for name, x in got.items():
-        assert error(x, truth[name]) < FLOAT32, name
+        assert rms_error(x, truth[name]) < FLOAT32, name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -86,7 +87,7 @@ def test_low_precision_against_plain_pytorch(backend: str, dtype: torch.dtype) -
     plain = run(args, orders, "reference")
     for name, x in run(args, orders, backend).items():
         assert x.dtype == (dtype if name == "out" else args[name[1:]].dtype)
-        assert error(x, truth[name]) <= LOW[backend] * error(plain[name], truth[name]) + FLOAT32, name
+        assert rms_error(x, truth[name]) <= LOW[backend] * rms_error(plain[name], truth[name]) + FLOAT32, name
 
 
 def test_without_gradients_nothing_is_kept_and_the_output_is_the_same(backend: str) -> None:
@@ -108,7 +109,7 @@ def test_threads_change_only_rounding(backend: str, case: tuple) -> None:
     for threads in (2, 5, 16):
         torch.set_num_threads(threads)
         for name, x in run(args, orders, backend).items():
-            assert error(x, expected[name].double()) < 1e-6, (threads, name)
+            assert rms_error(x, expected[name].double()) < 1e-6, (threads, name)
 
 
 def test_same_call_same_bits(backend: str) -> None:
@@ -129,7 +130,7 @@ def test_any_layout(backend: str) -> None:
     strange = {n: t.transpose(-1, -2).contiguous().transpose(-1, -2) for n, t in args.items() if t.dim() > 1}
     strange = {n: torch.stack((t, t), -1)[..., 0] for n, t in strange.items()}
     for name, x in run(args | strange | {"conv_b": args["conv_b"], "D": args["D"]}, orders, backend).items():
-        assert error(x, expected[name].double()) < 1e-6, name
+        assert rms_error(x, expected[name].double()) < 1e-6, name
 
 
 def test_gradient_of_an_expanded_output(backend: str) -> None:
@@ -139,7 +140,7 @@ def test_gradient_of_an_expanded_output(backend: str) -> None:
     ones = torch.ones((), dtype=torch.float64).expand(1, 40, 27)
     truth = run(args, orders, "reference", dout=ones)
     for name, x in run(cast(args, torch.float32), orders, backend, dout=ones).items():
-        assert error(x, truth[name]) < FLOAT32, name
+        assert rms_error(x, truth[name]) < FLOAT32, name
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)], ids=["no batch", "no tokens"])
@@ -195,7 +196,7 @@ def test_what_the_kernels_do_not_take_is_composed() -> None:
     assert "taps" in why
     truth = run(args, orders, "reference")
     for name, x in run(cast(args, torch.float32), orders, "cpp").items():
-        assert error(x, truth[name]) < FLOAT32, name
+        assert rms_error(x, truth[name]) < FLOAT32, name
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -276,12 +277,12 @@ def test_norm_against_float64(backend: str, shape: tuple, channels_last: bool) -
     got = run_norm(x.float(), *(p.float() for p in parameters), backend)
     assert got[1].stride() == x.stride() or backend != "cpp"
     for a, b in zip(got, truth):
-        assert error(a, b) < FLOAT32
+        assert rms_error(a, b) < FLOAT32
     rounded = [t.bfloat16() for t in (x, *parameters)]
     truth, plain = run_norm(*(t.double() for t in rounded), "reference"), run_norm(*rounded, "reference")
     for a, b, c in zip(run_norm(*rounded, backend), truth, plain):
         assert a.dtype == torch.bfloat16
-        assert error(a, b) <= LOW[backend] * error(c, b) + FLOAT32
+        assert rms_error(a, b) <= LOW[backend] * rms_error(c, b) + FLOAT32
 
 
 def test_norm_of_large_values_keeps_its_variance(backend: str) -> None:
@@ -291,7 +292,7 @@ def test_norm_of_large_values_keeps_its_variance(backend: str) -> None:
     truth = run_norm(x.float().double(), *parameters, "reference")[0]
     got = run_norm(x.float(), *(p.float() for p in parameters), backend)[0]
     plain = run_norm(x.float(), *(p.float() for p in parameters), "reference")[0]
-    assert error(got, truth) <= 2 * error(plain, truth) + FLOAT32
+    assert rms_error(got, truth) <= 2 * rms_error(plain, truth) + FLOAT32
 
 
 def test_opcheck_of_the_norm() -> None:
@@ -361,7 +362,7 @@ def test_product_over_the_tokens_of_a_batch(isa: str) -> None:
     """The gradient of a weight: one running sum over so many numbers of one sign would be off by 4e-6 and more."""
     g = torch.Generator().manual_seed(0)
     a, b = torch.rand(50_000, 5, generator=g).t(), torch.rand(50_000, 16, generator=g)
-    assert error(cpu.matmul(a, b, None), a.double() @ b.double()) < 5e-7
+    assert rms_error(cpu.matmul(a, b, None), a.double() @ b.double()) < 5e-7
 
 
 def test_product_of_expanded_factors(isa: str) -> None:

@@ -25,6 +25,7 @@ from tests.scan_cases import TOLERANCE, close, errors, hold, loop, make
 from ultralytics.nn.Addmodules import Mamba
 from ultralytics.nn.Addmodules import selective_scan as engine
 from ultralytics.nn.Addmodules.selective_scan import gpu, mamba_cuda, op, registry, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = [(64, 25600), (128, 6400), (256, 1600), (512, 400)]  # D and L of the four stages at 640
@@ -690,7 +691,7 @@ def test_gpu_block_and_every_gradient(backend, case):
     torch.backends.cuda.matmul.allow_tf32 = False
     dout = torch.randn(truth["out"].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     for name, x in block_cases.run(ours, orders, "triton", dout=dout.cuda()).items():
-        assert block_cases.error(x.cpu(), truth[name]) < block_cases.FLOAT32, name
+        assert rms_error(x.cpu(), truth[name]) < block_cases.FLOAT32, name
 
 
 @pytest.mark.gpu
@@ -714,7 +715,7 @@ def test_gpu_block_against_its_composition(backend, dim, length, dtype, monkeypa
         found.append(([p.grad.cpu() for p in block.parameters()], peak))
     (ours, least), (theirs, most) = found
     for x, y in zip(ours, theirs):
-        assert block_cases.error(x, y.double()) < (1e-3 if dtype == torch.float32 else 5e-2)
+        assert rms_error(x, y.double()) < (1e-3 if dtype == torch.float32 else 5e-2)
     assert least < most
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_compared_is_infinitely_wrong(measure) -> None:
         assert measure(wrong, x) == measure(x, wrong) == measure(wrong, wrong) == math.inf
     assert measure(x[:1], x) == measure(x[None], x) == math.inf, "nothing is broadcast"
     assert measure(x[:0], x[:0]) == measure(x * 0, x * 0) == 0
-    assert measure(x, x * 0) > 1e30
+    assert measure(x, x * 0) > 1e29
 
 
 def test_measures_weigh_as_they_say() -> None:
