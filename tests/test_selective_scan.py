@@ -16,6 +16,7 @@ from torch.autograd import gradcheck
 
 from ultralytics.nn.Addmodules import selective_scan as engine
 from ultralytics.nn.Addmodules.selective_scan import chunked, op, registry, selective_scan_fn, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan.proof import oracle, rms_error, run_with_gradients, scan_inputs
 
 # RMS error against float64 over that of the plain reference in the same dtype, or twice its eps; never loosened.
 TOLERANCE = {torch.float32: 2.0, torch.bfloat16: 2.0, torch.float16: 2.0}
@@ -49,55 +50,34 @@ def make(
     seed: int = 0,
 ) -> dict[str, torch.Tensor | None]:
     """Return arguments of the scan in the recipe's shapes; A, D and bias are float32 at the least."""
-    g = torch.Generator().manual_seed(seed)
-
-    def randn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    shape = (batch, groups, state, length) if groups else (batch, state, length)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    args = {
-        "u": randn(batch, dim, length).to(dtype),
-        "delta": randn(batch, dim, length).to(dtype),
-        "A": -torch.rand(dim, state, generator=g, dtype=torch.float64).to(wide) - 0.1,
-        "B": randn(*shape).to(dtype),
-        "C": randn(*shape).to(dtype),
-        "D": randn(dim).to(wide) if skip else None,
-        "z": randn(batch, dim, length).to(dtype) if gate else None,
-        "delta_bias": randn(dim).to(wide) if bias else None,
-    }
+    x = scan_inputs(
+        batch, max(1, groups), dim // max(1, groups), length, state,
+        dtype=dtype, skip=skip, gate=gate, bias=bias, layout="tokens-last", seed=seed,
+    )  # fmt: skip
+    args = x.recipe()._asdict()
+    if groups == 1:
+        args |= {"B": x.B, "C": x.C}
     return {k: None if v is None else v.requires_grad_(requires_grad) for k, v in args.items()}
 
 
-def double(args: dict) -> dict:
-    """Return the same arguments in float64, as leaves."""
-    return {k: None if v is None else v.detach().double().requires_grad_(v.requires_grad) for k, v in args.items()}
+def weight_of(args: dict) -> torch.Tensor:
+    """Return the gradient of the output that all results are compared for."""
+    return torch.randn(args["u"].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 
 
-def run_backward(fn, args: dict, **kwargs) -> dict[str, torch.Tensor]:
-    """Return the output and every gradient of a fixed random projection of it."""
-    out = fn(**args, **kwargs)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    (out.double() * weight).sum().backward()
-    return {"out": out.detach(), **{k: v.grad for k, v in args.items() if v is not None}}
-
-
-def assert_close_to_truth(args: dict, backend: str, **kwargs) -> None:
+def assert_close_to_truth(args: dict, backend: str, delta_softplus: bool) -> None:
     """Hold out and every gradient of a backend to k times the error of the plain reference in the same dtype."""
-    dtype = args["u"].dtype
-    truth = run_backward(selective_scan_ref, double(args), **kwargs)
-    plain = run_backward(
-        selective_scan_ref, {k: None if v is None else v.detach().requires_grad_() for k, v in args.items()}, **kwargs
-    )
+    dtype, dout, x = args["u"].dtype, weight_of(args), list(args.values())
+    truth = oracle(x, dout, delta_softplus)
+    plain = run_with_gradients(lambda *a: selective_scan_ref(*a, delta_softplus=delta_softplus), x, dout)
     with engine.use_backend(backend):
-        ours = run_backward(selective_scan_fn, args, **kwargs)
-    eps = torch.finfo(dtype).eps
-    for name, t in truth.items():
-        assert ours[name].dtype == args["u" if name == "out" else name].dtype
-        scale = t.norm().clamp(min=1e-30)  # root mean square: the largest of a few elements is a matter of luck
-        error = ((ours[name].double() - t).norm() / scale).item()
-        bound = ((plain[name].double() - t).norm() / scale).item()
-        assert error <= TOLERANCE[dtype] * max(bound, 2 * eps), f"{name}: {error:.3g}, plain PyTorch {bound:.3g}"
+        ours = run_with_gradients(lambda *a: selective_scan_fn(*a, delta_softplus=delta_softplus), x, dout)
+    assert truth.keys() - ours.keys() == {"last"}
+    for name, got in ours.items():
+        assert got.dtype == args["u" if name == "out" else name[1:]].dtype
+        error, bound = rms_error(got, truth[name]), rms_error(plain[name], truth[name])
+        allowed = TOLERANCE[dtype] * max(bound, 2 * torch.finfo(dtype).eps)
+        assert error <= allowed, f"{name}: {error:.3g}, plain PyTorch {bound:.3g}"
 
 
 def accepting(backend: str, dtype: torch.dtype) -> str:
@@ -177,43 +157,33 @@ def test_lengths_of_the_model(backend: str, dim: int, length: int) -> None:
 )
 def test_any_shape(batch: int, per_group: int, groups: int, length: int, state: int, seed: int) -> None:
     args = make(batch, per_group * groups, length, state, groups, seed=seed, requires_grad=True)
-    truth = run_backward(selective_scan_ref, double(args), delta_softplus=True)
+    x, dout = list(args.values()), weight_of(args)
+    truth = oracle(x, dout)
     with engine.use_backend("chunked"):
-        ours = run_backward(selective_scan_fn, args, delta_softplus=True)
-    for name, t in truth.items():
-        torch.testing.assert_close(ours[name], t, rtol=1e-9, atol=1e-9)
+        ours = run_with_gradients(lambda *a: selective_scan_fn(*a, delta_softplus=True), x, dout)
+    for name, t in ours.items():
+        torch.testing.assert_close(t, truth[name], rtol=1e-9, atol=1e-9)
 
 
 def canonical(orders: list[int], dtype: torch.dtype = torch.float64, length: int = 11, dim: int = 3) -> list:
     """Return (u, delta, A, B, C, D, z, bias) of the canonical form, K = len(orders)."""
-    g = torch.Generator().manual_seed(3)
-    K, N = len(orders), 4
-    u, delta, z = (torch.randn(2, K, length, dim, generator=g, dtype=torch.float64).transpose(2, 3) for _ in range(3))
-    B, C = (torch.randn(2, K, length, N, generator=g, dtype=torch.float64).transpose(2, 3) for _ in range(2))
-    A = -torch.rand(K, dim, N, generator=g, dtype=torch.float64)
-    D, bias = (torch.randn(K, dim, generator=g, dtype=torch.float64) for _ in range(2))
-    return [t.to(dtype) for t in (u, delta, A, B, C, D, z, bias)]
+    return list(scan_inputs(2, len(orders), dim, length, 4, dtype=dtype, seed=3))
 
 
 @pytest.mark.parametrize("orders", [[0], [1], [0, 1], [1, 1], [1, 0, 1]])
 def test_reversed_groups_equal_flipped_tokens(orders: list[int]) -> None:
-    args = [t.requires_grad_() for t in canonical(orders)]
-    out, states = op.scan(*args, True, orders, "chunked")
-    u, delta, A, B, C, D, z, bias = args
-    for k, order in enumerate(orders):
-        turn = (lambda t: t.flip(-1)) if order else (lambda t: t)
-        expected, last = selective_scan_ref(
-            *(turn(t[:, k]) for t in (u, delta)),
-            A[k],
-            *(turn(t[:, k]) for t in (B, C)),
-            D[k],
-            turn(z[:, k]),
-            bias[k],
-            True,
-            True,
-        )
-        torch.testing.assert_close(out[:, k], turn(expected))
-        torch.testing.assert_close(states[:, k, -1], last)
+    args = canonical(orders)
+    dout = torch.randn_like(args[0])
+    states = []
+
+    def scan(*x: torch.Tensor) -> torch.Tensor:
+        out, kept = op.scan(*x, True, orders, "chunked")
+        states.append(kept)
+        return out
+
+    got = run_with_gradients(scan, args, dout)
+    for name, want in oracle(args, dout, orders=orders).items():
+        torch.testing.assert_close(states[0][:, :, -1] if name == "last" else got[name], want)
 
 
 @pytest.mark.parametrize("orders", [[0], [1], [0, 1]])

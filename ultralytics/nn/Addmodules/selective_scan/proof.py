@@ -162,11 +162,11 @@ def oracle(
     orders: Sequence[int] | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> dict[str, Tensor]:
-    """Return output, last state and all gradients of a canonical scan by its definition, on the CPU.
+    """Return output, last state and all gradients of a canonical scan by its definition, where `dout` is.
 
     Args:
         inputs (Sequence[Tensor | None]): The tensors of `ScanInputs`, or those of a recipe's scan if `orders` is None.
-        dout (Tensor): Gradient of the output.
+        dout (Tensor): Gradient of the output; where it is, is computed, but on the CPU in place of MPS.
         softplus (bool): Whether softplus is applied to delta.
         orders (Sequence[int], optional): 0 for a group that runs forward, 1 for one that runs from the last token.
         dtype (torch.dtype): Dtype to compute in: float64 is the truth, another one what plain PyTorch gives.
@@ -190,14 +190,15 @@ def oracle(
             outs.append(out.flip(-1) if order else out)
         return torch.stack(outs, 1)
 
-    exact = [None if x is None else x.detach().cpu().to(dtype) for x in inputs]
-    found = run_with_gradients(one if orders is None else all_groups, exact, dout.cpu())
+    device = "cpu" if dout.device.type == "mps" else dout.device  # MPS has no float64
+    exact = [None if x is None else x.detach().to(device, dtype) for x in inputs]
+    found = run_with_gradients(one if orders is None else all_groups, exact, dout)
     return {**found, "last": last[0] if orders is None else torch.stack(last, 1)}
 
 
 def _difference(got: Tensor, want: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return error and truth in float64, or None where no error can be said: another shape, or not all finite."""
-    got, want = got.detach().cpu().double(), want.detach().cpu().double()
+    got, want = got.detach().to(want.device).double(), want.detach().double()
     if got.shape != want.shape or not got.isfinite().all() or not want.isfinite().all():
         return None
     return got - want, want
