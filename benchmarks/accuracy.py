@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,7 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks.base import compare  # noqa: E402
 from benchmarks.environment import environment  # noqa: E402
+from benchmarks.proofs import RESULTS, oracle, rms_error, run_with_gradients  # noqa: E402
 from benchmarks.rendering import Goal, source, table, times  # noqa: E402
 from benchmarks.scan_cpu import NAMES, Case, tensors  # noqa: E402
 from benchmarks.timing import write  # noqa: E402
@@ -34,21 +36,9 @@ from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selectiv
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CASES, QUICK = [Case(1, 64, 400), Case(1, 16, 6400)], [Case(1, 4, 20)]
-RESULTS = ("out", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
+NAMED = {name: name.replace("delta_bias", "bias") for name in RESULTS}  # in the table
 SEEDS = 4
 WIDE = (2, 5, 7)  # A, D and the bias stay float32
-
-
-def evaluate(fn, x: list[Tensor], dout: Tensor) -> list[Tensor]:
-    """Return output and gradients in float64, whatever they were computed in."""
-    leaves = [t.detach().requires_grad_() for t in x]
-    out = fn(*leaves, delta_softplus=True)
-    return [t.detach().double() for t in (out, *torch.autograd.grad(out, leaves, dout.to(out.dtype)))]
-
-
-def errors(got: list[Tensor], exact: list[Tensor]) -> dict[str, float]:
-    """Return the root mean square of each result's error over that of the exact result."""
-    return {name: ((g - e).norm() / e.norm()).item() for name, g, e in zip(RESULTS, got, exact, strict=True)}
 
 
 def backends() -> dict[str, Callable]:
@@ -72,20 +62,19 @@ def measure(case: Case, dtype: torch.dtype, seeds: int, scans: dict[str, Callabl
         x = tensors(case, seed=seed)
         x = [t if i in WIDE else t.to(dtype) for i, t in enumerate(x)]
         dout = torch.randn(x[0].shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-        exact = evaluate(selective_scan_ref, [t.double() for t in x], dout)
-        found.setdefault("plain", []).append(errors(evaluate(selective_scan_ref, x, dout), exact))
-        for name, scan in scans.items():
+        exact = oracle(x, dout)
+        for name, scan in {"plain": selective_scan_ref, **scans}.items():
             try:
-                got = evaluate(scan, x, dout)
+                got = run_with_gradients(partial(scan, delta_softplus=True), x, dout)
             except RuntimeError:  # it does not take CPU tensors, and said so
                 continue
-            found.setdefault(name, []).append(errors(got, exact))
-    return {name: {r: sum(e[r] for e in runs) / len(runs) for r in RESULTS} for name, runs in found.items()}
+            found.setdefault(name, []).append({NAMED[r]: rms_error(got[r], exact[r]) for r in RESULTS})
+    return {name: {r: sum(e[r] for e in runs) / len(runs) for r in NAMED.values()} for name, runs in found.items()}
 
 
 def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
     """Return the largest ratio of each scan's errors to those of plain PyTorch."""
-    return {name: max(e[r] / found["plain"][r] for r in RESULTS) for name, e in found.items() if name != "plain"}
+    return {name: max(e[r] / found["plain"][r] for r in NAMED.values()) for name, e in found.items() if name != "plain"}
 
 
 def render(r: dict) -> dict[str, str]:

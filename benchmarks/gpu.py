@@ -34,6 +34,7 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks import gpu_peer  # noqa: E402
 from benchmarks.environment import environment  # noqa: E402
+from benchmarks.proofs import oracle, rms_error, run_with_gradients, worst  # noqa: E402
 from benchmarks.rendering import Goal, ms, quotient, source, table, times, verdicts  # noqa: E402
 from benchmarks.result import save  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan import gpu, op, registry, use_backend  # noqa: E402
@@ -160,35 +161,28 @@ def peer(*args: Tensor) -> Tensor:
     return gpu_peer.scan(*args, ORDERS)
 
 
-def loop(u, delta, A, B, C, D, bias) -> Tensor:
-    """Scan token by token, in float64: what the checks hold everything to."""
-    from ultralytics.nn.Addmodules.selective_scan.op import _scan_reference
-
-    return _scan_reference(u, delta, A, B, C, D, None, bias, True, ORDERS)[0]
-
-
 def subjects() -> dict[str, Scan | str]:
     """Return what is timed by name, or why it is not."""
     return {"triton": ours, "mamba_ssm": gpu_peer.absent("selective_scan_cuda") or peer}
 
 
 def with_gradients(scan: Scan, args: list[Tensor], dout: Tensor) -> list[Tensor]:
-    """Return output and gradients."""
+    """Return output and gradients: what is timed."""
     leaves = [a.detach().requires_grad_() for a in args]
     out = scan(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
 
 
 def check(scan: Scan, dtype: torch.dtype, device: torch.device, dim: int, length: int) -> dict:
-    """Compare output and gradients with the float64 loop; ok, and the largest relative RMS error."""
-    args = inputs(2, dim, length, dtype, device, 1)
+    """Compare output and gradients with the float64 oracle; ok, and the largest relative RMS error."""
+    *args, bias = inputs(2, dim, length, dtype, device, 1)
     dout = torch.randn(args[0].shape, device=device).to(dtype)
-    want = with_gradients(loop, [a.double() for a in args], dout.double())
-    worst = 0.0
-    for got, exact in zip(with_gradients(scan, args, dout), want):
-        error = ((got.double() - exact).norm() / exact.norm()).item()
-        worst = error if error != error or error > worst else worst
-    return {"ok": worst <= LIMITS[dtype], "error": float(f"{worst:.2g}")}
+    args = [*args, None, bias]  # no gate
+    got = run_with_gradients(lambda *x: scan(*x[:6], x[7]), args, dout)
+    want = oracle(args, dout, orders=ORDERS)
+    del want["last"]
+    _, error = worst(got, want, rms_error)
+    return {"ok": error <= LIMITS[dtype], "error": float(f"{error:.2g}")}
 
 
 def scan_rows(args: argparse.Namespace, device: torch.device, ceiling: dict, late: Callable[[], bool]) -> list[dict]:
@@ -248,8 +242,8 @@ def composed() -> AbstractContextManager:
 
 
 def relative(x: Tensor, truth: Tensor) -> float:
-    """Return the error's norm relative to the truth's."""
-    return float(f"{((x.double() - truth.double()).norm() / truth.double().norm()).item():.2g}")
+    """Return the RMS error relative to the truth's RMS, of two digits."""
+    return float(f"{rms_error(x, truth):.2g}")
 
 
 def block_rows(args: argparse.Namespace, device: torch.device, late: Callable[[], bool]) -> list[dict]:

@@ -37,9 +37,10 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.base import compare  # noqa: E402
+from benchmarks.proofs import RESULTS, oracle, run_with_gradients, scan_inputs  # noqa: E402
 from benchmarks.rendering import Goal, median_of, ms, quotient, source, table, times  # noqa: E402
 from benchmarks.timing import LIMIT, Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
-from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref, use_backend  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, use_backend  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -84,22 +85,9 @@ SMALL = Case(2, 24, 37)  # checked against float64: batch, channel tail and leng
 
 def tensors(case: Case, dtype: torch.dtype = torch.float32, grad: bool = False, seed: int = 0) -> list[Tensor]:
     """Return u, delta, A, B, C, D, z and delta_bias as `selective_scan_fn` takes them, with values as in a model."""
-    make = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=make)
-
-    b, d, length, n = case.batch, case.channels, case.length, case.states
-    u, delta, z = (normal(b, length, d) for _ in range(3))
-    B, C = (normal(b, length, n) for _ in range(2))
-    A = -torch.arange(1.0, n + 1).repeat(d, 1)  # S4D-real, as the layers start
-    dt = torch.exp(torch.empty(d).uniform_(-6.9, -2.3, generator=make))  # 0.001 to 0.1
-    bias = dt + torch.log(-torch.expm1(-dt))
-    out = [u, 0.5 * delta, A, B, C, normal(d), z, bias]
-    out = [x.transpose(1, 2) if x.dim() == 3 else x for x in out]
-    if case.layout == "tokens-last":
-        out = [x.contiguous() for x in out]
-    return [x.to(dtype).requires_grad_(grad) for x in out]
+    sizes = case.batch, 1, case.channels, case.length, case.states
+    x = scan_inputs(*sizes, values="model", dtype=dtype, layout=case.layout, seed=seed)
+    return [t.requires_grad_(grad) for t in x.recipe()]
 
 
 # Subjects
@@ -231,8 +219,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
 def evaluate(subject: Subject, x: list[Tensor], dout: Tensor) -> list[Tensor]:
     """Return output and gradients."""
     with subject.around():
-        out = subject.run(*x)
-        return [out.detach(), *torch.autograd.grad(out, x, dout)]
+        return list(run_with_gradients(subject.run, x, dout).values())
 
 
 # The bound
@@ -354,8 +341,9 @@ def checked(subjects: dict[str, Subject], case: Case, truth: list[Tensor] | None
 
 def definition(case: Case) -> list[Tensor]:
     """Return output and gradients of the definition in float64."""
-    ref = Subject(lambda *x: selective_scan_ref(*x, delta_softplus=True), "")
-    return evaluate(ref, tensors(case, torch.float64, True), tensors(case, torch.float64)[6].flip(1))
+    x = tensors(case, torch.float64)
+    found = oracle(x, x[6].flip(1))
+    return [found[name] for name in RESULTS]
 
 
 def measure(

@@ -109,17 +109,10 @@ def interleave(calls: dict[str, Timed], seconds: float) -> dict[str, dict]:
 
 
 def distance(got: list, want: list) -> float:
-    """Return the largest difference of tensors, each in units of its largest wanted value; NaN if there is a NaN."""
-    import torch
+    """Return the largest of the `max_error` of several tensors; infinity if one has another shape or a NaN."""
+    from benchmarks.proofs import max_error  # imports torch and ultralytics, for which the process is prepared first
 
-    worst = 0.0
-    for g, w in zip(got, want, strict=True):
-        w = w.double()
-        error = float((g.double() - w).abs().max() / w.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
-        worst = error if error != error or error > worst else worst
-        if worst != worst:
-            break
-    return worst
+    return max(max_error(g, w) for g, w in zip(got, want, strict=True))
 
 
 def isolated(threads: int) -> dict[str, str]:
