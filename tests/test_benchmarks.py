@@ -206,15 +206,6 @@ def wrong(change) -> scan_cpu.Subject:
     return scan_cpu.Subject(lambda *x: change(scan_cpu.loop(*x)), "wrong on purpose")
 
 
-@pytest.fixture
-def one_thread():
-    """One thread, and as many as before afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "change",

@@ -28,11 +28,9 @@ from ultralytics.nn.Addmodules.VMamba import MambaLayer
 
 
 @pytest.fixture(autouse=True)
-def _restore():
+def _restore(threads_put_back: None):
     """Put threads and instruction set back."""
-    threads = torch.get_num_threads()
     yield
-    torch.set_num_threads(threads)
     if cpu.available()[0]:
         cpu.set_isa("auto")
 

@@ -430,8 +430,8 @@ def test_json_has_no_infinity(add_backend, capsys) -> None:
     assert [r["data"]["error"] for r in rows if r["data"]["backend"] == "wrong"][0] is None
 
 
-def test_command(tmp_path) -> None:
-    env = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252"}
+def test_command(tmp_path, environment) -> None:
+    env = {**environment, "YOLO_CONFIG_DIR": str(tmp_path), "PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-m", "ultralytics.nn.Addmodules", "checks", "speed=False"]
     run = subprocess.run(command, capture_output=True, text=True, encoding="cp1252", env=env, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -69,17 +69,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _backend(library: Path, monkeypatch: pytest.MonkeyPatch):
+def _backend(library: Path, poisoned_memory: None, threads_put_back: None):
     """Load the library, restore instruction set and threads afterwards, and poison fresh memory with NaN."""
     ok, reason = cpu.load(library)
     assert ok, reason
-    threads = torch.get_num_threads()
     torch.manual_seed(0)
-    for owner, name in ((torch, "empty_like"), (torch.Tensor, "new_empty")):
-        make = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, _make=make, **k: _make(*a, **k).fill_(float("nan")))
     yield
-    torch.set_num_threads(threads)
     cpu.load(library)
     cpu.set_isa("auto")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from ultralytics.nn.Addmodules.layers.ss2d import CrossScan
 from ultralytics.nn.tasks import guess_model_task, torch_safe_load, yaml_model_load
 from ultralytics.utils import YAML
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SUMMARY = re.compile(r"^  (\w): \[.*# summary: (.*)$", re.MULTILINE)
 SIZES = [(stem, *found) for stem, path in FILES.items() for found in SUMMARY.findall(path.read_text(encoding="utf-8"))]
 
@@ -59,15 +59,6 @@ def build(d: dict) -> torch.nn.Module:
     """Return the model of a configuration, of the class that upstream takes for its head."""
     tasks = YOLO("VMamba-yolov8n.yaml", verbose=False).task_map
     return tasks[guess_model_task(d)]["model"](d, verbose=False)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: teams of threads wait for each other where other programs hold the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # What the files say ---------------------------------------------------------------------------------------------------

@@ -447,14 +447,12 @@ def test_rectangles_and_maps_one_pixel_tall(model: DetectionModel, shape: tuple[
     assert torch.isfinite(out).all()
 
 
-def test_safe_loading_takes_our_checkpoints(
-    model: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_safe_loading_takes_our_checkpoints(model: DetectionModel, tmp_path: Path, environment: dict[str, str]) -> None:
     file = tmp_path / "vmamba.pt"
     torch.save({"model": copy.deepcopy(model).half(), "train_args": {}}, file)
     ckpt, _ = torch_safe_load(file, safe_only=True)
     assert isinstance(ckpt["model"].model[2], MambaLayer)
-    env = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "true", "PYTHONPATH": str(ROOT)}
+    env = {**environment, "ULTRALYTICS_SAFE_LOAD": "true"}
     code = f"from ultralytics import YOLO; print(type(YOLO({str(file)!r}).model.model[2]).__name__)"
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "MambaLayer" in out.stdout, out.stderr
@@ -605,11 +603,12 @@ YOLO("VMamba-yolov8n.yaml").train(data=sys.argv[1], epochs=6, project=sys.argv[2
 """
 
 
-def test_resume_after_a_kill(data: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true"}
+def test_resume_after_a_kill(data: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     log = tmp_path / "log.txt"
     with log.open("w") as out:
-        run = subprocess.Popen([sys.executable, "-c", RUN, str(data), str(tmp_path)], env=env, stdout=out, stderr=out)
+        run = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(data), str(tmp_path)], env=environment, stdout=out, stderr=out
+        )
     last, csv = tmp_path / "killed/weights/last.pt", tmp_path / "killed/results.csv"
     deadline = time.time() + 300
     while not (csv.exists() and len(csv.read_text().splitlines()) >= 4 and last.exists()):  # a header and three epochs

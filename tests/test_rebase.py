@@ -19,26 +19,12 @@ from forks import (
     TASKS,
     UPSTREAM,
     Fork,
-    clone_of_upstream,
     files,
     git,
-    movable_fork,
     patches_of,
     state,
     wheel,
 )
-
-
-@pytest.fixture
-def fork(tmp_path):
-    """A fork with two patches on release 1.0, and a release 1.1 to go to; its path has a quote and a space."""
-    return movable_fork(tmp_path / "the reader's")
-
-
-@pytest.fixture
-def clone(tmp_path):
-    """A clone of upstream's repository."""
-    return clone_of_upstream(tmp_path / "clone")
 
 
 def untouched(fork: Fork, before: tuple) -> None:

@@ -20,20 +20,8 @@ from ultralytics.nn.Addmodules.selective_scan.proof import oracle, rms_error, ru
 
 # RMS error against float64 over that of the plain reference in the same dtype, or twice its eps; never loosened.
 TOLERANCE = {torch.float32: 2.0, torch.bfloat16: 2.0, torch.float16: 2.0}
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 BACKENDS = [b.name for b in registry.BACKENDS]
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill fresh memory with NaN, so that reading what was never written shows."""
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        make = getattr(owner, name)
-
-        def poisoned(*args, _make=make, **kwargs):
-            x = _make(*args, **kwargs)
-            return x.fill_(float("nan")) if x.is_floating_point() and x.device.type != "meta" else x
-
-        monkeypatch.setattr(owner, name, poisoned)
 
 
 def make(

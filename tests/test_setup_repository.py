@@ -89,9 +89,9 @@ def test_hooks_in_the_wrong_place_are_told(built):
     assert "cannot be read" in check_hooks({**built[1], TASKS: b"def f(:\n"})[0]
 
 
-def test_yolo_checks_tells_of_the_scan(tmp_path):
+def test_yolo_checks_tells_of_the_scan(tmp_path, environment):
     code = "import sys; sys.argv = ['yolo', 'checks']; from ultralytics.cfg import entrypoint; entrypoint()"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(tmp_path)}
+    env = {**environment, "YOLO_CONFIG_DIR": str(tmp_path)}
     where = {"cwd": tmp_path, "env": env, "text": True, "encoding": "utf-8"}
     said = subprocess.run([sys.executable, "-c", code], **where, capture_output=True, check=True).stdout
     assert re.search(r"(?m)^VMamba scan +\w+ on cpu .*vmamba checks$", said), said

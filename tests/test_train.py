@@ -327,11 +327,11 @@ def test_data_without_images_is_named(folder, data):
 
 
 @pytest.mark.slow
-def test_first_epoch_on_the_digits(folder):
+def test_first_epoch_on_the_digits(folder, environment):
     """The run without arguments, cut short."""
     datasets = folder.parent / "datasets"
     code = f"from ultralytics import settings; settings.update(datasets_dir={str(datasets)!r})"
-    env = {**os.environ, "YOLO_CONFIG_DIR": str(folder.parent / "config"), "PYTHONPATH": str(ROOT)}
+    env = {**environment, "YOLO_CONFIG_DIR": str(folder.parent / "config")}
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, check=True)
     result = run(folder, "epochs=1", "fraction=0.1", "device=cpu", f"project={folder}", "name=x")
     assert result.returncode == 0, result.stdout + result.stderr

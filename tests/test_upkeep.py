@@ -9,24 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from forks import CONFLICT, FAR, SMOKE, TASKS, UPSTREAM, clone_of_upstream, files, git, movable_fork, state, wheel
+from forks import CONFLICT, FAR, SMOKE, TASKS, UPSTREAM, files, git, state, wheel
 
 from patches import ROOT
 from patches.matrix import PAGE, RESULTS, fine, render, sample
 
 IGNORE = "/ultralytics/**\n!/ultralytics/**/\n!/ultralytics/nn/Addmodules/**\n/.upstream/\n*.pyc\n"
-
-
-@pytest.fixture
-def fork(tmp_path):
-    """A fork with two patches on release 1.0, and a release 1.1 to go to; its path has a quote and a space."""
-    return movable_fork(tmp_path / "the reader's")
-
-
-@pytest.fixture
-def clone(tmp_path):
-    """A clone of upstream's repository."""
-    return clone_of_upstream(tmp_path / "clone")
 
 
 # Export

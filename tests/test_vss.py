@@ -94,19 +94,16 @@ def test_cross_scan_equals_its_definition(size: tuple[int, int], backend: str, d
         torch.testing.assert_close(a.double(), b, rtol=2e-4, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.usefixtures("threads_put_back")
 def test_wide_and_long_maps_on_any_number_of_threads() -> None:
     """Streams of whole tiles and divided scans, many channel blocks, lengths that no tile divides."""
-    threads = torch.get_num_threads()
     torch.manual_seed(2)
     x, params = torch.randn(1, 33 * 31, 70, dtype=torch.float64), parameters(70, 5, 5)
     want = written_out(x, 33, 31, *params)
-    try:
-        for n in (1, 2, 5):
-            torch.set_num_threads(n)
-            got = cross_scan(x.float(), 33, 31, *(p.float() for p in params))
-            torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=5e-5)
-    finally:
-        torch.set_num_threads(threads)
+    for n in (1, 2, 5):
+        torch.set_num_threads(n)
+        got = cross_scan(x.float(), 33, 31, *(p.float() for p in params))
+        torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=5e-5)
 
 
 def test_operator_without_convolution_and_gate_passes_opcheck() -> None:
