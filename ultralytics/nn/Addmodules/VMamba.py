@@ -17,7 +17,7 @@ from .layers.check_arguments import arguments, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
 from .layers.plain import call, plain
 from .layers.ss2d import SS2D
-from .layers.state_space import StateSpace, inverse_softplus_steps
+from .layers.state_space import StateSpace, StepProjection, s4d_real
 from .layers.tokens import norm_tokens
 from .layers.vss import VSSBlock
 from .recipe import (
@@ -146,18 +146,28 @@ class Mamba(StateSpace):
                 self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1, bias=conv_bias, **factory
             )
             x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **factory)
-            dt_proj = self._dt_proj(dt_min, dt_max, dt_init, dt_scale, dt_init_floor, factory)
+            steps = (dt_min, dt_max, dt_init_floor)
+            dt_proj = StepProjection(self.dt_rank, self.d_inner, steps, dt_init, dt_scale, **factory)
             self.add_module(f"conv1d{s}", conv)
             self.add_module(f"x_proj{s}", x_proj)
             self.add_module(f"dt_proj{s}", dt_proj)
-            self.register_parameter(f"D{s}", nn.Parameter(torch.ones(self.d_inner, device=device)))
+            self.register_parameter(f"D{s}", nn.Parameter(torch.empty(self.d_inner, device=device)))
         for name in ("A_log",) if bimamba_type == "none" else ("A_log", "A_b_log"):
-            A = torch.arange(1, d_state + 1, dtype=torch.float32, device=device).repeat(self.d_inner, 1)
-            self.register_parameter(name, nn.Parameter(A.log()))
+            A_log = torch.empty(self.d_inner, d_state, dtype=torch.float32, device=device)
+            self.register_parameter(name, nn.Parameter(A_log))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
         for name in ("A_log", "A_b_log", "D", "D_b"):
             if hasattr(self, name):
                 getattr(self, name)._no_weight_decay = True  # for other trainers; ours asks `state_parameters`
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set A and D of every direction to their start; the layers around them reset themselves."""
+        for name, p in self.named_parameters(recurse=False):
+            if name.startswith("A_"):
+                s4d_real(p)
+            else:
+                nn.init.ones_(p)
 
     @classmethod
     def check(cls, a: SimpleNamespace) -> None:
@@ -174,21 +184,6 @@ class Mamba(StateSpace):
             raise ValueError(f"Mamba: 0 < dt_min <= dt_max is required, got dt_min={a.dt_min}, dt_max={a.dt_max}")
         if a.bimamba_type not in cls.bimamba_types:
             raise ValueError(f"Mamba: bimamba_type must be one of {cls.bimamba_types}, got {a.bimamba_type!r}")
-
-    def _dt_proj(
-        self, dt_min: float, dt_max: float, dt_init: str, dt_scale: float, dt_init_floor: float, factory: dict
-    ) -> nn.Linear:
-        """Return a dt_proj whose bias makes the initial step sizes log-uniform in [dt_min, dt_max]."""
-        proj = nn.Linear(self.dt_rank, self.d_inner, bias=True, **factory)
-        std = dt_scale * self.dt_rank**-0.5
-        if dt_init == "constant":
-            nn.init.constant_(proj.weight, std)
-        else:
-            nn.init.uniform_(proj.weight, -std, std)
-        with torch.no_grad():
-            proj.bias.copy_(inverse_softplus_steps((self.d_inner,), dt_min, dt_max, dt_init_floor, factory["device"]))
-        proj.bias._no_reinit = True
-        return proj
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mix tokens (B, L, d_model).

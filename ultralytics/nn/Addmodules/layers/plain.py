@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registries
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .state_space import StepProjection
+
 __all__ = ("call", "plain")
 
-KINDS = (nn.Linear, nn.Conv1d, nn.LayerNorm)
+KINDS = (nn.Linear, nn.Conv1d, nn.LayerNorm, StepProjection)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS = tuple(
     getattr(registries, f"_global_{name}")

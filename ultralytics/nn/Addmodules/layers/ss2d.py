@@ -14,7 +14,7 @@ from ..selective_scan import scan_flops
 from .check_arguments import flag, odd, positive_int, positive_number
 from .cross_scan import cross_scan
 from .plain import call, plain
-from .state_space import StateSpace, inverse_softplus_steps
+from .state_space import StateSpace, inverse_softplus_steps, s4d_real
 from .tokens import check_map, flatten_pointwise, to_map, to_tokens
 
 __all__ = ("SS2D", "ConvSS2D", "CrossScan")
@@ -39,6 +39,7 @@ class CrossScan(StateSpace):
 
     state_names = frozenset({"A_logs", "Ds", "dt_projs_bias"})
     directions = 4  # of modules in checkpoints from before it was a setting
+    steps = (0.001, 0.1, 1e-4)  # smallest and largest initial step size, and their lower bound
 
     def __init__(
         self,
@@ -71,19 +72,27 @@ class CrossScan(StateSpace):
                 f"{owner}: directions must be 2 (rows, and reversed) or 4 (columns, too), got {directions}"
             )
 
-    def _add_scans(self, dt_min: float = 0.001, dt_max: float = 0.1, dt_init_floor: float = 1e-4) -> None:
+    def _add_scans(self, steps: tuple[float, float, float] = steps) -> None:
         """Add the parameters of the scans; called in its turn, so that a seed gives every parameter its own numbers."""
         k, inner, d_state = self.directions, self.d_inner, self.d_state
-
-        def uniform(bound: float, *shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-
-        self.x_proj_weight = uniform(inner**-0.5, k, self.dt_rank + 2 * d_state, inner)  # as an nn.Linear starts
-        self.dt_projs_weight = uniform(self.dt_rank**-0.5, k, inner, self.dt_rank)
-        self.dt_projs_bias = nn.Parameter(inverse_softplus_steps((k, inner), dt_min, dt_max, dt_init_floor))
-        self.A_logs = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).repeat(k * inner, 1).log())
-        self.Ds = nn.Parameter(torch.ones(k * inner))
+        self.steps = steps
+        self.x_proj_weight = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(k, inner, self.dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(k, inner))
+        self.A_logs = nn.Parameter(torch.empty(k * inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(k * inner))
         self.A_logs._no_weight_decay = self.Ds._no_weight_decay = True  # for other trainers; ours asks the base class
+        CrossScan.reset_parameters(self)
+
+    def reset_parameters(self) -> None:
+        """Set the parameters of the scans to their start."""
+        with torch.no_grad():
+            for weight in (self.x_proj_weight, self.dt_projs_weight):  # as an nn.Linear starts
+                weight.uniform_(-(weight.shape[-1] ** -0.5), weight.shape[-1] ** -0.5)
+            bias = self.dt_projs_bias
+            bias.copy_(inverse_softplus_steps(tuple(bias.shape), *self.steps, bias.device))
+            s4d_real(self.A_logs)
+            self.Ds.fill_(1)
 
     def scan(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Return the normalised sum of the scans of SiLU(tokens), (B, H*W, d_inner) -> same shape."""
@@ -165,7 +174,7 @@ class SS2D(CrossScan):
             self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner, bias=conv_bias)
         else:
             self.conv2d = nn.Identity()
-        self._add_scans(dt_min, dt_max, dt_init_floor)
+        self._add_scans((dt_min, dt_max, dt_init_floor))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, dim, bias=bias)
 

@@ -1,5 +1,9 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""What every module with a selective scan shares: parameters that stay float32, and initial step sizes."""
+"""What every module with a selective scan shares: parameters that stay float32, and initial step sizes.
+
+A start that a constructor sets from outside is lost when a program calls `reset_parameters` on every module. Each
+module here therefore resets what it owns to its own start.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ("StateSpace", "inverse_softplus_steps")
+__all__ = ("StateSpace", "StepProjection", "inverse_softplus_steps", "s4d_real")
 
 
 def inverse_softplus_steps(
@@ -22,6 +26,54 @@ def inverse_softplus_steps(
     span = math.log(dt_max) - math.log(dt_min)
     dt = torch.exp(torch.rand(shape, device=device) * span + math.log(dt_min)).clamp(min=dt_init_floor)
     return dt + torch.log(-torch.expm1(-dt))
+
+
+def s4d_real(A_log: Tensor) -> None:
+    """Fill log(-A) (..., N) with the S4D-real start: A = -1, -2 ... -N in every channel.
+
+    Source:
+        Gu et al., "On the Parameterization and Initialization of Diagonal State Space Models", 2022.
+    """
+    with torch.no_grad():
+        A_log.copy_(torch.arange(1, A_log.shape[-1] + 1, dtype=torch.float32, device=A_log.device).log())
+
+
+class StepProjection(nn.Linear):
+    """Linear layer from dt_rank to d_inner channels whose bias makes the initial step sizes log-uniform.
+
+    A class of its own, so that `reset_parameters` gives this start again and not that of any linear layer.
+
+    Attributes:
+        steps (tuple[float, float, float]): Smallest and largest initial step size, and their lower bound.
+        dt_init (str): Initial weights, "random" or "constant".
+        dt_scale (float): Scale of the initial weights.
+    """
+
+    def __init__(
+        self,
+        dt_rank: int,
+        d_inner: int,
+        steps: tuple[float, float, float],
+        dt_init: str,
+        dt_scale: float,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Build the layer; the arguments are those of `Mamba`."""
+        self.steps, self.dt_init, self.dt_scale = steps, dt_init, dt_scale  # the base class resets while it builds
+        super().__init__(dt_rank, d_inner, bias=True, device=device, dtype=dtype)
+        self.bias._no_reinit = True
+
+    def reset_parameters(self) -> None:
+        """Set weights and step sizes to their start."""
+        super().reset_parameters()
+        std = self.dt_scale * self.in_features**-0.5
+        if self.dt_init == "constant":
+            nn.init.constant_(self.weight, std)
+        else:
+            nn.init.uniform_(self.weight, -std, std)
+        with torch.no_grad():
+            self.bias.copy_(inverse_softplus_steps((self.out_features,), *self.steps, self.bias.device))
 
 
 class StateSpace(nn.Module):

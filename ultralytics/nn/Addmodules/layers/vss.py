@@ -126,6 +126,7 @@ class VSSBlock(nn.Module):
             self.mlp = None
         for name in ("gamma_1", "gamma_2")[: 1 + bool(mlp_ratio)] if layer_scale else ():
             self.register_parameter(name, nn.Parameter(torch.full((dim,), float(layer_scale))))
+        self.layer_scale = float(layer_scale)
 
     @classmethod
     def check(cls, a: SimpleNamespace) -> None:
@@ -137,6 +138,12 @@ class VSSBlock(nn.Module):
             raise ValueError(f"VSSBlock: layer_scale must be a number of at least 0, got {a.layer_scale!r}")
         positive_int("VSSBlock", dim=a.dim)
         SS2D.check(arguments(SS2D, a.dim, a.d_state, a.d_conv, a.expand, a.gate, conv_bias=a.conv_bias))
+
+    def reset_parameters(self) -> None:
+        """Set the layer scales to their start."""
+        for name in ("gamma_1", "gamma_2"):
+            if hasattr(self, name):
+                nn.init.constant_(getattr(self, name), self.layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of a map (B, C, H, W).
