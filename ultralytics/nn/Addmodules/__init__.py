@@ -6,6 +6,7 @@ from .hooks.register import register
 from .hooks.scale_names import own_scales
 from .hooks.strides import declared_strides
 from .hooks.yaml_rows import parse_layer
+from .layers.graft import Graft
 from .VMamba import SS2D, C2fSS2D, C2fVSS, MambaLayer, VSSBlock
 from .VMamba import Mamba as Mamba  # for Python only: a model YAML names layers of feature maps
 
@@ -13,6 +14,7 @@ __all__ = (
     "SS2D",
     "C2fSS2D",
     "C2fVSS",
+    "Graft",
     "MambaLayer",
     "VSSBlock",
     "declared_start",
@@ -20,5 +22,15 @@ __all__ = (
     "own_scales",
     "parse_layer",
 )
+
+
+def __getattr__(name: str) -> object:
+    """Import `graft` when it is asked for: its tools are no part of `import ultralytics`."""
+    if name == "graft":
+        from .tools.graft import graft
+
+        return graft
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 register()

@@ -6,7 +6,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..layers.graft import ZeroProjection
 from ..layers.ss2d import ConvSS2D
+from ..layers.state_space import StepProjection
 from ..layers.vss import DropPath, Mlp
 from ..VMamba import Mamba
 from .yaml_rows import LAYERS
@@ -15,7 +17,7 @@ __all__ = ("STORED", "admit")
 
 
 # Moving or renaming one of these makes checkpoints unreadable; tests/test_checkpoints.py holds them where they are.
-STORED: tuple[type[nn.Module], ...] = (ConvSS2D, DropPath, Mamba, Mlp, *LAYERS)
+STORED: tuple[type[nn.Module], ...] = (ConvSS2D, DropPath, Mamba, Mlp, StepProjection, ZeroProjection, *LAYERS)
 
 
 def admit() -> None:

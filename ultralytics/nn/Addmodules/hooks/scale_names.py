@@ -17,10 +17,12 @@ __all__ = ("own_scales",)
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
-    """Decorate the model YAML loader: any one-letter scale of a `VMamba-*.yaml`, and errors for rows of our layers.
+    """Decorate the model YAML loader: scales that names do not tell, and errors for rows of our layers.
 
-    Upstream knows the scales n, s, m, l, x behind a version number, and rewrites the whole path, folders included.
-    Names that do not begin with `VMamba-` go to upstream's loader untouched.
+    The scale of a `VMamba-*.yaml` may be any letter. A file of grafts has one scale, which it gets under every name:
+    best-vmamba.yaml tells none, and a name that somebody has chosen may tell another. Upstream knows the scales n, s,
+    m, l, x behind a version number, and rewrites the whole path, folders included. Other names that do not begin with
+    `VMamba-` go to upstream's loader untouched.
 
     Args:
         load (Callable): Upstream's `yaml_model_load`.
@@ -37,6 +39,8 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
             if not Path(path).name.lower().startswith("vmamba"):
                 raise
             raise FileNotFoundError(f"there is no model file {Path(path).name}{_nearest(Path(path).stem)}") from e
+        if _grafted(d) and len(d.get("scales") or ()) == 1:
+            d["scale"] = next(iter(d["scales"]))
         check_start(d, Path(path).name)
         check_rows(d, Path(path).name)
         warn(d, Path(path).name)
@@ -58,6 +62,12 @@ def _nearest(stem: str) -> str:
             names[f"{family}{scale}{rest}".lower()] = f"{family}{scale}{rest}.yaml"
     close = difflib.get_close_matches(stem.lower(), names, n=1, cutoff=0.75)
     return f"; did you mean {names[close[0]]}?" if close else "; docs/models lists those that there are"
+
+
+def _grafted(d: dict) -> bool:
+    """Return whether a model YAML has grafts."""
+    rows = [*(d.get("backbone") or ()), *(d.get("head") or ())]
+    return any(isinstance(row, (list, tuple)) and "Graft" in row[2:3] for row in rows)
 
 
 def _load_scaled(path: Path) -> dict | None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..layers.check_arguments import arguments
 from ..layers.csp import C2fSS2D, C2fVSS
+from ..layers.graft import BLOCKS, Graft
 from ..layers.ss2d import SS2D
 from ..layers.vss import VSSBlock
 from ..VMamba import MambaLayer
@@ -17,7 +18,7 @@ from ..VMamba import MambaLayer
 __all__ = ("LAYERS", "check_rows", "parse_layer")
 
 # The layers that a row may name. The first argument of each is its width: of input and output, or of the output alone.
-SAME_WIDTH: tuple[type[nn.Module], ...] = (MambaLayer, SS2D, VSSBlock)
+SAME_WIDTH: tuple[type[nn.Module], ...] = (MambaLayer, SS2D, VSSBlock, Graft)
 NEW_WIDTH: tuple[type[nn.Module], ...] = (C2fVSS, C2fSS2D)
 LAYERS = SAME_WIDTH + NEW_WIDTH
 
@@ -82,10 +83,25 @@ def parse_layer(
             f"input has {channels}; {_advice(channels, rest, width, max_channels)}"
         )
     try:
-        layer.check(arguments(layer, *own))
+        checked = arguments(layer, *own)
+        if layer is Graft:
+            refuse_restricted(checked.block)
+        layer.check(checked)
     except (TypeError, ValueError) as e:
         raise type(e)(f"{where}: {e}; its arguments are {names}, got {args}") from None
     return scaled, own, count
+
+
+def refuse_restricted(block: object) -> None:
+    """Raise TypeError for a graft's block that restricted loading must not import: any class that is not ours."""
+    from ultralytics.nn import tasks  # here, because it imports this module
+
+    restricted = getattr(getattr(tasks, "_SafeLoad", None), "restricted", lambda: False)  # older releases lack it
+    if block not in BLOCKS and restricted():
+        raise TypeError(
+            f"the block '{block}' is a class of yours, which restricted loading does not import; "
+            f"unset ULTRALYTICS_SAFE_LOAD if you trust the file"
+        )
 
 
 def _scaled(channels: int, width: float, max_channels: float) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-__all__ = ("Option", "UsageError", "Verb", "choice", "count", "flag", "near", "parse", "several")
+__all__ = ("Option", "UsageError", "Verb", "choice", "count", "flag", "near", "pairs", "parse", "several")
 
 WIDTH = 100
 
@@ -87,6 +87,36 @@ def several(text: str) -> list[str]:
     if not all(names):
         raise ValueError("names with commas between them")
     return names
+
+
+def pairs(text: str) -> dict[str, object]:
+    """Read values by name: expand:0.25,gate:True, or a Python dict for values that hold commas.
+
+    Examples:
+        >>> pairs("expand:0.25,d_conv:5")
+        {'expand': 0.25, 'd_conv': 5}
+    """
+    found: object = None
+    try:
+        if text.startswith("{"):
+            found = ast.literal_eval(text)
+        else:
+            split = [pair.partition(":") for pair in text.split(",")]
+            if all(name.strip() and value.strip() for name, _, value in split):
+                found = {name.strip(): _value(value.strip()) for name, _, value in split}
+    except (ValueError, SyntaxError, TypeError):
+        pass
+    if not isinstance(found, dict):
+        raise ValueError("name:value, with commas between them")
+    return found
+
+
+def _value(text: str) -> object:
+    """Return what a text means in Python, or the text where it means nothing."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
 
 
 def choice(*names: str) -> Callable[[str], str]:

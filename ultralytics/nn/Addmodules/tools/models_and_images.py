@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ("Picture", "calibrate", "capture", "find_layers", "load", "read_pictures")
+__all__ = ("Picture", "calibrate", "capture", "find_layers", "load", "map_strides", "read_pictures")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,22 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
     model.eval()
 
 
+def map_strides(model: nn.Module, imgsz: int) -> dict[int, tuple[float, int]]:
+    """Return stride and channels of every row that gives a map, by its index, in order; the last row is the head.
+
+    Args:
+        model (nn.Module): Ultralytics model in eval mode.
+        imgsz (int): Side of the empty image that finds out.
+    """
+    weight = next(model.parameters())
+    image = torch.zeros(1, model.yaml.get("channels", 3), imgsz, imgsz, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        outputs = capture(model, list(model.model)[:-1], image)
+    return {
+        i: (imgsz / x.shape[2], x.shape[1]) for i, x in enumerate(outputs) if isinstance(x, Tensor) and x.dim() == 4
+    }
+
+
 def find_layers(model: nn.Module, names: Sequence[str], imgsz: int, file: str = "the model") -> dict[str, nn.Module]:
     """Return layers of a model, by their titles in a picture.
 
@@ -114,10 +130,8 @@ def find_layers(model: nn.Module, names: Sequence[str], imgsz: int, file: str = 
         ValueError: If there is no such layer, or it gives no map.
     """
     rows, backbone = list(model.model)[:-1], len(model.yaml["backbone"])
-    with torch.no_grad():
-        outputs = capture(model, rows, torch.zeros(1, 3, imgsz, imgsz, device=next(model.parameters()).device))
-    maps = [i for i, x in enumerate(outputs) if isinstance(x, Tensor) and x.dim() == 4]
-    levels = {f"{'P' if i < backbone else 'N'}{np.log2(imgsz / outputs[i].shape[2]):g}": i for i in maps}
+    maps = map_strides(model, imgsz)
+    levels = {f"{'P' if i < backbone else 'N'}{np.log2(stride):g}": i for i, (stride, _) in maps.items()}
     titles = [f"layer {i}, {getattr(m, 'type', type(m).__name__).rsplit('.', 1)[-1]}" for i, m in enumerate(rows)]
     found = {}
     for name in map(str.upper, names):

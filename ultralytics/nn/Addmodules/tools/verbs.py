@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from .failures import sentence
-from .key_value import Option, UsageError, Verb, choice, count, flag, near, parse, several, usage
+from .key_value import Option, UsageError, Verb, choice, count, flag, near, pairs, parse, several, usage
 from .report_rows import emit
 
 __all__ = ("main",)
 
 LEVELS = "P3: last backbone layer at stride 8, N3: last neck layer at stride 8, 4: layer 4"
+GRAFT_PLACES = "P4: last backbone row at stride 16, N4: the row that the head reads at that stride, 6: row 6"
 PICTURE = (
     Option("imgsz", count, 320, "side of the letterboxed images"),
     Option("out", str, None, "picture to write; without it a new one in runs/visualize"),
@@ -29,6 +30,22 @@ MODELS = (
     Option("device", str, "cpu", "cpu, 0, cuda:1, mps ..."),
 )
 VERBS = (
+    Verb(
+        "graft",
+        "a trained model with scans added that change nothing until they learn, to start a training from",
+        "graft_file:run",
+        (
+            Option(
+                "model", str, ..., "a .pt file, or a name that Ultralytics downloads; of a .yaml only a .yaml is made"
+            ),
+            Option("after", several, ["P4", "P5"], GRAFT_PLACES),
+            Option("block", str, "SS2D", "SS2D, MambaLayer, VSSBlock, or a class as module.Class"),
+            Option("options", pairs, None, "arguments of the block, as expand:1,gate:True"),
+            Option("out", str, None, "file to write; without it the source's name with -vmamba behind it"),
+            Option("exist_ok", flag, False, "replace files that exist"),
+            Option("again", flag, False, "graft a graft"),
+        ),
+    ),
     Verb(
         "checks",
         "what runs on this machine, what does not, why, and what to do",

@@ -1,0 +1,224 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""`vmamba graft`: a grafted model as files to train from, and what the user has to know of it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.graft import BLOCKS, is_graft
+from .graft import SUFFIX, graft, read
+from .report_rows import emit
+
+if TYPE_CHECKING:
+    from ultralytics.engine.model import Model
+
+__all__ = ("run",)
+
+ENDINGS = {".pt", ".yaml", ".yml"}
+NAMED = {"RTDETR": "rtdetr", "YOLOWorld": "-world", "YOLOE": "yoloe"}  # kinds that upstream tells by a file's name
+
+
+def run(args: SimpleNamespace) -> int:
+    """Write the files of a graft.
+
+    Args:
+        args (SimpleNamespace): model, after, block, options, out, exist_ok and again, as the command takes them.
+
+    Returns:
+        (int): Exit status, 0.
+
+    Raises:
+        OSError: If a file exists, or cannot be written.
+        ValueError: If the model cannot be grafted.
+    """
+    if "." in args.block:
+        sys.path.append(os.getcwd())  # as `python -m` has it, for a class in a file of this folder
+    weights, config = targets(args.model, args.out)
+    trained = Path(args.model).suffix not in {".yaml", ".yml"}
+    files = [weights, config] if trained else [config]
+    writable(files, args.exist_ok)
+    try:
+        source, dtype = read(args.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # one source gives one file
+            model = graft(source, args.after, args.block, args.options, args.again)
+    except (TypeError, ValueError) as e:
+        raise ValueError(str(e).replace("'the model'", f"'{args.model}'")) from None
+    compared(source.model, model.model)
+    model.model.yaml["yaml_file"] = str(config)  # from which the trainers of World and YOLOE build
+    model.model.pt_path = str(weights)
+    writers: dict[Path, Callable[[Path], None]] = {config: lambda file: write_yaml(model.model.yaml, args.model, file)}
+    if trained:
+        writers[weights] = lambda file: write_weights(model, dtype, file)
+    write_all(writers)
+    emit("\n".join(summary(source, model, args, files)))
+    return 0
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def targets(model: str, out: str | None) -> tuple[Path, Path]:
+    """Return the .pt and the .yaml file to write: beside the source, or in this folder for a name without one."""
+    source = Path(model)
+    path = Path(out) if out else source.with_name(f"{source.stem}{SUFFIX}.pt")
+    stem = path.stem if path.suffix in ENDINGS else path.name
+    return path.with_name(f"{stem}.pt"), path.with_name(f"{stem}.yaml")
+
+
+def writable(files: list[Path], exist_ok: bool) -> None:
+    """Raise OSError where a file exists, or its folder does not or is read-only."""
+    for file in files:
+        if file.is_dir():
+            raise IsADirectoryError(f"'{file}' is a folder; out= takes the name of a file")
+        if file.exists() and not exist_ok:
+            raise FileExistsError(f"'{file}' exists; exist_ok=True replaces it, out= takes another name")
+    folder = files[0].parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: '{folder}'")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the folder '{folder.absolute()}' cannot be written to; out= takes another place")
+
+
+def write_all(writers: dict[Path, Callable[[Path], None]]) -> None:
+    """Write files, all or none: under other names, which they lose when the last is complete.
+
+    Args:
+        writers (dict[Path, Callable[[Path], None]]): What writes each file under the name that it is given.
+
+    Raises:
+        OSError: If one cannot be written, as on a full disk.
+    """
+    parts = {file: file.with_name(f".{file.name}.part") for file in writers}
+    try:
+        for file, write in writers.items():
+            write(parts[file])
+        for file, part in parts.items():
+            os.replace(part, file)
+    except (OSError, RuntimeError) as e:  # PyTorch's writer raises RuntimeError on a full disk
+        raise OSError(f"cannot write to '{next(iter(writers)).absolute().parent}': {str(e).splitlines()[0]}") from e
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def write_weights(model: Model, dtype: torch.dtype, file: Path) -> None:
+    """Write a checkpoint in the dtype of its source, in the form of Ultralytics' own."""
+    from ultralytics import __version__
+
+    checkpoint = {
+        "epoch": -1,
+        "best_fitness": None,
+        "model": copy.deepcopy(model.model).to(dtype),
+        "ema": None,
+        "updates": None,
+        "optimizer": None,
+        "train_args": model.ckpt["train_args"],
+        "date": datetime.now().astimezone().isoformat(),
+        "version": __version__,
+        "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+    }
+    torch.save(checkpoint, file)
+
+
+def write_yaml(d: dict, source: str, file: Path) -> None:
+    """Write a model YAML as Ultralytics writes them, a row in a line."""
+    import yaml
+
+    def flow(value: object) -> str:
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+        return text.removesuffix("\n").removesuffix("\n...").replace("'None'", "None")
+
+    lines = [f"# {Path(source).name} with grafts: rows that change nothing until they are trained", ""]
+    for key, value in d.items():
+        if key in ("scale", "yaml_file"):  # the loader's own
+            continue
+        if key in ("backbone", "head"):
+            lines += ["", f"{key}:", *(f"  - {flow(row)}" for row in value), ""]
+        elif key == "scales":
+            lines += [f"{key}:", *(f"  {name}: {flow(scale)}" for name, scale in value.items())]
+        else:
+            lines.append(f"{key}: {flow(value)}")
+    text = "\n".join(lines).replace("\n\n\n", "\n\n").rstrip("\n")
+    file.write_text(f"{text}\n", encoding="utf-8")
+
+
+# What the user is told ------------------------------------------------------------------------------------------------
+
+
+def compared(source: nn.Module, model: nn.Module) -> None:
+    """Raise ValueError unless both compute the same from noise, bit by bit."""
+    size = 224 if getattr(source, "task", None) == "classify" else 320
+    image = torch.rand(1, source.yaml.get("channels", 3), size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = [list(tensors(m.float().eval()(image))) for m in (source, model)]
+    if not all(x.isfinite().all() for x in outputs[0]):
+        raise ValueError("the source computes numbers that are not finite, so it has no use as a start")
+    if len(outputs[0]) != len(outputs[1]) or not all(map(torch.equal, *outputs)):
+        raise ValueError("the graft does not compute what its source computes: nothing is written; please report this")
+
+
+def tensors(output: object) -> Iterator[Tensor]:
+    """Yield the tensors of a model's output."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from tensors(value)
+
+
+def summary(source: Model, model: Model, args: SimpleNamespace, files: list[Path]) -> Iterator[str]:
+    """Yield lines on what was done, what it costs, how to train it, and which numbers of rows have changed."""
+    from ultralytics.utils.torch_utils import get_flops
+
+    rows, size = list(model.model.model), 224 if model.task == "classify" else 640
+    grafts = [i for i, row in enumerate(rows) if is_graft(row)]
+    stock = [i for i in range(len(rows)) if i not in grafts]
+    yield f"Wrote {' and '.join(map(str, files))}: {Path(args.model).name} with {args.block} added."
+    for i in grafts:
+        kind = type(rows[i - 1]).__name__
+        yield f"  row {i}: Graft of {rows[i].norm.num_channels} channels, after row {i - 1} ({kind})"
+    counts = [sum(p.numel() for p in m.model.parameters()) for m in (source, model)]
+    flops = [get_flops(m.model, size) for m in (source, model)]
+    yield (
+        f"  parameters {counts[0]:,} -> {counts[1]:,} ({counts[1] / counts[0]:.3f}x), "
+        f"GFLOPs at {size} {flops[0]:.2f} -> {flops[1]:.2f}"
+    )
+    yield "It computes exactly what the source computes (compared bit by bit), until it has been trained."
+    path = "" if args.block in BLOCKS else "PYTHONPATH=. "
+    start = f"{path}yolo {model.task} train data=DATA.yaml"
+    yield "Train it:"
+    if len(files) > 1:
+        yield f"  {start} model={shlex.quote(str(files[0]))}"
+    word = NAMED.get(type(model).__name__, "")
+    if word in files[-1].stem:
+        weights = shlex.quote(args.model) + "   # the same" if len(files) > 1 else "WEIGHTS.pt"
+        yield f"  {start} model={shlex.quote(str(files[-1]))} pretrained={weights}"
+    else:
+        yield f"  (Ultralytics builds {type(model).__name__} from a .yaml only if its name has '{word}' in it)"
+    if word and type(model).__name__ != "RTDETR":
+        yield f"  in this folder: the trainer reads {files[-1]} as well"
+    first = stock[: min(10, len(stock) - 1)]
+    yield "Rows after a graft have new numbers, so freeze= names others than before:"
+    yield f"  instead of freeze={len(first)}: {freeze(first)}"
+    yield f"  all rows of the source: {freeze(stock)} (row {stock[-1]} is the head)"
+
+
+def freeze(rows: list[int]) -> str:
+    """Return the setting that freezes rows, to be pasted into a shell."""
+    return shlex.quote(f"freeze={rows}".replace(" ", ""))
