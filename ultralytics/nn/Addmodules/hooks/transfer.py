@@ -125,10 +125,11 @@ def report(target: nn.Module, source: nn.Module, names: list[str]) -> Iterator[s
         missed.setdefault(_reason(source, target, row, key), []).append(row)
     for reason, rows in sorted(missed.items()):
         yield f"  left out: {_count(rows)} of its {_rows(rows)} ({reason})"
-    fresh = [k for k in mine if k not in set(arrived)]
-    silent = [k for k in fresh if is_silent(target.model[row_of(k)])]
-    if silent:
-        yield f"  new, without effect at the start: {_count(silent)} of {_rows(map(row_of, silent))} (Graft)"
+    came = set(arrived)
+    fresh, silent = [k for k in mine if k not in came], [k for k in mine if is_silent(target.model[row_of(k)])]
+    for word, keys in (("", came.intersection(silent)), ("new, ", set(silent) - came)):
+        if keys:
+            yield f"  {word}without effect at the start: {_count([*keys])} of {_rows(map(row_of, keys))} (Graft)"
     kinds: dict[str, list[int]] = {}
     for key in fresh:
         if key not in silent:
