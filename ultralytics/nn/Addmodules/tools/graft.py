@@ -21,7 +21,7 @@ from .splice import own_scale, splice
 if TYPE_CHECKING:
     from ultralytics.engine.model import Model
 
-__all__ = ("SUFFIX", "graft", "read")
+__all__ = ("SUFFIX", "graft", "grafted", "read")
 
 SUFFIX = "-vmamba"  # what a graft's files have behind the name of their source
 PROBE = 256  # side of the empty image that tells the rows' strides
@@ -58,7 +58,20 @@ def graft(
         [7, 12]
     """
     find_block(block)  # before a file is read
-    model, title = (read(source)[0], str(source)) if isinstance(source, (str, Path)) else (source, "the model")
+    if isinstance(source, (str, Path)):
+        return grafted(read(source)[0], str(source), after, block, options, again)
+    return grafted(source, "the model", after, block, options, again)
+
+
+def grafted(
+    model: Model,
+    title: str,
+    after: Sequence[str | int],
+    block: str,
+    options: dict[str, object] | None,
+    again: bool,
+) -> Model:
+    """Return what `graft` does for a model that has been read; the title stands for it in messages."""
     module = model.model
     if not isinstance(module, nn.Module):
         raise TypeError(f"'{title}' is no PyTorch model, which alone can be grafted: give a .pt or .yaml file")

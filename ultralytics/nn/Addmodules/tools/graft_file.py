@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..layers.graft import BLOCKS, is_graft
-from .graft import SUFFIX, graft, read
+from ..layers.graft import BLOCKS, find_block, is_graft
+from .graft import SUFFIX, grafted, read
 from .report_rows import emit
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ def run(args: SimpleNamespace) -> int:
     files = [weights, config] if trained else [config]
     writable(files, args.exist_ok)
     try:
+        find_block(args.block)  # before a file is read
         source, dtype = read(args.model)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # one source gives one file
-            model = graft(source, args.after, args.block, args.options, args.again)
-    except (TypeError, ValueError) as e:
-        raise ValueError(str(e).replace("'the model'", f"'{args.model}'")) from None
+            model = grafted(source, args.model, args.after, args.block, args.options, args.again)
+    except TypeError as e:
+        raise ValueError(e) from None
     compared(source.model, model.model)
     model.model.yaml["yaml_file"] = str(config)  # from which the trainers of World and YOLOE build
     model.model.pt_path = str(weights)
@@ -220,5 +221,5 @@ def summary(source: Model, model: Model, args: SimpleNamespace, files: list[Path
 
 
 def freeze(rows: list[int]) -> str:
-    """Return the setting that freezes rows, to be pasted into a shell."""
-    return shlex.quote(f"freeze={rows}".replace(" ", ""))
+    """Return the setting that freezes rows, quoted so that every shell takes it."""
+    return f'"freeze={rows}"'.replace(" ", "")
