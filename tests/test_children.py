@@ -11,9 +11,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from ultralytics.nn.Addmodules.layers.csp import C2fSS2D, C2fVSS
+from ultralytics.nn.Addmodules.layers.graft import Graft
 from ultralytics.nn.Addmodules.layers.ss2d import SS2D, ConvSS2D
 from ultralytics.nn.Addmodules.layers.vss import VSSBlock
 from ultralytics.nn.Addmodules.VMamba import Mamba, MambaLayer
+
+
+def awake() -> Graft:
+    """Return a graft whose projection has left zero, so that what its block does is seen."""
+    graft = Graft(6)
+    nn.init.normal_(graft.proj.weight)
+    return graft
+
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "Mamba": lambda: Mamba(6, d_state=3),
@@ -26,6 +35,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "VSSBlock": lambda: VSSBlock(6, mlp_ratio=2),
     "C2fVSS": lambda: C2fVSS(6, 8),
     "C2fSS2D": lambda: C2fSS2D(6, 8),
+    "Graft": awake,
 }
 CASES = [(kind, name) for kind, make in LAYERS.items() for name, _ in make().named_modules() if name]
 # Upstream's activation is one object for all layers: what is put on it stays
@@ -175,7 +185,9 @@ def test_hooks_for_all_modules_of_the_process_fire() -> None:
         layer(x)
     finally:
         handle.remove()
-    assert sorted(seen) == sorted(["LayerNorm", *["Linear"] * 6, *["Conv1d"] * 2, "Mamba", "MambaLayer"])
+    assert sorted(seen) == sorted(
+        ["LayerNorm", *["Linear"] * 4, *["StepProjection"] * 2, *["Conv1d"] * 2, "Mamba", "MambaLayer"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["Mamba", "Mamba v1", "Mamba v2"])
