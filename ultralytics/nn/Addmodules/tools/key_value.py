@@ -49,6 +49,8 @@ class Verb:
             exit status. Its module is imported when the verb is called.
         options (tuple[Option, ...]): Its keys.
         kinds (tuple[Verb, ...]): Verbs of which one must follow, instead of `run` and `options`.
+        more (str): What other keys are, for its help. If it is given, the verb gets their texts as `others` and checks
+            them itself.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Verb:
     run: str = ""
     options: tuple[Option, ...] = ()
     kinds: tuple[Verb, ...] = ()
+    more: str = ""
 
 
 # Readers of values ----------------------------------------------------------------------------------------------------
@@ -159,10 +162,16 @@ def parse(verb: Verb, where: str, args: Sequence[str]) -> SimpleNamespace:
     """
     options = {option.name: option for option in verb.options}
     values: dict[str, object] = {}
+    others: dict[str, str] = {}
     for arg in _joined(args):
         key, equals, text = arg.lstrip("-").partition("=")
         key = key.replace("-", "_")
         option = options.get(key)
+        if option is None and verb.more:
+            if key in others:
+                raise UsageError(f"{where}: '{key}' is given twice")
+            others[key] = text if equals else "True"
+            continue
         if option is None:
             raise UsageError(
                 f"{where}: there is no setting '{key}'{near(key, options) or f'; it takes {list(options)}'}"
@@ -184,7 +193,10 @@ def parse(verb: Verb, where: str, args: Sequence[str]) -> SimpleNamespace:
     missing = [o.name for o in verb.options if o.default is ... and o.name not in values]
     if missing:
         raise UsageError(f"{where}: {' and '.join(f'{name}=' for name in missing)} must be given; see `{where} help`")
-    return SimpleNamespace(**{o.name: values.get(o.name, o.default) for o in verb.options})
+    found = SimpleNamespace(**{o.name: values.get(o.name, o.default) for o in verb.options})
+    if verb.more:
+        found.others = others
+    return found
 
 
 def _joined(args: Sequence[str]) -> list[str]:
@@ -210,9 +222,10 @@ def usage(verb: Verb, where: str) -> str:
         text = textwrap.wrap(o.help + default, WIDTH - 4 - width)
         lines.append(f"    {o.name + '=':<{width}}{text[0]}")
         lines += [" " * (4 + width) + line for line in text[1:]]
+    lines += ["", *textwrap.wrap(verb.more, WIDTH)] if verb.more else []
     return "\n".join(lines)
 
 
 def _shown(option: Option) -> str:
     """Return a default as it would be written."""
-    return ",".join(option.default) if isinstance(option.default, list) else str(option.default)
+    return ",".join(map(str, option.default)) if isinstance(option.default, (list, tuple)) else str(option.default)

@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from .compare.plan import read_seeds
 from .failures import sentence
 from .key_value import Option, UsageError, Verb, choice, count, flag, near, pairs, parse, several, usage
 from .report_rows import emit
@@ -96,6 +97,28 @@ VERBS = (
             ),
         ),
     ),
+    Verb(
+        "compare",
+        "models trained alike on your data, and tables that say how sure a difference is",
+        "compare.verb:run",
+        (
+            Option(
+                "models", several, ..., "model files with commas between them, also as NAME=FILE; the first is the base"
+            ),
+            Option("data", str, ..., "data set YAML, or a folder for classification"),
+            Option("epochs", count, 100, "epochs of each training"),
+            Option("seeds", read_seeds, (0, 1, 2), "how many, or which: seeds=3, seeds=4,5,6, seeds=[7]"),
+            Option("imgsz", count, None, "side of the pictures; 640, for classification 224"),
+            Option("device", str, None, "cpu, 0, mps; without it a GPU if there is one"),
+            Option("jobs", count, 1, "runs side by side on a CPU, one thread each"),
+            Option("report_on", choice("val", "test"), None, "split of the figures; test if the data have one"),
+            Option("checkpoint", choice("best", "last"), None, "weights of the figures; best on test, last on val"),
+            Option("project", str, None, "folder for comparisons; without it the runs folder"),
+            Option("name", str, None, "folder of this one; without it compare, compare-2, ..."),
+        ),
+        more="Any other setting of Ultralytics' training (`yolo cfg` lists them) goes to all runs alike: batch=8 "
+        "optimizer=AdamW lr0=0.001 ... The same command again goes on where it was stopped.",
+    ),
 )
 
 
@@ -124,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function = verb.run.split(":")
     try:
         return getattr(importlib.import_module(f".{module}", __package__), function)(values)
+    except UsageError as e:
+        print(e, file=sys.stderr)
+        return 2
     except Exception as e:
         said = sentence(e)
         if said is None:  # a bug

@@ -1,0 +1,329 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""What is looked at before any training starts, and before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .plan import Plan
+
+__all__ = ("Data", "Subject", "check_data", "check_disk", "check_models", "device_of", "offline", "quiet")
+
+TASKS = ("detect", "segment", "pose", "obb", "classify")
+LOOKED_AT = 2000  # label files of a split whose contents are read
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        file (str): Absolute path of the YAML, or of the folder for classification.
+        names (dict[int, str]): Classes.
+        channels (int): Of its pictures.
+        images (dict[str, int]): Number of pictures by split: train, val, and test if there is one.
+        keypoints (list[int] | None): `kpt_shape` of a set for poses.
+    """
+
+    file: str
+    names: dict[int, str]
+    channels: int
+    images: dict[str, int]
+    keypoints: list[int] | None = None
+
+
+@dataclass
+class Subject:
+    """A model to be compared.
+
+    Attributes:
+        name (str): In tables.
+        file (str): As given.
+        model (nn.Module): As its file has it.
+        trained (bool): Whether the file holds weights.
+        digest (str): Of what the file holds.
+        args (dict): Settings with which its weights were trained, if the file says.
+    """
+
+    name: str
+    file: str
+    model: nn.Module
+    trained: bool
+    digest: str
+    args: dict = field(default_factory=dict)
+
+    @property
+    def stride(self) -> int:
+        """Return the multiple to which image sizes are rounded in training."""
+        return max(32, int(max(self.model.stride)))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ultralytics' own lines off the screen."""
+    from ultralytics.utils import LOGGER
+
+    level = LOGGER.level
+    LOGGER.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep Ultralytics from looking for fonts and updates, and from reporting to any service, while a block runs."""
+    from ultralytics.data import utils as data_utils
+    from ultralytics.utils import callbacks, checks
+
+    places = (
+        (data_utils, "check_font", lambda font="": None),
+        (callbacks, "add_integration_callbacks", lambda instance: None),
+        (checks, "check_pip_update_available", lambda: False),
+    )
+    before = [getattr(module, name) for module, name, _ in places]
+    for module, name, nothing in places:
+        setattr(module, name, nothing)
+    try:
+        yield
+    finally:
+        for (module, name, _), old in zip(places, before):
+            setattr(module, name, old)
+
+
+def one_line(e: BaseException) -> str:
+    """Return what an exception says, as one line."""
+    return " ".join(str(e).split()) or type(e).__name__
+
+
+def device_of(plan: Plan) -> str:
+    """Return the device of all trainings.
+
+    Raises:
+        ValueError: If it cannot be used, is more than one, or several jobs would share a GPU.
+    """
+    device = str(plan.device or ("0" if torch.cuda.is_available() else "cpu")).lower().removeprefix("cuda:")
+    if "," in device or device.startswith(("[", "-")):
+        raise ValueError(f"device={plan.device}: a run takes one device, as in device=0")
+    try:
+        torch.zeros(1, device=f"cuda:{device}" if device.isdecimal() else device)
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f"device={plan.device} cannot be used, device=cpu can: {str(e).splitlines()[0]}") from e
+    if plan.jobs > 1 and device != "cpu":
+        raise ValueError(f"jobs={plan.jobs} is for device=cpu: runs that share a GPU would change each other's times")
+    return device
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+def check_models(plan: Plan) -> list[Subject]:
+    """Return the models of a plan.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If one cannot be read, they have several tasks, or image sizes would be rounded differently.
+    """
+    if not plan.models:
+        raise ValueError("no models are given")
+    subjects = [read_model(name, file) for name, file in plan.models.items()]
+    tasks = {s.name: s.model.task for s in subjects}
+    for name, task in tasks.items():
+        if task != tasks[subjects[0].name]:
+            raise ValueError(
+                f"models of two tasks: {subjects[0].name} is for {tasks[subjects[0].name]}, {name} for {task}"
+            )
+        if task not in TASKS:
+            raise ValueError(f"{name} is for {task}; only {', '.join(TASKS)} can be compared")
+    imgsz = plan.settings.get("imgsz")
+    sizes = {s.name: -(-imgsz // s.stride) * s.stride for s in subjects} if imgsz else {}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"imgsz={imgsz} would be rounded up by model ({listed}): give imgsz={max(sizes.values())}")
+    return subjects
+
+
+def read_model(name: str, file: str) -> Subject:
+    """Return a model. A stock .pt that is not here is fetched as Ultralytics does; no other file is looked for online.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read or holds no model.
+    """
+    from ultralytics import YOLO
+    from ultralytics.nn.tasks import torch_safe_load
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    path = Path(file)
+    if path.suffix not in {".yaml", ".yml", ".pt"}:
+        raise ValueError(f"'{file}' is no model file: give a .yaml (untrained) or a .pt (with weights)")
+    trained = path.suffix == ".pt"
+    if trained and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
+        raise FileNotFoundError(f"no such model file: '{file}'")
+    try:
+        with quiet(), offline(), torch.random.fork_rng(devices=[]):
+            yolo = YOLO(file, verbose=False)
+            model, args = yolo.model, {}
+            if trained:
+                args = dict(torch_safe_load(yolo.ckpt_path)[0].get("train_args") or {})
+            model.yaml["backbone"]
+    except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
+        raise ValueError(f"cannot read the model '{file}': {type(e).__name__}: {one_line(e)}") from e
+    return Subject(name, file, model, trained, digest(model, Path(yolo.ckpt_path) if trained else None), args)
+
+
+def digest(model: nn.Module, file: Path | None) -> str:
+    """Return a digest of a weights file, or of a model's rows."""
+    if file is None:
+        rows = {key: value for key, value in model.yaml.items() if key != "yaml_file"}
+        return hashlib.sha256(repr(sorted(rows.items(), key=lambda item: item[0])).encode()).hexdigest()[:16]
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()[:16]
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def check_data(plan: Plan, subject: Subject) -> Data:
+    """Return the facts of a data set for the task of a model. Nothing is downloaded or written.
+
+    Raises:
+        FileNotFoundError: If it, its images or its labels are missing.
+        ValueError: If it cannot be read, its labels are for another task or of classes that it does not name, or the
+            model takes pictures of other channels.
+    """
+    task = subject.model.task
+    data = check_classes(plan.data) if task == "classify" else check_labels(plan.data, task)
+    channels = subject.model.yaml.get("channels", 3)
+    if channels != data.channels:
+        raise ValueError(f"{subject.name} takes pictures of {channels} channels, {plan.data} has {data.channels}")
+    if plan.report_on == "test" and "test" not in data.images:
+        raise ValueError(f"report_on=test: {plan.data} has no test split; leave it out or give report_on=val")
+    return data
+
+
+def check_classes(folder: str) -> Data:
+    """Return the facts of a folder for classification."""
+    from ultralytics.data.utils import IMG_FORMATS
+    from ultralytics.utils import DATASETS_DIR
+
+    root = next((p for p in (Path(folder), DATASETS_DIR / folder) if p.is_dir()), None)
+    if root is None:
+        raise FileNotFoundError(f"no such folder: '{folder}' (models for classification take a folder of pictures)")
+    images: dict[str, int] = {}
+    for split in ("train", "val", "test"):
+        images[split] = sum(p.suffix[1:].lower() in IMG_FORMATS for p in (root / split).rglob("*.*"))
+    for split in ("train", "val"):
+        if not images[split]:
+            raise FileNotFoundError(
+                f"no images in '{root / split}': a set for classification has {split}/CLASS/PICTURE"
+            )
+    classes = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
+    found = {split: n for split, n in images.items() if n}
+    return Data(str(root.resolve()), dict(enumerate(classes)), 3, found)
+
+
+def check_labels(file: str, task: str) -> Data:
+    """Return the facts of a data YAML."""
+    from ultralytics.data.utils import check_det_dataset, img2label_paths
+
+    try:
+        with quiet(), offline():
+            found = check_det_dataset(file, autodownload=False)
+    except Exception as e:  # of many kinds: a path, YAML or a wrong value
+        raise ValueError(f"data={file}: {one_line(e)}") from e
+    names = dict(found["names"])
+    keypoints = found.get("kpt_shape")
+    if task == "pose" and not keypoints:
+        raise ValueError(f"data={file} has no kpt_shape:, which models for poses need")
+    counts: dict[str, int] = {}
+    for split in ("train", "val", "test"):
+        images = list_images(found.get(split))
+        if not images:
+            if split == "test":
+                continue
+            raise FileNotFoundError(f"data={file}: no images in the {split} split ({found.get(split)})")
+        counts[split] = len(images)
+        labels = [Path(p) for p in img2label_paths(images)]
+        rows = [(p, row) for p in islice((p for p in labels if p.is_file()), LOOKED_AT) for row in read_label(p)]
+        if not rows:
+            raise FileNotFoundError(f"data={file}: no labels for the {split} split, expected for example '{labels[0]}'")
+        check_rows(rows, task, names, keypoints)
+    return Data(str(found["yaml_file"]), names, found["channels"], counts, keypoints)
+
+
+def list_images(where: str | list[str] | None) -> list[str]:
+    """Return the pictures of a split: of folders and of text files that list them."""
+    from ultralytics.data.utils import IMG_FORMATS
+
+    found: list[str] = []
+    for path in map(Path, [where] if isinstance(where, str) else where or ()):
+        if path.is_dir():
+            found += map(str, path.rglob("*.*"))
+        elif path.is_file():
+            lines = path.read_text(encoding="utf-8").split("\n")
+            found += [str(path.parent / line.strip()) for line in lines if line.strip()]
+    return sorted(f for f in found if f.rpartition(".")[2].lower() in IMG_FORMATS)
+
+
+def read_label(file: Path) -> list[list[str]]:
+    """Return the objects of a label file, as their numbers."""
+    return [row.split() for row in file.read_text(encoding="utf-8", errors="replace").splitlines() if row.strip()]
+
+
+def check_rows(rows: list[tuple[Path, list[str]]], task: str, names: dict, keypoints: list[int] | None) -> None:
+    """Raise where labels name classes that the data lack, or are for another task."""
+    for file, row in rows:
+        try:
+            cls = int(float(row[0]))
+        except ValueError:
+            raise ValueError(f"'{file}' is no label file: '{row[0]}' is no class number") from None
+        if not 0 <= cls < len(names):
+            raise ValueError(
+                f"'{file}' names class {cls}, but the data name {len(names)} classes, 0 to {len(names) - 1}"
+            )
+    lengths = {len(row) for _, row in rows}
+    wanted = {
+        "segment": ("polygons", any(n > 5 for n in lengths)),
+        "obb": ("four corners", any(n >= 9 for n in lengths)),
+        "pose": ("keypoints", keypoints is not None and lengths == {5 + keypoints[0] * keypoints[1]}),
+    }
+    what, fits = wanted.get(task, ("boxes", True))
+    if not fits:
+        raise ValueError(
+            f"the models are for {task}, but '{rows[0][0]}' has no {what} ({len(rows[0][1])} numbers a line)"
+        )
+
+
+def check_disk(folder: Path, parameters: list[int], seeds: int) -> None:
+    """Raise where the weights of all runs will not fit.
+
+    Args:
+        folder (Path): Where results will lie.
+        parameters (list[int]): Of each model.
+        seeds (int): How many runs each has.
+
+    Raises:
+        OSError: If the disk is too full, or the folder's parent cannot be written.
+    """
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    # Start 4 bytes a parameter, best and last 2 each; while a run is on, four checkpoints with the optimizer's 4
+    needed = 10_000_000 + sum(8 * n * seeds + 24 * n for n in parameters)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(
+            f"no disk space: about {needed / 1e6:,.0f} MB are needed in '{place}', {free / 1e6:,.0f} MB are free"
+        )

@@ -1,0 +1,174 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""What a comparison is asked to do, and the settings of Ultralytics that it takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+from ..key_value import UsageError, near
+
+__all__ = ("Plan", "Seeds", "label", "read_models", "read_seeds", "read_settings", "safe")
+
+Seeds = tuple[int, ...]
+MANAGED = {  # settings of Ultralytics that would break a comparison, or that it sets itself: what to do instead
+    "model": "give models=",
+    "seed": "give seeds=",
+    "mode": "it trains and validates",
+    "task": "the models' own task is taken",
+    "resume": "give the same command again to go on",
+    "cfg": "give its settings one by one",
+    "time": "it would give each model another number of epochs",
+    "split": "give report_on=val or report_on=test",
+    "val": "every epoch is validated",
+    "save": "the weights are needed",
+    "save_dir": "give project= and name=",
+    "exist_ok": "a folder of the same settings is gone on with, others are never touched",
+    "plots": "it draws its own figures",
+    "verbose": "each run has its log.txt",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison.
+
+    Attributes:
+        models (dict[str, str]): Model files by the names that tables show; the others are compared to the first.
+        data (str): As Ultralytics takes it: a YAML, or a folder for classification.
+        seeds (tuple[int, ...]): One training of each model a seed.
+        device (str): One device for all: cpu, 0, mps; the first GPU, or else the CPU, where it is empty.
+        jobs (int): Runs side by side, on a CPU.
+        report_on (str): Split of the reported figures: val or test; test where the data have one, if empty.
+        checkpoint (str): Weights of the reported figures: best or last; best for test and last for val, if empty.
+        project (str): Folder for comparisons; `compare` folders lie directly in the runs folder, if empty.
+        name (str): Folder of this one; where it is empty, that of an equal comparison, or else a new one.
+        settings (dict): Settings of Ultralytics for all trainings: epochs, imgsz, batch, optimizer, ...
+    """
+
+    models: dict[str, str]
+    data: str
+    seeds: Seeds = (0, 1, 2)
+    device: str = ""
+    jobs: int = 1
+    report_on: str = ""
+    checkpoint: str = ""
+    project: str = ""
+    name: str = ""
+    settings: dict = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, args: SimpleNamespace) -> Plan:
+        """Return the plan of a command line.
+
+        Raises:
+            UsageError: If a setting is unknown, managed or out of its range, or models share a name.
+        """
+        taken = ("others", "models", "epochs", "imgsz")
+        own = {key: value for key, value in vars(args).items() if key not in taken and value is not None}
+        settings = {"epochs": args.epochs} | ({"imgsz": args.imgsz} if args.imgsz else {})
+        return cls(models=read_models(args.models), settings=settings | read_settings(args.others, vars(args)), **own)
+
+
+def read_seeds(text: str) -> Seeds:
+    """Read a count of seeds, or seeds with commas between them; `[7]` is the seed 7 alone.
+
+    Examples:
+        >>> read_seeds("3"), read_seeds("4,5"), read_seeds("[7]")
+        ((0, 1, 2), (4, 5), (7,))
+    """
+    expected = "a count, as in 3, or a list, as in 0,1,2 or [7]"
+    numbers = [n.strip() for n in text.strip("[]() ").split(",") if n.strip()]
+    if not numbers or not all(n.isdecimal() for n in numbers):
+        raise ValueError(expected)
+    if len(numbers) == 1 and text.strip()[:1] not in "[(" and "," not in text:
+        if int(numbers[0]) < 1:
+            raise ValueError(expected)
+        return tuple(range(int(numbers[0])))
+    seeds = tuple(map(int, numbers))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("seeds of which none stands twice")
+    return seeds
+
+
+def label(file: str) -> str:
+    """Return a model's name where none is given: its run's folder for best.pt and last.pt.
+
+    Examples:
+        >>> label("runs/detect/mine/weights/best.pt"), label("yolov8n.yaml")
+        ('mine', 'yolov8n')
+    """
+    path = Path(file)
+    if path.parent.name == "weights" and path.stem in {"best", "last"}:
+        return path.absolute().parents[1].name
+    return path.stem
+
+
+def read_models(items: list[str]) -> dict[str, str]:
+    """Return files by name, from items `FILE` and `NAME=FILE`.
+
+    Raises:
+        UsageError: If names coincide, also as names of folders.
+    """
+    models: dict[str, str] = {}
+    for item in items:
+        name, equals, file = item.partition("=")
+        name, file = (name.strip(), file.strip()) if equals else (label(item), item)
+        if not name or not file:
+            raise UsageError(f"vmamba compare: '{item}' in models= must be FILE or NAME=FILE")
+        if safe(name) in map(safe, models):
+            raise UsageError(
+                f"vmamba compare: two models are called '{name}'; name them: models=a={models[name]},b={file}"
+                if name in models
+                else f"vmamba compare: the names of models '{name}' are too alike"
+            )
+        models[name] = file
+    return models
+
+
+def safe(name: str) -> str:
+    """Return a name as one for files on every system."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip(".") or "_"
+
+
+def read_settings(texts: dict[str, str], own: dict) -> dict:
+    """Return settings of Ultralytics from their texts.
+
+    Args:
+        texts (dict[str, str]): Values by key, as written on the command line.
+        own (dict): The command's own settings, for hints.
+
+    Raises:
+        UsageError: If one is unknown, managed by the comparison or not what Ultralytics takes.
+    """
+    from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, smart_value
+
+    known = [key for key in DEFAULT_CFG_DICT if key not in MANAGED]
+    for key in texts:
+        if key in MANAGED:
+            raise UsageError(f"vmamba compare: '{key}' cannot be set: {MANAGED[key]}")
+        if key not in known:
+            hint = near(key, [*own, *known]) or "; `vmamba compare help` and `yolo cfg` list what it takes"
+            raise UsageError(f"vmamba compare: there is no setting '{key}'{hint}")
+    settings = {key: smart_value(text) for key, text in texts.items()}
+    check_settings(settings)
+    try:
+        get_cfg(overrides=dict(settings))
+    except (TypeError, ValueError, SyntaxError) as e:
+        raise UsageError(f"vmamba compare: {' '.join(str(e).split())}") from e
+    return settings
+
+
+def check_settings(settings: dict) -> None:
+    """Raise where a setting would give models different trainings.
+
+    Raises:
+        UsageError: If the batch size is left to Ultralytics.
+    """
+    batch = settings.get("batch", 16)
+    if isinstance(batch, float) or (isinstance(batch, int) and batch < 1):
+        raise UsageError(
+            f"vmamba compare: batch={batch} would give each model another batch size; give a number, as in 16"
+        )

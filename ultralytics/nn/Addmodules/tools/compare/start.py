@@ -1,0 +1,129 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Start files: for each seed, what models have in common starts with the same numbers."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...hooks.initial_weights import START, declared_boxes, declared_weights
+from .checks import Data, Subject, quiet
+
+__all__ = ("Start", "build", "equalize", "save")
+
+
+class Start(NamedTuple):
+    """A model at the start of its training.
+
+    Attributes:
+        model (nn.Module): For the classes of the data.
+        fresh (set[str]): Tensors that no file gave: these may be made equal to other models'.
+        declared (dict): Starts that the model's YAML declares, not yet applied.
+    """
+
+    model: nn.Module
+    fresh: set[str]
+    declared: dict
+
+
+def build(subject: Subject, data: Data, settings: dict, seed: int) -> Start:
+    """Return a model for the classes of a data set, its new tensors drawn from a seed, with the weights of its file.
+
+    Args:
+        subject (Subject): The model; itself left alone.
+        data (Data): Its classes and keypoints count.
+        settings (dict): `pretrained`, a weights file for all models or False for none, and `single_cls` are heeded.
+        seed (int): Of the draw.
+    """
+    from ultralytics.nn.tasks import load_checkpoint
+
+    names = {0: "item"} if settings.get("single_cls") else data.names
+    pretrained = settings.get("pretrained", True)
+    cfg, declared = deepcopy(subject.model.yaml), {}
+    with quiet(), torch.random.fork_rng(devices=[]):
+        weights = subject.model if subject.trained and pretrained is not False else None
+        if isinstance(pretrained, (str, Path)):
+            weights = load_checkpoint(pretrained)[0]
+        if weights is None:  # else they would be applied to weights of the file
+            declared = {key: cfg.pop(key) for key in START if key in cfg}
+        extra = {"data_kpt_shape": tuple(data.keypoints)} if subject.model.task == "pose" else {}
+        torch.manual_seed(seed)
+        model = type(subject.model)(cfg, nc=len(names), ch=data.channels, verbose=False, **extra)
+        fresh = {name for name, t in model.state_dict().items() if t.is_floating_point()}
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        if weights is not None:
+            if settings.get("cls_remap", True):
+                model.names = names  # rows of a head are taken over by the names of their classes
+            given = {name: t.clone() for name, t in weights.float().state_dict().items()}
+            model.load(weights, verbose=False)
+            fresh &= untouched(before, model.state_dict(), given)
+    model.names, model.nc, model.task = names, len(names), subject.model.task
+    return Start(model.float(), fresh, declared)
+
+
+def untouched(before: dict[str, Tensor], after: dict[str, Tensor], given: dict[str, Tensor]) -> set[str]:
+    """Return the tensors that weights did not reach: as before, and not by chance what the file has."""
+    same = {n for n, t in after.items() if t.shape == before[n].shape and torch.equal(t, before[n])}
+    return {
+        n for n in same if n not in given or given[n].shape != after[n].shape or not torch.equal(after[n], given[n])
+    }
+
+
+def equalize(starts: list[Start]) -> list[int]:
+    """Give fresh tensors of later models the numbers of the first model that has the like; apply declared starts.
+
+    Tensors are alike if name, shape and the class of their module are the same, and both are drawn from about the same
+    range: a projection that starts at zero in one model alone is what that model is about, and stays.
+
+    Returns:
+        (list[int]): For each model, how many of its tensors start with the very numbers of the first model.
+    """
+    pool: dict[tuple, Tensor] = {}
+    with torch.no_grad():
+        for model, fresh, _ in starts:
+            owners = {name: type(module).__name__ for name, module in model.named_modules()}
+            for name, tensor in model.state_dict().items():
+                key = name, tuple(tensor.shape), owners[name.rpartition(".")[0]]
+                if name in fresh and key in pool and alike(tensor, pool[key]):
+                    tensor.copy_(pool[key])
+                elif name in fresh:
+                    pool.setdefault(key, tensor.clone())
+        for start in starts:
+            apply_declared(start)
+    first = starts[0].model.state_dict()
+    return [
+        sum(n in first and torch.equal(t, first[n]) for n, t in s.model.state_dict().items() if t.is_floating_point())
+        for s in starts
+    ]
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors of one shape may be two draws of the same: both constant and equal, or of one size."""
+    x, y = a.float(), b.float()
+    if bool((x == x.flatten()[0]).all()) or bool((y == y.flatten()[0]).all()):
+        return torch.equal(x, y)
+    ratio = (x.square().mean() / y.square().mean()).sqrt().item()
+    return abs(math.log(ratio)) < math.log(1.25) + 2 / math.sqrt(x.numel())
+
+
+def apply_declared(start: Start) -> None:
+    """Apply the start that a model's YAML declares, which upstream would have applied in building it."""
+    if start.declared:
+        start.model.yaml.update(start.declared)
+        declared_weights(start.model)
+        declared_boxes(start.model)
+        if start.declared.get("init_dfl") is not None:
+            start.model.model[-1].bias_init()
+
+
+def save(model: nn.Module, file: Path) -> None:
+    """Write a start file in float32, which Ultralytics trains from."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    torch.save({"epoch": -1, "model": model, "train_args": {"task": model.task}}, part)
+    part.replace(file)

@@ -1,0 +1,282 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""One run, in a process of its own: `python -m ultralytics.nn.Addmodules.tools.compare.train FOLDER`.
+
+What goes wrong here, a crash or memory that runs out, takes no other run with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .checks import offline, one_line
+from .results import EPOCHS, RESULT, RUN, Run, read_json, write_json
+
+__all__ = ("figures", "main")
+
+KEPT = "kept-last.pt", "kept-best.pt"  # whole copies of last.pt and best.pt, which upstream overwrites in place
+KNOWN = "known.json"  # of a run that is not over: time, memory and settings as they were
+EFFECTIVE = ("epochs", "imgsz", "batch", "nbs", "optimizer", "lr0")  # upstream may change them
+
+
+class NotFinite(RuntimeError):
+    """The loss is no number any more; training again from the same start gives the same."""
+
+
+def main(folder: Path) -> int:
+    """Train, evaluate and write result.json; go on where the run was cut short.
+
+    Args:
+        folder (Path): Of the run, with its run.json.
+
+    Returns:
+        (int): Exit status: 0 if it is done, 1 if it failed and says why.
+    """
+    job = read_json(folder / RUN)
+    training = Training(folder, job)
+    try:
+        with offline():
+            training.run()
+            result = {"status": "done", "reason": "", **evaluate(folder, job)}
+    except Exception as e:
+        traceback.print_exc()
+        text = one_line(e)
+        final = isinstance(e, NotFinite) or "NaN" in text
+        reason = f"out of memory: {text}" if "out of memory" in text.lower() or isinstance(e, MemoryError) else text
+        result = {"status": "failed", "reason": reason[:300], "final": final}
+    known = read_json(folder / KNOWN) or {}
+    seconds = known.pop("seconds", 0) + time.perf_counter() - training.begin
+    write_json(folder / RESULT, {**result, **known, "seconds": round(seconds, 1)})
+    if result["status"] == "done":
+        (folder / KNOWN).unlink(missing_ok=True)
+    return 0 if result["status"] == "done" else 1
+
+
+class Training:
+    """A training whose epochs are written down, and that can be cut short at any time."""
+
+    def __init__(self, folder: Path, job: dict) -> None:
+        """Say which run of which folder."""
+        self.folder, self.job, self.weights = folder, job, folder / "weights"
+        self.asked = job["train"]
+        self.clock: dict[str, float] = {}
+        self.trained = False
+        self.begin = time.perf_counter()
+
+    def run(self) -> None:
+        """Train from the start file or the last epoch that is whole; do nothing if all epochs are there."""
+        from ultralytics import YOLO
+
+        rows, kept = self.rows(), self.weights / KEPT[0]
+        if rows and rows[-1]["last"] and kept.exists():
+            self.restore()
+            return
+        given = {**self.asked, "save_dir": str(self.folder)}
+        if rows and kept.exists():
+            self.restore()
+            model, given["resume"] = YOLO(kept), str(kept)
+        else:
+            for name in (EPOCHS, KNOWN):
+                (self.folder / name).unlink(missing_ok=True)
+            model = YOLO(self.job["start"])
+        for event in ("on_train_start", "on_train_epoch_start", "on_train_epoch_end", "on_fit_epoch_end"):
+            model.add_callback(event, getattr(self, event))
+        model.train(**given)
+
+    def rows(self) -> list[dict]:
+        """Return the epochs that are written down."""
+        return Run(self.folder, "", 0).epochs
+
+    def restore(self) -> None:
+        """Put whole copies where upstream's own files may have been cut short."""
+        for name in KEPT:
+            if (self.weights / name).exists():
+                shutil.copyfile(self.weights / name, self.weights / name.removeprefix("kept-"))
+
+    def on_train_start(self, trainer) -> None:
+        """Take the threads that all runs take, and leave out upstream's last validation of best.pt."""
+        if trainer.device.type == "cpu":
+            torch.set_num_threads(self.job["threads"])
+        elif trainer.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.device)
+        trainer.final_eval = lambda: None
+
+    def on_train_epoch_start(self, trainer) -> None:
+        """Seed order and augmentation by seed and epoch: whatever a model drew before, and also after a stop."""
+        seed = (self.job["seed"] * 100_003 + trainer.epoch) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        if trainer.train_loader.num_workers == 0:
+            trainer.train_loader.generator.manual_seed(seed)
+        self.clock = {"wall": time.perf_counter(), "cpu": time.process_time()}
+
+    def on_train_epoch_end(self, trainer) -> None:
+        """Stop the clock; refuse what upstream changed by itself."""
+        self.clock = {"wall": time.perf_counter() - self.clock["wall"], "cpu": time.process_time() - self.clock["cpu"]}
+        self.trained = True
+        if trainer.batch_size != self.asked["batch"]:
+            raise MemoryError(
+                f"batch={self.asked['batch']} does not fit, Ultralytics went down to {trainer.batch_size}; "
+                "give a smaller batch= for all"
+            )
+
+    def on_fit_epoch_end(self, trainer) -> None:
+        """Write an epoch down, then keep whole copies of its weights."""
+        if not self.trained:
+            return
+        self.trained = False
+        losses = {key: float(value) for key, value in trainer.metrics.items() if key.startswith("val/")}
+        val_loss = sum(losses.values())
+        if not (trainer.loss.isfinite().all() and math.isfinite(val_loss)):
+            raise NotFinite(f"the loss is not finite (NaN or infinite) in epoch {trainer.epoch + 1}")
+        items = {f"train/{key}": round(float(value), 5) for key, value in trainer.tloss.items()}
+        row = {
+            "epoch": trainer.epoch + 1,
+            "train_seconds": round(self.clock["wall"], 3),
+            "train_cpu_seconds": round(self.clock["cpu"], 3),
+            **{key: round(value, 6) for key, value in figures(trainer.validator.metrics).items()},
+            "val_loss": round(val_loss, 5),
+            "train_loss": round(sum(items.values()), 5),
+            **losses,
+            **items,
+            "last": bool(trainer.stop),
+        }
+        with (self.folder / EPOCHS).open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+        for name in KEPT:
+            copy(self.weights / name.removeprefix("kept-"), self.weights / name)
+        self.note(trainer)
+
+    def note(self, trainer) -> None:
+        """Write down what holds of the whole run so far."""
+        before, now = read_json(self.folder / KNOWN) or {}, time.perf_counter()
+        used = {key: getattr(trainer.args, key) for key in EFFECTIVE}
+        write_json(
+            self.folder / KNOWN,
+            {
+                "effective": {**used, "amp": bool(trainer.amp)},
+                "memory_mb": max(before.get("memory_mb", 0), round(peak_memory(trainer.device) / 1e6, 1)),
+                "seconds": before.get("seconds", 0) + now - self.begin,
+            },
+        )
+        self.begin = now
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file in one step, if it exists."""
+    if source.exists():
+        part = target.with_suffix(".part")
+        shutil.copyfile(source, part)
+        part.replace(target)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has held: on a GPU of tensors there, else of memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset  # Windows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+VALIDATED = {  # settings of a training that its validation takes, too
+    *("data", "imgsz", "batch", "device", "workers", "single_cls", "classes", "iou", "max_det", "conf", "nms"),
+    *("agnostic_nms", "retina_masks", "overlap_mask", "mask_ratio"),
+}
+PARTS = {"seg": "mask ", "pose": "pose "}  # what a task is about, before its boxes
+
+
+def parts(metrics) -> dict[str, object]:
+    """Return upstream's figures of masks or keypoints and of boxes, by what their names begin with."""
+    own = {prefix: getattr(metrics, name) for name, prefix in PARTS.items() if hasattr(metrics, name)}
+    return {**own, "box " if own else "": metrics.box}
+
+
+def figures(metrics) -> dict[str, float]:
+    """Return what a validation gives, by the names that tables show.
+
+    Args:
+        metrics (DetMetrics | ClassifyMetrics): Upstream's.
+    """
+    if not hasattr(metrics, "box"):
+        return {"top-1": float(metrics.top1), "top-5": float(metrics.top5)}
+    found = {}
+    for prefix, m in parts(metrics).items():
+        f1 = float(np.mean(m.f1)) if len(m.f1) else 0.0
+        values = {"P": m.mp, "R": m.mr, "F1": f1, "mAP50": m.map50, "mAP50-95": m.map}
+        found |= {f"{prefix}{key}": float(value) for key, value in values.items()}
+    return found
+
+
+def by_class(metrics) -> tuple[dict[str, float], list[float]]:
+    """Return mAP50-95 of each class that the split has, and the mean precision at recalls 0, 0.01, ... 1 at IoU 0.5."""
+    if not hasattr(metrics, "box"):
+        return {}, []
+    m = next(iter(parts(metrics).values()))
+    classes = {metrics.names[int(c)]: float(m.ap[i]) for i, c in enumerate(m.ap_class_index)}
+    if not classes:
+        return {}, []
+    curve = np.interp(np.linspace(0, 1, 101), m.px, np.mean(m.prec_values, 0))
+    return classes, [round(float(p), 4) for p in curve]
+
+
+def evaluate(folder: Path, job: dict) -> dict:
+    """Return the figures to report, and reduce the weights to what is needed to use them."""
+    from ultralytics import YOLO
+    from ultralytics.utils.torch_utils import strip_optimizer
+
+    weights = folder / "weights"
+    model = YOLO(weights / f"{job['report']['checkpoint']}.pt")
+    given = {key: value for key, value in job["train"].items() if key in VALIDATED}
+    metrics = model.val(
+        **given,
+        split=job["report"]["on"],
+        project=str(folder),
+        name="report",
+        exist_ok=True,
+        plots=False,
+        verbose=False,
+    )
+    classes, curve = by_class(metrics)
+    found = {"report": figures(metrics), "classes": classes, "pr": curve}
+    for name in ("last.pt", "best.pt"):
+        strip_optimizer(weights / name)
+    for name in KEPT:
+        (weights / name).unlink(missing_ok=True)
+    (folder / "report").rmdir()  # it holds nothing without plots
+    return found
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended: its end of the pipe closes."""
+
+    def wait() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,257 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""`vmamba compare`: checks first, then start files, runs, times, and what is made of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from ..key_value import UsageError
+from ..report_rows import emit
+from .plan import Plan, check_settings
+
+__all__ = ("compare", "run")
+
+COMMAND = "vmamba compare"
+
+
+def run(args: SimpleNamespace) -> int:
+    """Run a comparison from a command line.
+
+    Args:
+        args (SimpleNamespace): The options of the verb, and `others`, the texts of Ultralytics' settings.
+
+    Returns:
+        (int): Exit status: 0 if all runs are done, 1 if one failed, 130 after Ctrl-C.
+    """
+    job = Job(Plan.read(args), emit)
+    try:
+        comparison = job.compare()
+    except KeyboardInterrupt:
+        print(f"{COMMAND}: {job.stopped()}", file=sys.stderr)
+        return 130
+    return 0 if all(r.done for r in comparison.runs) else 1
+
+
+def compare(plan: Plan, say: Callable[[str], None] = emit) -> Path:
+    """Run a comparison, or go on with it, and return its folder; `results.Comparison.read` reads that.
+
+    Args:
+        plan (Plan): What to compare.
+        say (Callable[[str], None]): Takes a line of progress.
+
+    Raises:
+        ValueError: If something is wrong with the plan; nothing has been written then.
+        OSError: If a file is missing or the disk is full.
+    """
+    return Job(plan, say).compare().folder
+
+
+class Job:
+    """A comparison on its way."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        """Keep what is to be done, and whom to tell."""
+        self.plan, self.say = plan, say
+        self.folder: Path | None = None
+
+    def compare(self):
+        """Do all of it and return the Comparison."""
+        from .checks import check_data, check_disk, check_models, device_of
+        from .remarks import remarks
+        from .results import SETTINGS, Comparison, write_json, write_runs
+        from .schedule import locked, run_all
+
+        try:
+            check_settings(self.plan.settings)
+        except UsageError as e:
+            raise ValueError(str(e)) from e
+        device = device_of(self.plan)
+        self.subjects = check_models(self.plan)
+        self.data = check_data(self.plan, self.subjects[0])
+        settings = self.settings(device)
+        folder, known = self.place(settings)
+        if not known:
+            parameters = [sum(p.numel() for p in s.model.parameters()) for s in self.subjects]
+            check_disk(folder, parameters, len(self.plan.seeds))
+            folder.mkdir(parents=True)
+            write_json(folder / SETTINGS, settings)
+        self.folder = folder
+        comparison = Comparison.read(folder)
+        with locked(folder):
+            left = sum(not r.over for r in comparison.runs)
+            self.say(f"{COMMAND}: {len(comparison.runs)} runs in {folder}" + (f", {left} to go" if known else ""))
+            if left:
+                self.prepare(comparison)
+                try:
+                    run_all(comparison, self.plan.jobs, self.prepare_run, self.say)
+                finally:
+                    write_runs(comparison)
+            self.finish(comparison, remarks(comparison))
+        return comparison
+
+    def settings(self, device: str) -> dict:
+        """Return what must be the same for a folder to be gone on with."""
+        plan, task = self.plan, self.subjects[0].model.task
+        train = {"epochs": 100, "imgsz": 224 if task == "classify" else 640, "batch": 16, "nbs": 64} | plan.settings
+        report_on = plan.report_on or ("test" if "test" in self.data.images else "val")
+        return {
+            "data": self.data.file,
+            "task": task,
+            "classes": list(self.data.names.values()),
+            "images": self.data.images,
+            "models": {s.name: {"file": s.file, "trained": s.trained, "digest": s.digest} for s in self.subjects},
+            "seeds": list(plan.seeds),
+            "device": device,
+            "report_on": report_on,
+            "checkpoint": plan.checkpoint or ("best" if report_on == "test" else "last"),
+            "train": train,
+        }
+
+    def place(self, settings: dict) -> tuple[Path, bool]:
+        """Return the folder, and whether it is gone on with.
+
+        Raises:
+            ValueError: If the folder that `name` means holds something else.
+        """
+        from ultralytics.utils import RUNS_DIR
+        from ultralytics.utils.files import increment_path
+
+        from .results import SETTINGS, first_difference, read_json
+
+        project = Path(self.plan.project) if self.plan.project else RUNS_DIR
+        project = project if project.is_absolute() else RUNS_DIR / project
+        if self.plan.name:
+            folder = project / self.plan.name
+            if not folder.exists():
+                return folder, False
+            old = read_json(folder / SETTINGS)
+            if old is None:
+                raise ValueError(f"'{folder}' exists and holds no comparison; give another name=")
+            if difference := first_difference(old, settings):
+                raise ValueError(f"'{folder}' has other settings: {difference}; give another name=")
+            return folder, True
+        for folder in sorted(project.glob("compare*"), key=lambda p: p.stat().st_mtime, reverse=True):
+            if read_json(folder / SETTINGS) == settings:
+                return folder, True
+        return increment_path(project / "compare"), False
+
+    def prepare(self, comparison) -> None:
+        """Write sizes of the models, and the label caches that all runs read."""
+        from ultralytics.utils.torch_utils import get_flops
+
+        from .checks import quiet
+        from .results import MODELS, write_json
+        from .start import build
+
+        if not comparison.models:
+            found, imgsz = {}, comparison.settings["train"]["imgsz"]
+            for subject in self.subjects:
+                model = build(subject, self.data, self.plan.settings, 0).model
+                with quiet():
+                    gflops = get_flops(model, imgsz)
+                parameters = sum(p.numel() for p in model.parameters())
+                trained_on = str(subject.args.get("data") or "")
+                found[subject.name] = {"parameters": parameters, "gflops": round(gflops, 3), "trained_on": trained_on}
+            write_json(comparison.folder / MODELS, found)
+
+    def prepare_run(self, run) -> int | None:
+        """Write a run's start file and what it is told; return its threads."""
+        from .results import MACHINE, MODELS, RUN, Comparison, environment, write_json
+        from .start import build, equalize, save
+
+        comparison = Comparison.read(self.folder)
+        settings = comparison.settings
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file = comparison.start_file(run.model, run.seed)
+        if not file.exists():
+            starts = [build(s, self.data, self.plan.settings, run.seed) for s in self.subjects]
+            equal = equalize(starts)
+            for subject, start in zip(self.subjects, starts):
+                if not (target := comparison.start_file(subject.name, run.seed)).exists():
+                    save(start.model, target)
+            models = comparison.models
+            for subject, start, n in zip(self.subjects, starts, equal):
+                total = sum(t.is_floating_point() for t in start.model.state_dict().values())
+                models[subject.name] |= {"tensors": total, "equal": n}
+            write_json(comparison.folder / MODELS, models)
+        threads = threads_of(self.plan.jobs)
+        fixed = {"seed": run.seed, "deterministic": True, "pretrained": True, "plots": False, "val": True, "save": True}
+        train = {**settings["train"], **fixed, "data": settings["data"], "device": settings["device"], "verbose": False}
+        train.setdefault("single_cls", False)  # a .pt brings its own
+        now, old = environment(settings["device"], threads), run.job if run.epochs else {}
+        mixed = {key for key in MACHINE if old and old["about"].get(key) != now[key]}
+        job = {
+            "start": str(file),
+            "seed": run.seed,
+            "threads": threads,
+            "train": train,
+            "report": {"on": settings["report_on"], "checkpoint": settings["checkpoint"]},
+            "about": old.get("about", now),
+            "mixed": sorted({*old.get("mixed", ()), *mixed}),
+        }
+        write_json(run.folder / RUN, job)
+        return threads if settings["device"] == "cpu" else None
+
+    def finish(self, comparison, said: Sequence[str]) -> None:
+        """Measure times, write tables and figures, and say what came out."""
+        from .figures import draw
+        from .results import write_runs
+        from .tables import write_tables
+
+        if not comparison.speed and any(r.done for r in comparison.runs):
+            self.say("all training is over: times of a picture, models in turns")
+            self.measure(comparison)
+        write_runs(comparison)
+        text = write_tables(comparison, said)
+        drawn = draw(comparison)
+        self.say(f"\n{text}")
+        self.say(f"Saved in {comparison.folder}: runs.csv, table.md, table.csv, table.tex, {', '.join(drawn)}")
+
+    def measure(self, comparison) -> None:
+        """Have times measured by a process of its own; without them, tables have none."""
+        from .results import write_json
+        from .schedule import start_process, stop
+
+        settings = comparison.settings
+        done = {r.model: r for r in reversed(comparison.runs) if r.done}
+        files = {
+            n: str(done[n].folder / "weights" / f"{settings['checkpoint']}.pt") for n in comparison.names if n in done
+        }
+        asked = {
+            "files": files,
+            "imgsz": done[next(iter(files))].result["effective"]["imgsz"],
+            "channels": self.data.channels,
+            "device": settings["device"],
+            "threads": threads_of(1),
+        }
+        write_json(comparison.folder / "speed-asked.json", asked)
+        process = start_process(
+            "measure", comparison.folder / "speed-asked.json", comparison.folder / "speed.log", asked["threads"]
+        )
+        try:
+            if process.wait():
+                self.say(f"times could not be measured; see {comparison.folder / 'speed.log'}")
+        finally:
+            stop([process])
+
+    def stopped(self) -> str:
+        """Return the line that a user sees after Ctrl-C."""
+        from .results import Comparison
+
+        if self.folder is None:
+            return "stopped; nothing has been trained yet"
+        runs = Comparison.read(self.folder).runs
+        done = sum(r.done for r in runs)
+        return f"stopped with {done} of {len(runs)} runs done; give the same command again to go on in {self.folder}"
+
+
+def threads_of(jobs: int) -> int:
+    """Return the threads of a run on a CPU: those that the user chose, one if others run beside it, or all cores."""
+    from ...hooks.threads import chosen_threads
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return chosen_threads() or (1 if jobs > 1 else cores)
