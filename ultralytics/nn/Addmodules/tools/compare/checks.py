@@ -16,7 +16,7 @@ from torch import nn
 
 from .plan import Plan
 
-__all__ = ("Data", "Subject", "check_data", "check_disk", "check_models", "device_of", "offline", "quiet")
+__all__ = ("Data", "Subject", "check_data", "check_disk", "check_models", "device_of", "offline", "quiet", "read_once")
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 LOOKED_AT = 2000  # label files of a split whose contents are read
@@ -262,7 +262,36 @@ def check_labels(file: str, task: str) -> Data:
         if not rows:
             raise FileNotFoundError(f"data={file}: no labels for the {split} split, expected for example '{labels[0]}'")
         check_rows(rows, task, names, keypoints)
-    return Data(str(found["yaml_file"]), names, found["channels"], counts, keypoints)
+    return Data(str(Path(found["yaml_file"]).resolve()), names, found["channels"], counts, keypoints)
+
+
+def read_once(data: Data, task: str, train: dict) -> None:
+    """Have Ultralytics read all pictures and labels, so that its label caches are there before runs share them.
+
+    Args:
+        data (Data): The data set; Ultralytics keeps its caches beside the labels.
+        task (str): Of the models.
+        train (dict): Settings of the trainings.
+
+    Raises:
+        ValueError: If Ultralytics finds nothing that can be used.
+    """
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data.build import build_yolo_dataset
+    from ultralytics.data.dataset import ClassificationDataset
+    from ultralytics.data.utils import check_det_dataset
+
+    cfg = get_cfg(overrides={**train, "task": task, "cache": False})
+    try:
+        with quiet(), offline():
+            found = {} if task == "classify" else check_det_dataset(data.file, autodownload=False)
+            for split in data.images:
+                if task == "classify":
+                    ClassificationDataset(str(Path(data.file) / split), args=cfg)
+                else:
+                    build_yolo_dataset(cfg, found[split], cfg.batch, found, mode="train" if split == "train" else "val")
+    except Exception as e:  # of many kinds: broken pictures, labels that do not fit the task
+        raise ValueError(f"data={data.file}: {one_line(e)}") from e
 
 
 def list_images(where: str | list[str] | None) -> list[str]:

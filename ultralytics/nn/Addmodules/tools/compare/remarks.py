@@ -49,7 +49,7 @@ def about_weights(comparison: Comparison) -> list[str]:
     data = Path(comparison.settings["data"]).resolve()
     seen = [n for n, m in comparison.models.items() if m["trained_on"] and Path(m["trained_on"]).resolve() == data]
     if seen:
-        found.append(f"{' and '.join(seen)} have been trained on these data before, by what their files say.")
+        found.append(f"Trained on these data before, as their files say: {', '.join(seen)}.")
     return found
 
 

@@ -74,14 +74,15 @@ def untouched(before: dict[str, Tensor], after: dict[str, Tensor], given: dict[s
     }
 
 
-def equalize(starts: list[Start]) -> list[int]:
+def equalize(starts: list[Start]) -> list[tuple[int, int]]:
     """Give fresh tensors of later models the numbers of the first model that has the like; apply declared starts.
 
     Tensors are alike if name, shape and the class of their module are the same, and both are drawn from about the same
     range: a projection that starts at zero in one model alone is what that model is about, and stays.
 
     Returns:
-        (list[int]): For each model, how many of its tensors start with the very numbers of the first model.
+        (list[tuple[int, int]]): For each model, how many tensors it has in common with the first by name and shape, and
+            how many of those start with the very same numbers.
     """
     pool: dict[tuple, Tensor] = {}
     with torch.no_grad():
@@ -95,11 +96,10 @@ def equalize(starts: list[Start]) -> list[int]:
                     pool.setdefault(key, tensor.clone())
         for start in starts:
             apply_declared(start)
-    first = starts[0].model.state_dict()
-    return [
-        sum(n in first and torch.equal(t, first[n]) for n, t in s.model.state_dict().items() if t.is_floating_point())
-        for s in starts
-    ]
+    first = {n: t for n, t in starts[0].model.state_dict().items() if t.is_floating_point()}
+    states = [s.model.state_dict() for s in starts]
+    common = [[n for n, t in first.items() if n in state and state[n].shape == t.shape] for state in states]
+    return [(len(names), sum(torch.equal(state[n], first[n]) for n in names)) for names, state in zip(common, states)]
 
 
 def alike(a: Tensor, b: Tensor) -> bool:

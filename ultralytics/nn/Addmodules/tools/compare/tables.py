@@ -79,12 +79,17 @@ def tables(comparison: Comparison) -> list[Table]:
     keys, names = quantities(comparison), comparison.names
     values = {key: comparison.reported(key) for key in keys}
     first, *others = names
-    scores = [[n, *(percent([*values[k][n].values()]) for k in keys), seeds(comparison, n)] for n in names]
-    found = [Table("Figures in %, mean and standard deviation over seeds", ["model", *keys, "seeds"], scores)]
-    if others:
-        rows = [[n, *(points(paired(values[k][n], values[k][first])) for k in keys)] for n in others]
+    found = []
+    for what, group in grouped(keys).items():
+        rows = [[n, *(percent([*values[k][n].values()]) for k in group), seeds(comparison, n)] for n in names]
+        head = ["model", *(k.removeprefix(f"{what} ") for k in group), "seeds"]
         found.append(
-            Table(f"Difference to {first} in points, paired by seed, with its 95 % interval", ["model", *keys], rows)
+            Table(f"Figures{f' of {what}' * bool(what)} in %, mean and standard deviation over seeds", head, rows)
+        )
+    if others and keys:
+        rows = [[k, *(points(paired(values[k][n], values[k][first])) for n in others)] for k in keys]
+        found.append(
+            Table(f"Difference to {first} in points, paired by seed, with its 95 % interval", ["", *others], rows)
         )
     classes = [name for name in comparison.settings["classes"] if any(comparison.reported(f"class:{name}").values())]
     if classes:
@@ -92,6 +97,19 @@ def tables(comparison: Comparison) -> list[Table]:
         rows = [[c, *(percent([*by_class[c][n].values()]) for n in names)] for c in classes]
         found.append(Table(f"{primary(comparison)} by class in %", ["class", *names], rows))
     return [*found, costs(comparison)]
+
+
+def grouped(keys: list[str]) -> dict[str, list[str]]:
+    """Return figures by what they are of: masks, boxes, or nothing in particular.
+
+    Examples:
+        >>> grouped(["mask P", "mask R", "box P"])
+        {'mask': ['mask P', 'mask R'], 'box': ['box P']}
+    """
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(key.rpartition(" ")[0], []).append(key)
+    return found
 
 
 def costs(comparison: Comparison) -> Table:
@@ -222,10 +240,11 @@ def setting_lines(comparison: Comparison) -> list[str]:
 def common_lines(comparison: Comparison) -> list[str]:
     """Return what models have in common at the start, a line each."""
     first = comparison.names[0]
-    sizes = {name: m for name, m in comparison.models.items() if "tensors" in m and name != first}
+    others = {name: m for name, m in comparison.models.items() if "common" in m and name != first}
     return [
-        f"{name}: {m['equal']} of its {m['tensors']} tensors start with the same numbers as in {first}"
-        for name, m in sizes.items()
+        f"{name} and {first} have {m['common']} tensors of the same name and shape: {m['equal']} start with the same "
+        "numbers" + (", the rest as the model's own file or layers have it" if m["equal"] < m["common"] else "")
+        for name, m in others.items()
     ]
 
 

@@ -60,7 +60,7 @@ class Job:
 
     def compare(self):
         """Do all of it and return the Comparison."""
-        from .checks import check_data, check_disk, check_models, device_of
+        from .checks import check_data, check_disk, check_models, device_of, read_once
         from .remarks import remarks
         from .results import SETTINGS, Comparison, write_json, write_runs
         from .schedule import locked, run_all
@@ -77,6 +77,7 @@ class Job:
         if not known:
             parameters = [sum(p.numel() for p in s.model.parameters()) for s in self.subjects]
             check_disk(folder, parameters, len(self.plan.seeds))
+            read_once(self.data, settings["task"], settings["train"])
             folder.mkdir(parents=True)
             write_json(folder / SETTINGS, settings)
         self.folder = folder
@@ -140,7 +141,7 @@ class Job:
         return increment_path(project / "compare"), False
 
     def prepare(self, comparison) -> None:
-        """Write sizes of the models, and the label caches that all runs read."""
+        """Write sizes of the models."""
         from ultralytics.utils.torch_utils import get_flops
 
         from .checks import quiet
@@ -174,9 +175,8 @@ class Job:
                 if not (target := comparison.start_file(subject.name, run.seed)).exists():
                     save(start.model, target)
             models = comparison.models
-            for subject, start, n in zip(self.subjects, starts, equal):
-                total = sum(t.is_floating_point() for t in start.model.state_dict().values())
-                models[subject.name] |= {"tensors": total, "equal": n}
+            for subject, (common, same) in zip(self.subjects, equal):
+                models[subject.name] |= {"common": common, "equal": same}
             write_json(comparison.folder / MODELS, models)
         threads = threads_of(self.plan.jobs)
         fixed = {"seed": run.seed, "deterministic": True, "pretrained": True, "plots": False, "val": True, "save": True}
