@@ -129,8 +129,8 @@ def costs(comparison: Comparison) -> Table:
                 f"{max(memory):,.0f} MB" if memory else DASH,
             ]
         )
-    head = ["model", "parameters", f"GFLOPs at {imgsz}", "ms a picture", "FPS", "peak memory in training"]
-    return Table("What the models cost", head, rows)
+    head = ["model", "parameters", f"GFLOPs at {imgsz}", "ms", "FPS", "peak memory"]
+    return Table("What the models cost: a picture, and memory in training", head, rows)
 
 
 def markdown(table: Table) -> str:
