@@ -104,7 +104,7 @@ def made(folder: Path, figures: dict[str, list[float]] = FIGURES, **settings) ->
         score = figures[run.model][run.seed]
         run.folder.mkdir(parents=True)
         machine = {"commit": "c0ffee", "uncommitted": 0, "torch": "2.9", "ultralytics": "8.4", "cpu": "a CPU"}
-        job = {"train": {**found.settings["train"], "device": "cpu"}, "about": {**machine, "threads": 2, "scan": "cpp"}}
+        job = {"train": {**found.settings["train"], "device": "cpu"}, "about": {**machine, "threads": 2}}
         write_json(run.folder / "run.json", {**job, "mixed": []})
         with (run.folder / "epochs.jsonl").open("w", encoding="utf-8") as out:
             for epoch, value in ((1, score / 2), (2, score)):
@@ -123,7 +123,7 @@ def made(folder: Path, figures: dict[str, list[float]] = FIGURES, **settings) ->
             "pr": [1 - n / 100 for n in range(101)],
             "effective": effective,
         }
-        done = {"status": "done", "reason": "", "report": report, "seconds": 3.0, "memory_mb": 900.0}
+        done = {"status": "done", "reason": "", "report": report, "seconds": 3.0, "memory_mb": 900.0, "scan": "cpp"}
         write_json(run.folder / "result.json", {**done, **rest})
     return found
 

@@ -62,6 +62,11 @@ class Subject:
     args: dict = field(default_factory=dict)
 
     @property
+    def place(self) -> str:
+        """Return the file's path from everywhere, or the name by which Ultralytics finds it."""
+        return str(Path(self.file).resolve()) if Path(self.file).exists() else self.file
+
+    @property
     def stride(self) -> int:
         """Return the multiple to which image sizes are rounded in training."""
         return max(32, int(max(self.model.stride)))
@@ -115,10 +120,14 @@ def device_of(plan: Plan) -> str:
     device = str(plan.device or ("0" if torch.cuda.is_available() else "cpu")).lower().removeprefix("cuda:")
     if "," in device or device.startswith(("[", "-")):
         raise ValueError(f"device={plan.device}: a run takes one device, as in device=0")
-    try:
-        torch.zeros(1, device=f"cuda:{device}" if device.isdecimal() else device)
-    except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"device={plan.device} cannot be used, device=cpu can: {str(e).splitlines()[0]}") from e
+    if device.isdecimal():  # counted, not used: this process would hold memory on it for as long as others train there
+        if int(device) >= (found := torch.cuda.device_count()):
+            raise ValueError(f"device={plan.device} cannot be used, device=cpu can: PyTorch finds {found} CUDA GPUs")
+    else:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as e:
+            raise ValueError(f"device={plan.device} cannot be used, device=cpu can: {str(e).splitlines()[0]}") from e
     if plan.jobs > 1 and device != "cpu":
         raise ValueError(f"jobs={plan.jobs} is for device=cpu: runs that share a GPU would change each other's times")
     return device

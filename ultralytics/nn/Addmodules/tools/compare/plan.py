@@ -114,7 +114,7 @@ def read_models(items: list[str]) -> dict[str, str]:
     """
     models: dict[str, str] = {}
     for item in items:
-        name, equals, file = item.partition("=")
+        name, equals, file = item.partition("=") if not Path(item).exists() else (item, "", "")
         name, file = (name.strip(), file.strip()) if equals else (label(item), item)
         if not name or not file:
             raise UsageError(f"vmamba compare: '{item}' in models= must be FILE or NAME=FILE")

@@ -82,7 +82,7 @@ def about_settings(comparison: Comparison) -> list[str]:
     found, runs = [], [r for r in comparison.runs if r.result]
     for what, keys, source in (
         ("Settings", ("imgsz", "batch", "nbs", "optimizer", "lr0", "amp"), lambda r: r.result.get("effective")),
-        ("Machine or versions", MACHINE, lambda r: r.job.get("about")),
+        ("Machine or versions", MACHINE, lambda r: {**r.job.get("about", {}), "scan": r.result.get("scan", "")}),
     ):
         for key in keys:
             values: dict[str, list[str]] = {}

@@ -166,15 +166,9 @@ def environment(device: str, threads: int) -> dict:
 
     import ultralytics
 
-    from ..machine import chosen
-
     name = f"cuda:{device}" if device.isdecimal() else device
     root = Path(ultralytics.__file__).resolve().parents[1]
     ours = (root / "patches/series").exists()  # else the git above an installed package is somebody else's
-    try:
-        scan = chosen(name)
-    except RuntimeError as e:
-        scan = f"none: {e}"
     return {
         "commit": git(root, "rev-parse", "HEAD") if ours else "",
         "uncommitted": int(bool(git(root, "status", "--porcelain", "--untracked-files=no"))) if ours else "",
@@ -187,7 +181,6 @@ def environment(device: str, threads: int) -> dict:
         "threads": threads,
         "gpu": torch.cuda.get_device_name(name) if name.startswith("cuda") else "",
         "system": platform.platform(),
-        "scan": scan,
     }
 
 
@@ -228,7 +221,7 @@ def rows(comparison: Comparison) -> list[dict]:
             **{key: size.get(key, "") for key in ("parameters", "gflops")},
             **result.get("effective", {}),
             **job.get("about", {}),
-            **{key: result.get(key, "") for key in ("seconds", "memory_mb", "reason")},
+            **{key: result.get(key, "") for key in ("scan", "seconds", "memory_mb", "reason")},
             "status": result.get("status", "unfinished"),
             "report_on": settings["report_on"],
             "checkpoint": settings["checkpoint"],

@@ -217,6 +217,7 @@ def setting_lines(comparison: Comparison) -> list[str]:
     asked = ", ".join(f"{key}={value}" for key, value in s["train"].items())
     weights = {"last": "last epoch", "best": "best epoch by val"}[s["checkpoint"]]
     about = next((run.job["about"] for run in comparison.runs if run.job), {})
+    scan = next((run.result["scan"] for run in comparison.runs if run.result.get("scan")), "unknown")
     machine = about.get("gpu") or f"{about.get('cpu', '')}, {about.get('threads', '')} threads a run"
     pictures = ", ".join(f"{n} {split}" for split, n in s["images"].items())
     lines = [
@@ -224,8 +225,7 @@ def setting_lines(comparison: Comparison) -> list[str]:
         f"Training: {asked}; seeds {', '.join(map(str, s['seeds']))}; "
         f"the rest as Ultralytics {about.get('ultralytics', '')} has it",
         f"Figures: on {s['report_on']}, weights of the {weights}",
-        f"Machine: {machine}; torch {about.get('torch', '')}; scan: {about.get('scan', '')}; "
-        f"commit {about.get('commit') or 'unknown'}",
+        f"Machine: {machine}; torch {about.get('torch', '')}; scan: {scan}; commit {about.get('commit') or 'unknown'}",
     ]
     if speed := comparison.speed.get("about"):
         where = f"{speed['threads']} threads of the CPU" if speed["device"] == "cpu" else f"device {speed['device']}"

@@ -167,11 +167,22 @@ class Training:
             self.folder / KNOWN,
             {
                 "effective": {**used, "amp": bool(trainer.amp)},
+                "scan": scan_backend(trainer.device),
                 "memory_mb": max(before.get("memory_mb", 0), round(peak_memory(trainer.device) / 1e6, 1)),
                 "seconds": before.get("seconds", 0) + now - self.begin,
             },
         )
         self.begin = now
+
+
+def scan_backend(device: torch.device) -> str:
+    """Return which implementation of the scan runs on a device."""
+    from ..machine import chosen
+
+    try:
+        return chosen(str(device))
+    except RuntimeError as e:
+        return f"none: {one_line(e)}"
 
 
 def copy(source: Path, target: Path) -> None:

@@ -104,7 +104,7 @@ class Job:
             "task": task,
             "classes": list(self.data.names.values()),
             "images": self.data.images,
-            "models": {s.name: {"file": s.file, "trained": s.trained, "digest": s.digest} for s in self.subjects},
+            "models": {s.name: {"file": s.place, "trained": s.trained, "digest": s.digest} for s in self.subjects},
             "seeds": list(plan.seeds),
             "device": device,
             "report_on": report_on,
@@ -183,7 +183,7 @@ class Job:
         train = {**settings["train"], **fixed, "data": settings["data"], "device": settings["device"], "verbose": False}
         train.setdefault("single_cls", False)  # a .pt brings its own
         now, old = environment(settings["device"], threads), run.job if run.epochs else {}
-        mixed = {key for key in MACHINE if old and old["about"].get(key) != now[key]}
+        mixed = {key for key in MACHINE if old and key in now and old["about"].get(key) != now[key]}
         job = {
             "start": str(file),
             "seed": run.seed,
