@@ -23,7 +23,6 @@ from test_family import make_data
 
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.tools import cli
-from ultralytics.nn.Addmodules.tools.command import UsageError
 from ultralytics.nn.Addmodules.tools.compare import Plan, checks, compare, schedule, start, train, verb
 from ultralytics.nn.Addmodules.tools.compare.figures import draw
 from ultralytics.nn.Addmodules.tools.compare.plan import read_models, read_seeds
@@ -38,6 +37,7 @@ from ultralytics.nn.Addmodules.tools.compare.results import (
 )
 from ultralytics.nn.Addmodules.tools.compare.statistics import Difference, deviation, mean, paired, student
 from ultralytics.nn.Addmodules.tools.compare.tables import latex, markdown, tables, write_tables
+from ultralytics.nn.Addmodules.tools.key_value import UsageError
 from ultralytics.utils import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
