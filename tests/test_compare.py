@@ -19,8 +19,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from test_family import make_data
 
+from tests.data import make_data
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.tools import cli
 from ultralytics.nn.Addmodules.tools.compare import Plan, checks, compare, schedule, start, train, verb

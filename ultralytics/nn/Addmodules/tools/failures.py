@@ -23,9 +23,11 @@ def sentence(error: BaseException) -> str | None:
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
-    # Ultralytics hides its better messages behind general ones; those of other libraries stay behind its own
-    own = [e for e in chain if "ultralytics" in _origin(e)[0]]
-    error = (own or chain)[-1]
+    # What this fork says comes first. Ultralytics hides its better messages behind general ones; those of other
+    # libraries stay behind its own.
+    ours = [e for e in chain if "/nn/Addmodules/" in _origin(e)[0]]
+    theirs = [e for e in chain if "ultralytics" in _origin(e)[0]]
+    error = ours[0] if ours else (theirs or chain)[-1]
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.strerror}: '{error.filename}'"
