@@ -22,7 +22,7 @@ import torch
 
 from tests.data import make_data
 from ultralytics import YOLO
-from ultralytics.nn.Addmodules.tools import cli
+from ultralytics.nn.Addmodules.tools import verbs as cli
 from ultralytics.nn.Addmodules.tools.compare import Plan, checks, compare, schedule, start, train, verb
 from ultralytics.nn.Addmodules.tools.compare.figures import draw
 from ultralytics.nn.Addmodules.tools.compare.plan import read_models, read_seeds
