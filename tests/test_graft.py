@@ -788,12 +788,13 @@ def test_a_full_disk_or_a_locked_folder_leaves_nothing(
 ) -> None:
     YOLO("yolov8n.yaml").save("best.pt")
 
-    def full(checkpoint: dict, file: Path) -> None:
-        Path(file).write_bytes(b"some of it")
+    def full(file: Path, content: object) -> None:
+        with file.open("wb") as out:
+            out.write(b"some of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as m:
-        m.setattr(graft_file.torch, "save", full)
+        m.setattr(Path, "write_bytes", full)
         assert vmamba(["graft", "model=best.pt"]) == 1
     assert "cannot write to" in (said := capsys.readouterr().err)
     assert "No space left" in said

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import shlex
 import sys
@@ -107,8 +108,8 @@ def write_all(writers: dict[Path, Callable[[Path], None]]) -> None:
             write(parts[file])
         for file, part in parts.items():
             os.replace(part, file)
-    except (OSError, RuntimeError) as e:  # PyTorch's writer raises RuntimeError on a full disk
-        raise OSError(f"cannot write to '{next(iter(writers)).absolute().parent}': {str(e).splitlines()[0]}") from e
+    except OSError as e:
+        raise OSError(f"cannot write to '{next(iter(writers)).absolute().parent}': {e.strerror or e}") from e
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -131,7 +132,9 @@ def write_weights(model: Model, dtype: torch.dtype, file: Path) -> None:
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    torch.save(checkpoint, file)
+    buffer = io.BytesIO()  # PyTorch's writer does not say that a disk is full
+    torch.save(checkpoint, buffer)
+    file.write_bytes(buffer.getbuffer())
 
 
 def write_yaml(d: dict, source: str, file: Path) -> None:
