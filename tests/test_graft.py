@@ -28,8 +28,8 @@ from ultralytics.nn.Addmodules.hooks.transfer import matched_rows, renumbered
 from ultralytics.nn.Addmodules.layers.graft import BLOCKS, ZeroProjection, is_graft
 from ultralytics.nn.Addmodules.layers.ss2d import SS2D, ConvSS2D
 from ultralytics.nn.Addmodules.layers.vss import VSSBlock
-from ultralytics.nn.Addmodules.tools import graft_file
-from ultralytics.nn.Addmodules.tools.graft_file import tensors
+from ultralytics.nn.Addmodules.tools import graft as command
+from ultralytics.nn.Addmodules.tools.graft import tensors
 from ultralytics.nn.Addmodules.tools.models_and_images import calibrate, read_pictures
 from ultralytics.nn.Addmodules.tools.verbs import main as vmamba
 from ultralytics.nn.Addmodules.VMamba import Mamba
@@ -798,14 +798,15 @@ def test_a_full_disk_or_a_locked_folder_leaves_nothing(
         assert vmamba(["graft", "model=best.pt"]) == 1
     assert "cannot write to" in (said := capsys.readouterr().err)
     assert "No space left" in said
-    monkeypatch.setattr(graft_file.os, "access", lambda *_: False)
+    monkeypatch.setattr(command.os, "access", lambda *_: False)
     assert vmamba(["graft", "model=best.pt"]) == 1
     assert "cannot be written to" in capsys.readouterr().err
     assert [p.name for p in folder.iterdir()] == ["best.pt"]
 
 
 def test_importing_ultralytics_imports_no_tool_of_this() -> None:
-    code = "import ultralytics.nn.tasks, sys; print([m for m in sys.modules if 'Addmodules.tools' in m])"
+    rooms = "('Addmodules.tools', 'Addmodules.grafting')"
+    code = f"import ultralytics.nn.tasks, sys; print([m for m in sys.modules if any(r in m for r in {rooms})])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -25,9 +25,9 @@ __all__ = (
 
 
 def __getattr__(name: str) -> object:
-    """Import `graft` when it is asked for: its tools are no part of `import ultralytics`."""
+    """Import `graft` when it is asked for, so that `import ultralytics` does not take longer."""
     if name == "graft":
-        from .tools.graft import graft
+        from .grafting.graft import graft
 
         return graft
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,7 +34,7 @@ VERBS = (
     Verb(
         "graft",
         "a trained model with scans added that change nothing until they learn, to start a training from",
-        "graft_file:run",
+        "graft:run",
         (
             Option(
                 "model", str, ..., "a .pt file, or a name that Ultralytics downloads; of a .yaml only a .yaml is made"

@@ -1,0 +1,250 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""`graft`: any Ultralytics model with blocks added that change nothing until they are trained."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..layers.graft import Graft, find_block, is_graft
+from .levels import map_strides
+from .splice import own_scale, splice
+
+if TYPE_CHECKING:
+    from ultralytics.engine.model import Model
+
+__all__ = ("SUFFIX", "graft", "grafted", "read")
+
+SUFFIX = "-vmamba"  # what a graft's files have behind the name of their source
+PROBE = 256  # side of the empty image that tells the rows' strides
+
+
+def graft(
+    source: str | Path | Model,
+    after: Sequence[str | int] = ("P4", "P5"),
+    block: str = "SS2D",
+    options: dict[str, object] | None = None,
+    again: bool = False,
+) -> Model:
+    """Return a model that computes exactly what the source computes, with blocks that it can learn to use.
+
+    Args:
+        source (str | Path | Model): A .pt or .yaml file, a name that Ultralytics downloads, or a YOLO, RTDETR ...
+        after (Sequence[str | int]): Where the blocks go. "P4" is the last row of the backbone at stride 2^4, "N4" the
+            row that the head reads at that stride, 6 row 6.
+        block (str): SS2D, MambaLayer or VSSBlock, or a class by dotted path that keeps its map's shape.
+        options (dict[str, object], optional): More arguments for the block's constructor, by name.
+        again (bool): Graft a graft.
+
+    Returns:
+        (Model): A model of the source's class; the source stays as it is.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If the source is no PyTorch model, or block or options are of the wrong type.
+        ValueError: If the source cannot be grafted, or there is no such place, block or option.
+
+    Examples:
+        >>> model = graft("yolo11n.yaml")
+        >>> [i for i, row in enumerate(model.model.model) if isinstance(row, Graft)]
+        [7, 12]
+    """
+    find_block(block)  # before a file is read
+    if isinstance(source, (str, Path)):
+        return grafted(read(source)[0], str(source), after, block, options, again)
+    return grafted(source, "the model", after, block, options, again)
+
+
+def grafted(
+    model: Model,
+    title: str,
+    after: Sequence[str | int],
+    block: str,
+    options: dict[str, object] | None,
+    again: bool,
+) -> Model:
+    """Return what `graft` does for a model that has been read; the title stands for it in messages."""
+    module = model.model
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"'{title}' is no PyTorch model, which alone can be grafted: give a .pt or .yaml file")
+    refuse(module, title, again)
+    module = copy.deepcopy(module)
+    weight, training = next(module.parameters()), module.training
+    channels = find_places(module.eval(), after, title)
+    grafts = {i: Graft(c, block, options).to(weight.device, weight.dtype) for i, c in channels.items()}
+    splice(module, grafts, ["Graft", ["None", block, *([options] if options else [])]])
+    own_scale(module.yaml)
+    name = named(module.yaml.get("yaml_file") or "model.yaml")
+    module.yaml["yaml_file"] = str(name)  # trainers that build from this file must not find the source's
+    file = getattr(module, "pt_path", None)
+    if file:
+        module.pt_path = str(Path(file).with_name(f"{Path(file).stem}{SUFFIX}.pt"))
+    return wrapped(model, module.train(training), name)
+
+
+def named(file: str) -> Path:
+    """Return the name of a graft's YAML file, without a folder."""
+    return Path(f"{Path(file).stem}{SUFFIX}.yaml")
+
+
+def wrapped(source: Model, module: nn.Module, name: Path) -> Model:
+    """Return a Model like another, around another module."""
+    new = object.__new__(type(source))
+    new.__dict__ = {**source.__dict__}
+    new._modules = {**source._modules, "model": module}
+    new.callbacks = defaultdict(list, {event: list(calls) for event, calls in source.callbacks.items()})
+    new.overrides = {**source.overrides, "model": str(name)}
+    new.predictor = new.trainer = new.metrics = new.ckpt_path = None
+    # `train` builds anew from the file unless there is a checkpoint; then it takes the module's own YAML and weights
+    new.ckpt = {"epoch": -1, "model": module, "train_args": (source.ckpt or {}).get("train_args", {})}
+    return new
+
+
+# What can be grafted --------------------------------------------------------------------------------------------------
+
+
+def read(source: str | Path) -> tuple[Model, torch.dtype]:
+    """Return the model of a file, and the dtype in which the file holds it.
+
+    Raises:
+        FileNotFoundError: If there is no such file, and none of that name can be downloaded.
+        ValueError: If the file is no model.
+    """
+    from ultralytics import RTDETR, YOLO
+    from ultralytics.nn.tasks import torch_safe_load, yaml_model_load
+    from ultralytics.utils.checks import check_model_file_from_stem
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    path = Path(check_model_file_from_stem(str(source)))
+    if path.suffix not in {".yaml", ".yml", ".pt"}:
+        raise ValueError(f"'{source}' is no model file: give a .pt (trained) or a .yaml (untrained)")
+    if path.suffix == ".pt" and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
+        raise FileNotFoundError(f"no such model file: '{source}'")
+    try:
+        with no_installs():
+            if path.suffix == ".pt":
+                raw, _ = torch_safe_load(str(path))  # for what upstream's loader changes: it makes all float32
+                module = raw.get("ema") or raw["model"]
+                dtype = next(module.parameters()).dtype
+                if raw.get("modelopt"):
+                    raise ValueError("it was trained with quantisation, so its layers are not those of its YAML")
+                return YOLO(str(path)), dtype
+            decoder = yaml_model_load(path)["head"][-1][2] == "RTDETRDecoder"
+            return (RTDETR if decoder else YOLO)(str(path)), torch.float32
+    except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
+        raise ValueError(f"cannot read the model '{source}': {_sentence(e)}") from e
+
+
+@contextmanager
+def no_installs() -> Iterator[None]:
+    """Keep upstream from installing what a checkpoint's classes are called after: the name may be anybody's package."""
+    from ultralytics.utils import checks
+
+    before, checks.AUTOINSTALL = checks.AUTOINSTALL, False
+    try:
+        yield
+    finally:
+        checks.AUTOINSTALL = before
+
+
+def _sentence(e: Exception) -> str:
+    """Return an exception's first line, without upstream's decoration."""
+    text = " ".join(str(e).strip().splitlines()[:1]).removeprefix("ERROR").lstrip(" ❌\ufe0f")
+    return text if isinstance(e, (ValueError, TypeError)) and text else f"{type(e).__name__}: {text}"
+
+
+def refuse(module: nn.Module, title: str, again: bool) -> None:
+    """Raise ValueError for a model whose rows are not those that its YAML describes, and for a graft."""
+    from ultralytics.utils import torch_utils
+
+    if type(module).__name__ == "DistillationModel":
+        raise ValueError(f"'{title}' is a student in the midst of its distillation: graft the best.pt at its end")
+    if not isinstance(getattr(module, "model", None), nn.Sequential) or not isinstance(
+        getattr(module, "yaml", None), dict
+    ):
+        raise ValueError(f"'{title}' has no rows from a model YAML, so there is no place for a graft")
+    if getattr(torch_utils, "is_qat", lambda m: False)(module):
+        raise ValueError(f"'{title}' was trained with quantisation: graft the model that it was made from")
+    if module.is_fused():
+        raise ValueError(f"'{title}' is fused for inference, its BatchNorms are gone: graft the unfused checkpoint")
+    if not again and any(map(is_graft, module.model)):
+        raise ValueError(f"'{title}' is a graft already; again=True adds to it")
+    different = differences(module)
+    if different:
+        raise ValueError(
+            f"'{title}' is not what its YAML builds ({different[0]}{' ...' * (len(different) > 1)}), as after "
+            f"pruning or a change by hand: graft the model that it was made from"
+        )
+
+
+def differences(module: nn.Module) -> list[str]:
+    """Return what a model's tensors have that those of its YAML have not.
+
+    The class branch of a head may be as wide as in the model from which it was trained: upstream takes it over.
+    """
+    from ultralytics.nn.tasks import parse_model
+
+    d = copy.deepcopy(module.yaml)
+    for row in [*d["backbone"], *d["head"]]:
+        if row[2] == "TorchVision":
+            row[3][2:3] = [None]  # no weights: upstream would download them
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        built, _ = parse_model(d, ch=d.get("channels", 3), verbose=False)
+    wanted = {k: tuple(v.shape) for k, v in built.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in module.model.state_dict().items()}
+    head = tuple(f"{len(module.model) - 1}.{branch}." for branch in ("cv3", "one2one_cv3"))
+    return [
+        f"model.{k}: {found.get(k, 'missing')} and not {wanted.get(k, 'there')}"
+        for k in {**wanted, **found}
+        if found.get(k) != wanted.get(k) and not (k.startswith(head) and k in found and k in wanted)
+    ]
+
+
+# Where ----------------------------------------------------------------------------------------------------------------
+
+
+def find_places(module: nn.Module, after: Sequence[str | int], title: str) -> dict[int, int]:
+    """Return the channels of the rows that are meant, by index.
+
+    Args:
+        module (nn.Module): Ultralytics model in eval mode.
+        after (Sequence[str | int]): Levels and indices of rows.
+        title (str): Name of the model for messages.
+
+    Raises:
+        ValueError: If nothing is meant, or there is no such place.
+    """
+    maps, levels = map_strides(module, PROBE), {}
+    backbone, head = len(module.yaml["backbone"]), module.model[-1]
+    for i, (stride, _) in maps.items():
+        if i < backbone:
+            levels[f"P{np.log2(stride):g}"] = i
+    for f in head.f if isinstance(head.f, list) else ():
+        i = f % head.i
+        if i in maps:
+            levels[f"N{np.log2(maps[i][0]):g}"] = i
+    found = {}
+    for place in [after] if isinstance(after, (str, int)) else after:
+        name = str(place).upper()
+        i = levels.get(name, int(name) if name.isdecimal() else -1)
+        if i in maps:
+            found[i] = maps[i][1]
+            continue
+        if 0 <= i < len(module.model):
+            kind = type(module.model[i]).__name__
+            why = "is the head" if i == head.i else "gives no map of features"
+            raise ValueError(f"'{title}': row {i} ({kind}) {why}; levels are {', '.join(levels)}")
+        raise ValueError(
+            f"'{title}' has no place '{place}': its levels are {', '.join(levels)}, its rows 0 to {head.i - 1}"
+        )
+    if not found:
+        raise ValueError(f"'{title}': no place is given; its levels are {', '.join(levels)}")
+    return dict(sorted(found.items()))
