@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from .results import SPEED, read_json, write_json
@@ -53,10 +54,17 @@ def main(file: Path) -> int:
     asked = read_json(file)
     device = torch.device(f"cuda:{asked['device']}" if asked["device"].isdecimal() else asked["device"])
     torch.set_num_threads(asked["threads"])
+    busy = psutil.cpu_percent(1.0)  # of others: this process sleeps meanwhile
     times = measure(asked["files"], (1, asked["channels"], asked["imgsz"], asked["imgsz"]), device)
     found = {name: {"ms": statistics.median(t), "fps": 1000 / statistics.median(t)} for name, t in times.items()}
     rounds = len(next(iter(times.values()), []))
-    about = {"device": asked["device"], "threads": asked["threads"], "imgsz": asked["imgsz"], "rounds": rounds}
+    about = {
+        "device": asked["device"],
+        "threads": asked["threads"],
+        "imgsz": asked["imgsz"],
+        "rounds": rounds,
+        "busy": busy,
+    }
     write_json(file.with_name(SPEED), {"models": found, "about": about})
     return 0
 

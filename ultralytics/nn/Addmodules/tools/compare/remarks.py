@@ -11,6 +11,8 @@ from .statistics import paired
 
 __all__ = ("primary", "remarks")
 
+BUSY = 15  # percent of the CPU
+
 
 def primary(comparison: Comparison) -> str:
     """Return the figure by which a task is known, as the runs have it."""
@@ -30,6 +32,11 @@ def remarks(comparison: Comparison) -> list[str]:
             )
         else:
             found.append("There is no test split in use: the figures are those of the last epoch on val.")
+    if (busy := comparison.speed.get("about", {}).get("busy", 0)) > BUSY:
+        found.append(
+            f"Times are not to be quoted: other programs took {busy:.0f} % of the CPU. Delete speed.json and give the "
+            "same command again when the machine is idle."
+        )
     return [*found, *about_runs(comparison), *about_differences(comparison)]
 
 

@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
 
     Examples:
         >>> duration(40), duration(400), duration(8000), duration(200000)
-        ('40 s', '7 min', '2 h 13 min', '2 d 8 h')
+        ('40 s', '7 min', '2 h 13 min', '2 d 7 h')
     """
     if seconds < 60:
         return f"{seconds:.0f} s"

@@ -130,7 +130,7 @@ def costs(comparison: Comparison) -> Table:
             ]
         )
     head = ["model", "parameters", f"GFLOPs at {imgsz}", "ms", "FPS", "peak memory"]
-    return Table("What the models cost: a picture, and memory in training", head, rows)
+    return Table("What the models cost: time of a picture, peak memory in training", head, rows)
 
 
 def markdown(table: Table) -> str:
@@ -218,7 +218,7 @@ def setting_lines(comparison: Comparison) -> list[str]:
     weights = {"last": "last epoch", "best": "best epoch by val"}[s["checkpoint"]]
     about = next((run.job["about"] for run in comparison.runs if run.job), {})
     scan = next((run.result["scan"] for run in comparison.runs if run.result.get("scan")), "unknown")
-    machine = about.get("gpu") or f"{about.get('cpu', '')}, {about.get('threads', '')} threads a run"
+    machine = about.get("gpu") or f"{about.get('cpu', '')}, threads of a run: {about.get('threads', '')}"
     pictures = ", ".join(f"{n} {split}" for split, n in s["images"].items())
     lines = [
         f"Data: {s['data']} ({pictures} pictures), {len(s['classes'])} classes",

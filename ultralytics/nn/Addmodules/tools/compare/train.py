@@ -281,7 +281,7 @@ def end_with_parent() -> None:
     """End this process when the one that started it is gone, however that ended: its end of the pipe closes."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(sys.stdin.fileno(), 1):  # not sys.stdin.read, whose lock the interpreter wants when it ends
             pass
         os._exit(3)
 

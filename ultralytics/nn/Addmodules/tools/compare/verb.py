@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +61,6 @@ class Job:
     def compare(self):
         """Do all of it and return the Comparison."""
         from .checks import check_data, check_disk, check_models, device_of, read_once
-        from .remarks import remarks
         from .results import SETTINGS, Comparison, write_json, write_runs
         from .schedule import locked, run_all
 
@@ -91,7 +90,7 @@ class Job:
                     run_all(comparison, self.plan.jobs, self.prepare_run, self.say)
                 finally:
                     write_runs(comparison)
-            self.finish(comparison, remarks(comparison))
+            self.finish(comparison)
         return comparison
 
     def settings(self, device: str) -> dict:
@@ -196,9 +195,10 @@ class Job:
         write_json(run.folder / RUN, job)
         return threads if settings["device"] == "cpu" else None
 
-    def finish(self, comparison, said: Sequence[str]) -> None:
+    def finish(self, comparison) -> None:
         """Measure times, write tables and figures, and say what came out."""
         from .figures import draw
+        from .remarks import remarks
         from .results import write_runs
         from .tables import write_tables
 
@@ -206,7 +206,7 @@ class Job:
             self.say("all training is over: times of a picture, models in turns")
             self.measure(comparison)
         write_runs(comparison)
-        text = write_tables(comparison, said)
+        text = write_tables(comparison, remarks(comparison))
         drawn = draw(comparison)
         self.say(f"\n{text}")
         self.say(f"Saved in {comparison.folder}: runs.csv, table.md, table.csv, table.tex, {', '.join(drawn)}")
