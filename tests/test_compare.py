@@ -481,6 +481,11 @@ def test_weights_of_a_file_are_kept_and_a_new_head_is_the_same_for_all(tmp_path:
     fresh = [n for n in common(a, b) if re.search(r"cv3\.\d\.2\.weight", n)]
     assert len(fresh) == 3
     assert all(torch.equal(a[n], b[n]) for n in fresh)
+    lines: list[str] = []
+    job = verb.Job(Plan({}, ""), lines.append)
+    job.subjects, job.data = subjects(*files), checks.Data("data.yaml", {0: "x"}, 3, {})
+    job.tell_of_heads()
+    assert lines == [f"m{i} has 80 classes, the data 1: it gets a new class output" for i in range(2)]
     scratch = starts(["yolov8n.yaml", files[1]], pretrained=False)
     assert torch.equal(*(s["model.0.conv.weight"] for s in scratch))
 

@@ -228,7 +228,7 @@ def setting_lines(comparison: Comparison) -> list[str]:
         f"Machine: {machine}; torch {about.get('torch', '')}; scan: {scan}; commit {about.get('commit') or 'unknown'}",
     ]
     if speed := comparison.speed.get("about"):
-        where = f"{speed['threads']} threads of the CPU" if speed["device"] == "cpu" else f"device {speed['device']}"
+        where = f"the CPU (threads: {speed['threads']})" if speed["device"] == "cpu" else f"device {speed['device']}"
         lines.append(
             f"Times: forward pass of one picture at {speed['imgsz']} px in float32, convolutions fused, on {where}, "
             f"median of {speed['rounds']} turns; without reading the picture and without NMS"

@@ -85,6 +85,7 @@ class Job:
             left = sum(not r.over for r in comparison.runs)
             self.say(f"{COMMAND}: {len(comparison.runs)} runs in {folder}" + (f", {left} to go" if known else ""))
             if left:
+                self.tell_of_heads()
                 self.prepare(comparison)
                 try:
                     run_all(comparison, self.plan.jobs, self.prepare_run, self.say)
@@ -92,6 +93,14 @@ class Job:
                     write_runs(comparison)
             self.finish(comparison)
         return comparison
+
+    def tell_of_heads(self) -> None:
+        """Say which weights are of other classes, so that their models get a new class branch."""
+        if self.plan.settings.get("pretrained", True) is True:
+            for subject in self.subjects:
+                own, wanted = len(getattr(subject.model, "names", ())), len(self.data.names)
+                if subject.trained and own != wanted:
+                    self.say(f"{subject.name} has {own} classes, the data {wanted}: it gets a new class output")
 
     def settings(self, device: str) -> dict:
         """Return what must be the same for a folder to be gone on with."""
