@@ -7,6 +7,7 @@ import copy
 import errno
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -748,8 +749,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
         (["model=none.pt"], "no such model file: 'none.pt'"),
         (["model=good.onnx"], "no model file"),
         (["model=half.pt"], "cannot read the model 'half.pt'.*truncated"),
-        (["model=weights.pt"], "cannot read the model 'weights.pt'"),
-        (["model=module.pt"], "cannot read the model 'module.pt'"),
+        (["model=weights.pt"], "cannot read the model 'weights.pt': it is no checkpoint of Ultralytics"),
+        (["model=module.pt"], "cannot read the model 'module.pt': it is no checkpoint of Ultralytics"),
         (["model=list.yaml"], "cannot read the model 'list.yaml'"),
         (["model=foreign.pt"], "cannot read the model 'foreign.pt'.*another_library_of_models"),
         (["model=none.yaml"], "cannot read the model 'none.yaml'"),
@@ -764,8 +765,6 @@ def test_bad_input_is_one_line_and_writes_nothing(
         said = [line for line in lines if line.startswith("vmamba graft: ")]
         assert len(said) == 1, lines
         assert said[0] == lines[-1]
-        import re
-
         assert re.search(message, said[0]), said
         assert sorted(folder.iterdir()) == files, words
     assert not installs

@@ -132,7 +132,9 @@ def read(source: str | Path) -> tuple[Model, torch.dtype]:
         with no_installs():
             if path.suffix == ".pt":
                 raw, _ = torch_safe_load(str(path))  # for what upstream's loader changes: it makes all float32
-                module = raw.get("ema") or raw["model"]
+                module = raw.get("ema") or raw.get("model")
+                if not isinstance(module, nn.Module):
+                    raise ValueError("it is no checkpoint of Ultralytics, which holds a model and not tensors alone")
                 dtype = next(module.parameters()).dtype
                 if raw.get("modelopt"):
                     raise ValueError("it was trained with quantisation, so its layers are not those of its YAML")
@@ -157,7 +159,10 @@ def no_installs() -> Iterator[None]:
 
 def _sentence(e: Exception) -> str:
     """Return an exception's first line, without upstream's decoration."""
+    if isinstance(e, AttributeError):  # upstream asks a whole module of another library for its model
+        return "it is no checkpoint of Ultralytics"
     text = " ".join(str(e).strip().splitlines()[:1]).removeprefix("ERROR").lstrip(" ❌\ufe0f")
+    text = text.split(" (RuntimeError")[0]  # what PyTorch's reader says of a broken file
     return text if isinstance(e, (ValueError, TypeError)) and text else f"{type(e).__name__}: {text}"
 
 
