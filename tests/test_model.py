@@ -27,6 +27,7 @@ from ultralytics import YOLO
 from ultralytics.nn.Addmodules import Mamba, MambaLayer
 from ultralytics.nn.Addmodules.hooks.optimizer import exempt_ssm_parameters
 from ultralytics.nn.Addmodules.hooks.yaml_rows import LAYERS, parse_layer
+from ultralytics.nn.Addmodules.layers.graft import Graft
 from ultralytics.nn.tasks import (
     DetectionModel,
     SegmentationModel,
@@ -149,8 +150,9 @@ def test_wrong_layer_arguments_name_the_layer(args: list, error: type[Exception]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
-@pytest.mark.parametrize("args", [[], [None], [None, 1]])
-def test_without_a_width_a_layer_takes_that_of_its_input(layer: type, args: list) -> None:
+@pytest.mark.parametrize("count_of_args", [0, 1, 2])
+def test_without_a_width_a_layer_takes_that_of_its_input(layer: type, count_of_args: int) -> None:
+    args = [None, "SS2D" if layer is Graft else 1][:count_of_args]
     width, own, count = parse_layer(layer, 5, 384, args, 0.25, 1024, 3)
     wide = layer.__name__.startswith("C2f")  # these have widths for input and output, and their own repeats
     assert (width, count) == (384, 1 if wide else 3)
