@@ -87,7 +87,7 @@ def read(args: list[str]) -> dict[str, Any]:
     from ultralytics.utils import YAML
     from ultralytics.utils.checks import check_yaml
 
-    pairs = [arg.lstrip("-") for arg in merge_equals_args(args)]
+    pairs = [arg.lstrip("-") for arg in merge_equals_args(args) if arg != "train"]  # as `yolo train` has it
     for key in pairs:
         if key in DEFAULT_CFG_DICT and not isinstance(DEFAULT_CFG_DICT[key], bool):  # `resume` alone is resume=True
             raise SyntaxError(f"'{key}' has no value: write {key}=VALUE, for example {key}={DEFAULT_CFG_DICT[key]}")
@@ -132,8 +132,13 @@ def last_checkpoint(settings: dict[str, Any]) -> str:
         raise FileNotFoundError(f"'resume={found}': there is no such file; name the last.pt of the run to go on with")
     from ultralytics.nn.tasks import torch_safe_load
 
-    if torch_safe_load(found)[0].get("epoch") == -1:  # Ultralytics would train on its own data set instead
-        raise ValueError(f"'resume={found}': this run is finished; to train on, start a new one with model={found}")
+    ckpt = torch_safe_load(found)[0]
+    if ckpt.get("epoch", -1) == -1:  # Ultralytics would train on its own data set instead
+        data = (ckpt.get("train_args") or {}).get("data") or "their.yaml"
+        raise ValueError(
+            f"'resume={found}' is no run in its middle: it is finished, or was none; to train on from its weights: "
+            f"model={found} data={data}"
+        )
     return str(found)
 
 

@@ -43,6 +43,7 @@ from ultralytics.nn.tasks import (
     yaml_model_load,
 )
 from ultralytics.utils import ASSETS, YAML
+from ultralytics.utils.checks import check_yaml
 
 ROOT = Path(ultralytics.__file__).parents[1]
 CONFIGS = ROOT / "ultralytics/cfg/models"
@@ -1034,3 +1035,20 @@ def test_classify_takes_the_graft_of_a_source_with_other_classes() -> None:
     target = ClassificationModel(graft("yolo11n-cls.yaml").model.yaml, nc=3, verbose=False)
     target.load(source, verbose=False)
     assert len(arrived(target, source)) == len(source.state_dict()) - 2
+
+
+def test_the_source_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(Path(check_yaml("yolov8.yaml")).read_text(encoding="utf-8"), encoding="utf-8")
+    before = Path("mine.yaml").read_bytes()
+    for out in ("mine.yaml", "mine", "mine.pt"):
+        assert vmamba(["graft", "model=mine.yaml", f"out={out}", "exist_ok=True"]) == 1
+        assert "is the source itself" in capsys.readouterr().err
+    assert Path("mine.yaml").read_bytes() == before
+    Path("there").mkdir()
+    assert vmamba(["graft", "model=mine.yaml", "out=there"]) == 0
+    assert Path("there/mine-vmamba.yaml").is_file()
+    assert vmamba(["graft", "model=mine.yaml", "out=mine.onnx"]) == 1
+    assert "must end in .pt or .yaml" in capsys.readouterr().err
+    assert vmamba(["graft", "model=mine.yaml", "block=."]) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.yaml", "there"]

@@ -652,6 +652,9 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path, environment: dict[str, 
             r"layer 2 \(MambaLayr\): there is no such layer; did you mean MambaLayer\?",
         ),
         ([-1, 1, "Mamba", [128]], ValueError, r"did you mean MambaLayer\?"),
+        ([[-1], 1, "MambaLayer", [128]], TypeError, r"`from` must be the index of one layer, got \[-1\]; write -1"),
+        ({"from": -1, "n": 1}, TypeError, r"layer 2: a row is \[from, repeats, module, \[arguments\]\], got \{'from"),
+        ([-1, 1, "mamba_ssm.Mamba", [128]], ValueError, "there is no such layer in Ultralytics or in this fork"),
         ([-1, 1, "nn.MambaLayer", [128]], ValueError, r"there is no such layer in torch.nn; write MambaLayer"),
         ([-1, 1, "C2fVSSS", [128]], ValueError, r"did you mean C2fVSS\?"),
         ([-1, 1, "ConvSS2D", [128]], ValueError, r"did you mean C2fSS2D\?"),
@@ -680,6 +683,14 @@ def test_wrong_rows_of_a_file_name_the_layer(row: list, error: type[Exception], 
     YAML.save(file, d)
     with pytest.raises(error, match=message):
         YOLO(str(file), verbose=False)
+
+
+@pytest.mark.parametrize(("key", "part"), [("backbone", "backbone"), ("head", "head")])
+def test_a_file_that_is_no_model_is_named(key: str, part: str, tmp_path: Path) -> None:
+    """A data YAML given as model=, or a misspelt key."""
+    YAML.save(tmp_path / "mine-v8.yaml", {k: v for k, v in config().items() if k not in (key, "yaml_file")})
+    with pytest.raises(ValueError, match=f"mine-v8.yaml is no model YAML: it has no list of rows called '{part}'"):
+        yaml_model_load(tmp_path / "mine-v8.yaml")
 
 
 def test_rows_build_repeats_in_or_behind_each_other() -> None:

@@ -115,6 +115,17 @@ def test_arguments_are_read_as_yolo_does(script):
     }
 
 
+def test_the_word_of_yolo_train_is_no_setting(script):
+    assert script.read(["train", "epochs=3"]) == {"epochs": 3}
+
+
+def test_weights_without_a_run_are_not_resumed(script, tmp_path):
+    """Ultralytics would start anew, on a data set of its own."""
+    torch.save({"model": None, "train_args": {"data": "mine.yaml"}}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"no run in its middle.*model=.*x\.pt data=mine\.yaml"):
+        script.complete({"resume": str(tmp_path / "x.pt")})
+
+
 def test_file_of_settings_counts_less_than_the_command_line(script, tmp_path):
     (tmp_path / "my.yaml").write_text("data: their.yaml\nepochs: 7\nlr0: 0.02\n")
     given = script.read(["epochs=9", f"cfg={tmp_path / 'my.yaml'}"])
@@ -352,7 +363,7 @@ JUNK = "nc: 2\nbackbone:\n  - [-1, 1, Foo, [64]]\nhead: []\n"
         (["data=junk.json"], "Not a YAML file: junk.json"),
         (
             ["resume=finished.pt"],
-            "'resume=finished.pt': this run is finished; to train on, start a new one with model=",
+            "'resume=finished.pt' is no run in its middle: it is finished, or was none; to train on",
         ),
         (["project={folder}/junk.json"], "junk.json"),
     ],

@@ -36,7 +36,12 @@ def with_matched_rows(base: type) -> type:
     def load(self, weights: dict | nn.Module, verbose: bool = True) -> None:
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         if not (has_rows(source) and has_rows(self) and any(map(is_ours, (self, source)))):
-            return upstream(self, weights, verbose)
+            upstream(self, weights, verbose)
+            if verbose and has_rows(self) and is_ours(self):
+                from ultralytics.utils import LOGGER
+
+                LOGGER.warning("VMamba: the weights are of no Ultralytics model with rows: what arrived is said above")
+            return
         names = matched_rows(source, self)
         # Upstream reads all that it needs from a model: the same layers under the numbers that they have here
         upstream(self, renumbered(source, names) if names else weights, verbose)

@@ -133,10 +133,15 @@ def check_rows(d: dict, file: str) -> None:
     """
     from ultralytics.nn import tasks  # here, because it imports this module
 
+    for part in ("backbone", "head"):
+        if not isinstance(d.get(part), (list, tuple)):
+            raise ValueError(f"{file} is no model YAML: it has no list of rows called '{part}'")
     ours = {layer.__name__ for layer in LAYERS}
     folded = {name.casefold(): name for name in ours}
     folded["convss2d"] = "C2fSS2D"  # what the rows' block is made of
     for index, row in enumerate([*(d.get("backbone") or ()), *(d.get("head") or ())]):
+        if isinstance(row, dict):
+            raise TypeError(f"{file}: layer {index}: a row is [from, repeats, module, [arguments]], got {row}")
         module = row[2] if isinstance(row, (list, tuple)) and len(row) > 2 else None
         if not isinstance(module, str):
             continue
@@ -145,7 +150,8 @@ def check_rows(d: dict, file: str) -> None:
             bare = module.removeprefix("nn.")
             if bare in ours:
                 raise ValueError(f"{where}: there is no such layer in torch.nn; write {bare}")
-            if "." not in module and not hasattr(tasks, module):  # upstream's parser would give a bare KeyError
+            known = module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module)
+            if not known:  # upstream's parser would give a bare KeyError
                 close = difflib.get_close_matches(module.casefold(), folded)
                 hint = f"; did you mean {folded[close[0]]}?" if close else " in Ultralytics or in this fork"
                 raise ValueError(f"{where}: there is no such layer{hint}")
@@ -154,7 +160,9 @@ def check_rows(d: dict, file: str) -> None:
             raise TypeError(f"{where}: a row is [from, repeats, module, [arguments]], got {row}")
         source, repeats = row[:2]
         if isinstance(source, bool) or not isinstance(source, int):
-            raise TypeError(f"{where}: `from` must be the index of one layer, got {source!r}; put a Concat before it")
+            one = isinstance(source, (list, tuple)) and len(source) == 1
+            advice = f"write {source[0]}" if one else "put a Concat before it"
+            raise TypeError(f"{where}: `from` must be the index of one layer, got {source!r}; {advice}")
         if not (source == -1 or -index <= source < index):
             raise ValueError(
                 f"{where}: `from` is {source}, but the layers before it are 0 to {index - 1}, or -1 to {-max(index, 1)}"

@@ -124,8 +124,8 @@ def find_block(name: object) -> tuple[type[nn.Module], dict[str, object]]:
         raise TypeError(f"Graft: block must be a name, got {name!r}")
     if name in BLOCKS:
         return BLOCKS[name]
-    module, dot, attribute = name.rpartition(".")
-    if not dot:
+    module, _, attribute = name.rpartition(".")
+    if not (module and attribute):
         close = difflib.get_close_matches(name.lower(), {known.lower(): known for known in BLOCKS}, n=1)
         hint = next((f"; did you mean {known}?" for known in BLOCKS if close and known.lower() == close[0]), "")
         raise ValueError(

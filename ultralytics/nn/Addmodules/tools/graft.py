@@ -72,11 +72,25 @@ def run(args: SimpleNamespace) -> int:
 
 
 def targets(model: str, out: str | None) -> tuple[Path, Path]:
-    """Return the .pt and the .yaml file to write: beside the source, or in this folder for a name without one."""
+    """Return the .pt and the .yaml file to write: beside the source, or in this folder for a name without one.
+
+    Raises:
+        ValueError: If one of them is the source itself, or `out` is no name of a model file.
+    """
     source = Path(model)
+    if not source.name:
+        raise ValueError(f"'{model}' is no model file: give a .pt (trained) or a .yaml (untrained)")
     path = Path(out) if out else source.with_name(f"{source.stem}{SUFFIX}.pt")
-    stem = path.stem if path.suffix in ENDINGS else path.name
-    return path.with_name(f"{stem}.pt"), path.with_name(f"{stem}.yaml")
+    if out and (path.is_dir() or out.endswith(("/", os.sep))):
+        path = path / f"{source.stem}{SUFFIX}.pt"
+    if path.suffix and path.suffix.lower() not in ENDINGS and not path.suffix[1:].isdecimal():
+        raise ValueError(f"out='{out}' must end in .pt or .yaml, or name a folder")
+    stem = path.stem if path.suffix.lower() in ENDINGS else path.name
+    files = path.with_name(f"{stem}.pt"), path.with_name(f"{stem}.yaml")
+    for file in files:
+        if file.exists() and source.exists() and file.samefile(source):
+            raise ValueError(f"out='{out}' is the source itself, which a graft never replaces; give another name")
+    return files
 
 
 def writable(files: list[Path], exist_ok: bool) -> None:

@@ -214,7 +214,7 @@ def usage(verb: Verb, where: str) -> str:
     """Return the help of a verb."""
     lines = [f"{where}: {verb.summary}", ""]
     if verb.kinds:
-        lines += [f"    {f'{where} {kind.name}':<28}{kind.summary}" for kind in verb.kinds]
+        lines += [f"    {f'{where} {kind.name}':<28} {kind.summary}" for kind in verb.kinds]
         return "\n".join([*lines, "", f"`{where} {verb.kinds[0].name} help` tells what it takes."])
     width = max((len(o.name) for o in verb.options), default=0) + 3
     for o in verb.options:

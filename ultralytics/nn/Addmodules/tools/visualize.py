@@ -166,6 +166,9 @@ def draw_orders(args: SimpleNamespace) -> Figure:
             raise ValueError(f"no {' or '.join(SCANS)} in {', '.join(args.models)}: name orders with orders= instead")
     users = {order: ", ".join(kind for kind in SCANS if (kind, order) in used) for order in ORDERS}
     wanted = args.orders or [order for order in ORDERS if users[order]]
+    for order in wanted:
+        if order not in ORDERS:
+            raise ValueError(f"unknown order '{order}': choose from {', '.join(ORDERS)}")
     titles = {order: "\n".join(filter(None, (order.replace("-", ", "), users[order]))) for order in wanted}
     return plot_orders(read_pictures(args.images or _samples(), 1, args.imgsz)[0], titles, args.grid)
 
