@@ -592,6 +592,9 @@ def test_two_models_a_seed_and_an_epoch(data: Path, tmp_path: Path, monkeypatch:
         effective = run.result["effective"]
         assert (effective["batch"], effective["imgsz"], effective["optimizer"]) == (4, 64, "AdamW")
         assert run.result["memory_mb"] > 100
+        row = run.epochs[0]
+        assert row["grad_norm"] > row["graft_grad_norm"] == 0  # no grafts
+        assert 0 <= row["clipped"] <= 1
         assert {p.name for p in (run.folder / "weights").iterdir()} == {"best.pt", "last.pt"}
         assert run.job["about"]["threads"] == 1
         args = YAML.load(run.folder / "args.yaml")

@@ -23,6 +23,7 @@ from torch import nn
 import ultralytics
 from ultralytics import RTDETR, YOLO
 from ultralytics.engine.model import Model
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.Addmodules import Graft, MambaLayer, graft
 from ultralytics.nn.Addmodules.hooks.transfer import matched_rows, renumbered
@@ -194,6 +195,8 @@ def test_a_step_with_a_silent_graft_is_finite(optimizer: str, source: YOLO) -> N
         ({"options": {"width": 1}}, ValueError, "SS2D has no option 'width'; it has d_state, d_conv"),
         ({"options": {"expand": 0}}, ValueError, "expand must be positive"),
         ({"options": [1]}, TypeError, "by name"),
+        ({"lr_factor": 0}, ValueError, "lr_factor must be positive, got 0"),
+        ({"lr_factor": "5"}, TypeError, "lr_factor must be a number"),
         ({"block": 3}, TypeError, "must be a name"),
     ],
 )
@@ -759,6 +762,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         (["model=good.pt", "block=Mamba2"], "no block 'Mamba2'"),
         (["model=good.pt", "block=no_file.Block"], "cannot import 'no_file'"),
         (["model=good.pt", "options=width:2"], "no option 'width'"),
+        (["model=good.pt", "lr_factor=-1"], "lr_factor must be positive, got -1"),
         (["model=good.pt", "out=missing/x.pt"], "no such folder"),
     ):
         assert vmamba(["graft", *words]) == 1, words
@@ -1017,7 +1021,7 @@ def test_resume_of_a_graft_has_the_same_optimizer_groups(data: Path, folder: Pat
         if trainer.epoch == 1:
             raise Stop
 
-    model = graft("yolov8n.yaml")
+    model = graft("yolov8n.yaml", lr_factor=5)
     model.add_callback("on_train_epoch_start", stop)
     with pytest.raises(Stop):
         model.train(data=data, epochs=2, project=str(folder), name="run", optimizer="SGD", **SMALL)
@@ -1028,6 +1032,26 @@ def test_resume_of_a_graft_has_the_same_optimizer_groups(data: Path, folder: Pat
     assert seen[0][0] == 1
     assert [[p.shape for p in g["params"]] for g in seen[0][1]] == groups
     assert grafts(resumed.model) == [7, 11]
+    assert [m.lr_factor for m in resumed.model.modules() if isinstance(m, Graft)] == [5, 5]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
+def test_grafts_have_the_learning_rate_that_they_ask_for(optimizer: str) -> None:
+    def rates(model: nn.Module) -> dict[str, tuple]:
+        """Return learning rate and the other settings of each parameter's group, by its name."""
+        trainer = SimpleNamespace(args=SimpleNamespace(warmup_bias_lr=0.1), data={"nc": 80})
+        built = BaseTrainer.build_optimizer(trainer, model, name=optimizer, lr=0.01, momentum=0.9, decay=5e-4)
+        groups = {id(p): g for g in built.param_groups for p in g["params"]}
+        assert sum(len(g["params"]) for g in built.param_groups) == len(groups) == len([*model.parameters()])
+        kept = {n: groups[id(p)] for n, p in model.named_parameters()}
+        return {n: (g["lr"], {k: v for k, v in g.items() if k not in {"lr", "params"}}) for n, g in kept.items()}
+
+    model = graft("yolov8n.yaml", lr_factor=5).model
+    found, plain = rates(model), rates(graft("yolov8n.yaml").model)
+    own = {f"model.{i}." for i in grafts(model)}
+    for name, (rate, settings) in found.items():
+        factor = 5 if name.startswith(tuple(own)) else 1
+        assert (rate, settings) == (plain[name][0] * factor, plain[name][1]), name
 
 
 def test_classify_takes_the_graft_of_a_source_with_other_classes() -> None:

@@ -32,6 +32,7 @@ def graft(
     after: Sequence[str | int] = ("P4", "P5"),
     block: str = "SS2D",
     options: dict[str, object] | None = None,
+    lr_factor: float = 1.0,
     again: bool = False,
 ) -> Model:
     """Return a model that computes exactly what the source computes, with blocks that it can learn to use.
@@ -42,6 +43,7 @@ def graft(
             row that the head reads at that stride, 6 row 6.
         block (str): SS2D, MambaLayer or VSSBlock, or a class by dotted path that keeps its map's shape.
         options (dict[str, object], optional): More arguments for the block's constructor, by name.
+        lr_factor (float): Learning rate of the grafts over that of the rest of the model.
         again (bool): Graft a graft.
 
     Returns:
@@ -58,20 +60,22 @@ def graft(
         [7, 12]
     """
     find_block(block)  # before a file is read
+    row = [block, options, lr_factor]
     if isinstance(source, (str, Path)):
-        return grafted(read(source)[0], str(source), after, block, options, again)
-    return grafted(source, "the model", after, block, options, again)
+        return grafted(read(source)[0], str(source), after, row, again)
+    return grafted(source, "the model", after, row, again)
 
 
-def grafted(
-    model: Model,
-    title: str,
-    after: Sequence[str | int],
-    block: str,
-    options: dict[str, object] | None,
-    again: bool,
-) -> Model:
-    """Return what `graft` does for a model that has been read; the title stands for it in messages."""
+def grafted(model: Model, title: str, after: Sequence[str | int], row: list, again: bool) -> Model:
+    """Return what `graft` does for a model that has been read.
+
+    Args:
+        model (Model): The source.
+        title (str): Stands for it in messages.
+        after (Sequence[str | int]): Where the grafts go.
+        row (list): Arguments of each graft after its channels: block, options, lr_factor.
+        again (bool): Graft a graft.
+    """
     module = model.model
     if not isinstance(module, nn.Module):
         raise TypeError(f"'{title}' is no PyTorch model, which alone can be grafted: give a .pt or .yaml file")
@@ -79,8 +83,10 @@ def grafted(
     module = copy.deepcopy(module)
     weight, training = next(module.parameters()), module.training
     channels = find_places(module.eval(), after, title)
-    grafts = {i: Graft(c, block, options).to(weight.device, weight.dtype) for i, c in channels.items()}
-    splice(module, grafts, ["Graft", ["None", block, *([options] if options else [])]])
+    grafts = {i: Graft(c, *row).to(weight.device, weight.dtype) for i, c in channels.items()}
+    block, options, lr_factor = row
+    rest = [options or {}, lr_factor] if lr_factor != 1 else [options] if options else []
+    splice(module, grafts, ["Graft", ["None", block, *rest]])
     own_scale(module.yaml)
     name = named(module.yaml.get("yaml_file") or "model.yaml")
     module.yaml["yaml_file"] = str(name)  # trainers that build from this file must not find the source's

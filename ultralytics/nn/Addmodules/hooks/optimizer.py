@@ -1,5 +1,8 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""A, D and step sizes of every scan: no weight decay, no orthogonalised updates, under every optimizer."""
+"""Parameter groups of our layers, under every optimizer.
+
+A, D and step sizes of every scan: no weight decay, no orthogonalised updates. Grafts: a learning rate of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from functools import wraps
 import torch
 from torch import nn
 
+from ..layers.graft import Graft
 from ..layers.state_space import StateSpace
 
-__all__ = ("exempt_ssm_parameters", "without_ssm_decay")
+__all__ = ("exempt_ssm_parameters", "scale_learning_rates", "without_ssm_decay")
 
 
 def without_ssm_decay(trainer: type) -> type:
-    """Decorate upstream's trainer: the optimizers that it builds go through `exempt_ssm_parameters`.
+    """Decorate upstream's trainer: its optimizers go through `exempt_ssm_parameters` and `scale_learning_rates`.
 
     Args:
         trainer (type): Class with a method `build_optimizer(self, model, ...)`.
@@ -28,6 +32,7 @@ def without_ssm_decay(trainer: type) -> type:
     def build_optimizer(self, model: nn.Module, *args, **kwargs) -> torch.optim.Optimizer:
         optimizer = build(self, model, *args, **kwargs)
         exempt_ssm_parameters(optimizer, model)
+        scale_learning_rates(optimizer, model)
         return optimizer
 
     trainer.build_optimizer = build_optimizer
@@ -68,3 +73,29 @@ def exempt_ssm_parameters(optimizer: torch.optim.Optimizer, model: nn.Module) ->
     from ultralytics.utils import LOGGER
 
     LOGGER.info(f"VMamba: {len(moved)} state-space parameters (A_log, D, dt bias) without decay or orthogonalisation")
+
+
+def scale_learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Give the parameters of grafts with a learning rate factor groups of their own, after all others.
+
+    The factor is in the model's YAML and its checkpoint, so a resumed training makes the same groups. This must run
+    before an optimizer state is loaded and before a scheduler notes the learning rates.
+
+    Args:
+        optimizer (torch.optim.Optimizer): As upstream's trainer built it.
+        model (nn.Module): Model whose parameters it holds, wrapped or not.
+    """
+    grafts = [m for m in model.modules() if isinstance(m, Graft) and m.lr_factor != 1]
+    factors = {id(p): m.lr_factor for m in grafts for p in m.parameters()}
+    found = []
+    for group in list(optimizer.param_groups):
+        for factor in sorted({factors[id(p)] for p in group["params"] if id(p) in factors}):
+            moved = [p for p in group["params"] if factors.get(id(p)) == factor]
+            group["params"] = [p for p in group["params"] if factors.get(id(p)) != factor]
+            optimizer.add_param_group({**group, "params": moved, "lr": group["lr"] * factor})
+            found += [factor] * len(moved)
+    if found:
+        from ultralytics.utils import LOGGER
+
+        rates = ", ".join(f"{factor:g}" for factor in sorted(set(found)))
+        LOGGER.info(f"VMamba: {len(found)} parameters of grafts with {rates} times the learning rate of the others")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..VMamba import MambaLayer
-from .check_arguments import arguments, positive_int
+from .check_arguments import arguments, positive_int, positive_number
 from .ss2d import SS2D
 from .vss import VSSBlock
 
@@ -45,6 +45,7 @@ class Graft(nn.Module):
         norm (nn.GroupNorm): One group, so that the block gets maps of one size whatever the model gives.
         block (nn.Module): A block that keeps its map's shape.
         proj (ZeroProjection): Starts at zero. The first training step moves it alone, the second the whole graft.
+        lr_factor (float): Its learning rate over that of the rest of the model.
 
     Source:
         Residual branches that start at zero: Zhang et al., "Fixup Initialization", 2019; Zhang et al., "Adding
@@ -56,17 +57,23 @@ class Graft(nn.Module):
         True
     """
 
-    def __init__(self, dim: int, block: str = "SS2D", options: dict[str, object] | None = None) -> None:
+    lr_factor = 1.0  # of a checkpoint that was written before there was one
+
+    def __init__(
+        self, dim: int, block: str = "SS2D", options: dict[str, object] | None = None, lr_factor: float = 1.0
+    ) -> None:
         """Build the layer.
 
         Args:
             dim (int): Channels C of the map.
             block (str): A name of `BLOCKS`, or a class by dotted path, whose constructor is called with dim.
             options (dict[str, object], optional): More arguments for the block's constructor, by name.
+            lr_factor (float): Learning rate of the graft over that of the rest of the model.
 
         Raises:
             TypeError: If dim is no integer, or the block no layer or of other arguments.
-            ValueError: If dim is below 1, there is no such block, or it does not keep its map's shape.
+            ValueError: If dim is below 1, the factor is not above 0, there is no such block, or the block does not keep
+                its map's shape.
         """
         self.check(SimpleNamespace(**locals()))
         super().__init__()
@@ -74,6 +81,8 @@ class Graft(nn.Module):
         self.norm = nn.GroupNorm(1, dim)
         self.block = kind(dim, **{**defaults, **(options or {})})
         self.proj = ZeroProjection(dim)
+        if lr_factor != 1:
+            self.lr_factor = float(lr_factor)
         if block not in BLOCKS:
             keeps_shape(block, self.block, dim)
 
@@ -81,6 +90,7 @@ class Graft(nn.Module):
     def check(cls, a: SimpleNamespace) -> None:
         """Raise unless these constructor arguments are right."""
         positive_int("Graft", dim=a.dim)
+        positive_number("Graft", lr_factor=a.lr_factor)
         if a.options is not None and not (isinstance(a.options, dict) and all(isinstance(k, str) for k in a.options)):
             raise TypeError(f"Graft: options must be arguments of the block by name, got {a.options!r}")
         kind, defaults = find_block(a.block)

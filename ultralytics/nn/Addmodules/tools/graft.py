@@ -34,7 +34,8 @@ def run(args: SimpleNamespace) -> int:
     """Write the files of a graft.
 
     Args:
-        args (SimpleNamespace): model, after, block, options, out, exist_ok and again, as the command takes them.
+        args (SimpleNamespace): model, after, block, options, lr_factor, out, exist_ok and again, as the command takes
+            them.
 
     Returns:
         (int): Exit status, 0.
@@ -54,7 +55,8 @@ def run(args: SimpleNamespace) -> int:
         source, dtype = read(args.model)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # one source gives one file
-            model = grafted(source, args.model, args.after, args.block, args.options, args.again)
+            row = [args.block, args.options, args.lr_factor]
+            model = grafted(source, args.model, args.after, row, args.again)
     except TypeError as e:
         raise ValueError(e) from None
     compared(source.model, model.model)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-__all__ = ("Option", "UsageError", "Verb", "choice", "count", "flag", "near", "pairs", "parse", "several")
+__all__ = ("Option", "UsageError", "Verb", "choice", "count", "flag", "near", "number", "pairs", "parse", "several")
 
 WIDTH = 100
 
@@ -77,6 +77,14 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError("a positive integer")
     return int(text)
+
+
+def number(text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number, as in 1 or 0.5") from None
 
 
 def several(text: str) -> list[str]:

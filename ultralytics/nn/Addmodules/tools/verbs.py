@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .compare.plan import read_seeds
 from .failures import sentence
-from .key_value import Option, UsageError, Verb, choice, count, flag, near, pairs, parse, several, usage
+from .key_value import Option, UsageError, Verb, choice, count, flag, near, number, pairs, parse, several, usage
 from .report_rows import emit
 
 __all__ = ("main",)
@@ -42,6 +42,7 @@ VERBS = (
             Option("after", several, ["P4", "P5"], GRAFT_PLACES),
             Option("block", str, "SS2D", "SS2D, MambaLayer, VSSBlock, or a class as module.Class"),
             Option("options", pairs, None, "arguments of the block, as expand:1,gate:True"),
+            Option("lr_factor", number, 1.0, "learning rate of the grafts over that of the rest of the model"),
             Option("out", str, None, "file to write; without it the source's name with -vmamba behind it"),
             Option("exist_ok", flag, False, "replace files that exist"),
             Option("again", flag, False, "graft a graft"),
@@ -113,6 +114,7 @@ VERBS = (
             Option("jobs", count, 1, "runs side by side on a CPU, one thread each"),
             Option("report_on", choice("val", "test"), None, "split of the figures; test if the data have one"),
             Option("checkpoint", choice("best", "last"), None, "weights of the figures; best on test, last on val"),
+            Option("speed", flag, True, "take times of a picture after all training"),
             Option("project", str, None, "folder for comparisons; without it the runs folder"),
             Option("name", str, None, "folder of this one; without it compare, compare-2, ..."),
         ),

@@ -43,6 +43,7 @@ class Plan:
         jobs (int): Runs side by side, on a CPU.
         report_on (str): Split of the reported figures: val or test; test where the data have one, if empty.
         checkpoint (str): Weights of the reported figures: best or last; best for test and last for val, if empty.
+        speed (bool): Take times of a picture after all training.
         project (str): Folder for comparisons; `compare` folders lie directly in the runs folder, if empty.
         name (str): Folder of this one; where it is empty, that of an equal comparison, or else a new one.
         settings (dict): Settings of Ultralytics for all trainings: epochs, imgsz, batch, optimizer, ...
@@ -55,6 +56,7 @@ class Plan:
     jobs: int = 1
     report_on: str = ""
     checkpoint: str = ""
+    speed: bool = True
     project: str = ""
     name: str = ""
     settings: dict = field(default_factory=dict)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...layers.graft import Graft
 from .checks import offline, one_line
 from .results import EPOCHS, RESULT, RUN, Run, read_json, write_json
 
@@ -71,6 +72,7 @@ class Training:
         self.folder, self.job, self.weights = folder, job, folder / "weights"
         self.asked = job["train"]
         self.clock: dict[str, float] = {}
+        self.norms: Norms | None = None
         self.trained = False
         self.begin = time.perf_counter()
 
@@ -111,6 +113,7 @@ class Training:
         elif trainer.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(trainer.device)
         trainer.final_eval = lambda: None
+        self.norms = Norms(trainer.model)
 
     def on_train_epoch_start(self, trainer) -> None:
         """Seed order and augmentation by seed and epoch: whatever a model drew before, and also after a stop."""
@@ -149,6 +152,7 @@ class Training:
             **{key: round(value, 6) for key, value in figures(trainer.validator.metrics).items()},
             "val_loss": round(val_loss, 5),
             "train_loss": round(sum(items.values()), 5),
+            **self.norms.take(),
             **losses,
             **items,
             "last": bool(trainer.stop),
@@ -173,6 +177,37 @@ class Training:
             },
         )
         self.begin = now
+
+
+class Norms:
+    """Norms of the gradients of an epoch's steps, as upstream clips them.
+
+    Upstream cuts the gradient of all parameters together to a norm of 10. So large gradients of one part of a model
+    make the steps of the rest smaller.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        """Listen to the function that clips, in this process."""
+        self.seen: list[tuple[float, float, bool]] = []
+        own = [p for m in model.modules() if isinstance(m, Graft) for p in m.parameters()]
+        clip = getattr(torch.nn.utils.clip_grad_norm_, "clips", torch.nn.utils.clip_grad_norm_)
+
+        def listened(parameters, max_norm: float, *args, **kwargs):
+            part = math.hypot(*(float(p.grad.norm()) for p in own if p.grad is not None))
+            total = clip(parameters, max_norm, *args, **kwargs)
+            self.seen.append((float(total), part, float(total) > max_norm))
+            return total
+
+        listened.clips = clip
+        torch.nn.utils.clip_grad_norm_ = listened
+
+    def take(self) -> dict[str, float]:
+        """Return mean norms of the whole gradient and of that of grafts, and the share of steps that were clipped."""
+        seen, self.seen = self.seen, []
+        if not seen:
+            return {}
+        names = "grad_norm", "graft_grad_norm", "clipped"
+        return {name: round(sum(values) / len(seen), 4) for name, values in zip(names, zip(*seen))}
 
 
 def scan_backend(device: torch.device) -> str:

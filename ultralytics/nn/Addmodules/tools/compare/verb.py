@@ -211,7 +211,7 @@ class Job:
         from .results import write_runs
         from .tables import write_tables
 
-        if not comparison.speed and any(r.done for r in comparison.runs):
+        if self.plan.speed and not comparison.speed and any(r.done for r in comparison.runs):
             self.say("all training is over: times of a picture, models in turns")
             self.measure(comparison)
         write_runs(comparison)
