@@ -27,11 +27,11 @@ from benchmarks import (  # noqa: E402
     model_cpu,
     scan_cpu,
     ss2d_cpu,
-    study,
-    train_from_scratch,
 )
 from benchmarks.rendering import verdicts  # noqa: E402
 from benchmarks.result import load  # noqa: E402
+from benchmarks.study import runs  # noqa: E402
+from benchmarks.study import tables as study  # noqa: E402
 
 BENCHMARKS = {
     "scan_cpu": scan_cpu,
@@ -50,7 +50,7 @@ PAGES = {
     "docs/design/cpu-kernel.md": ("scan_isa",),
     "docs/design/selective-scan.md": ("memory",),
     "docs/design/scan2d.md": ("ss2d_cpu",),
-    "docs/study.md": ("study", "choices"),
+    "docs/study.md": ("grafts", "study", "choices"),
 }
 BLOCKS_OF = {"scan_cpu": ("scan_cpu", "scan_isa")}  # where a benchmark has others than one of its own name
 
@@ -86,7 +86,7 @@ def targets(found: dict[str, dict | None]) -> str:
 def blocks() -> dict[str, str]:
     """Return every block of every page by its name."""
     measured = results()
-    found = {"targets": targets(measured), **train_from_scratch.render(study.read(study.FILE))}
+    found = {"targets": targets(measured), **study.render(runs.read(runs.FILE))}
     for name, result in measured.items():
         names = BLOCKS_OF.get(name, (name,))
         found |= dict.fromkeys(names, unmeasured(name)) if result is None else BENCHMARKS[name].render(result)

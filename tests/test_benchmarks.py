@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ import torch
 from benchmarks import (
     accuracy,
     base,
-    curves,
     environment,
     export_cpu,
     gpu,
@@ -30,15 +28,12 @@ from benchmarks import (
     result,
     scan_cpu,
     ss2d_cpu,
-    study,
     tables,
     timing,
-    train_from_scratch,
-    variants,
 )
 from benchmarks.rendering import source, verdicts
+from benchmarks.study import runs
 from benchmarks.timing import Absent, Timed, distance, interleave
-from patches import tree
 from ultralytics.nn.Addmodules.selective_scan import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -418,7 +413,7 @@ def test_red_rows_have_no_figure_in_the_tables(measured: Path) -> None:
 
 
 def test_tables_without_results(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "FILE", results / "study.csv")
+    monkeypatch.setattr(runs, "FILE", results / "study.csv")
     found = tables.blocks()
     assert {name for names in tables.PAGES.values() for name in names} == found.keys()
     for name in ("scan_cpu", "scan_isa"):
@@ -484,171 +479,6 @@ def test_tables_of_a_measured_gpu() -> None:
         {"precision": "bf16", "left_out": "failed"},
     ]
     assert "| bf16 | failed |" in gpu_amp.render(amp)["gpu_amp"]
-
-
-# The study
-
-
-def run(model: str, seed: int, best: float, **other) -> study.Run:
-    """Return a made-up run of two epochs."""
-    about = {column: kind(1) for column, kind in study.RUN.items()}
-    about |= {"data": "toys", "model": model, "seed": seed, "imgsz": 320, "uncommitted": 0, "gpu": ""}
-    about |= {"scan": 'cpp: "AVX", with g++', "best_mAP50-95": best, **other}
-    return study.Run(about, [dict.fromkeys(study.EPOCH, 0.125) | {"epoch": n} for n in (1, 2)])
-
-
-def test_runs_survive_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "study.csv"
-    assert study.read(file) == []
-    runs = [run("a", 0, 0.5), run("a", 1, 0.25), run("b", 0, 0.1), run("b", 0, 0.2, data="other")]
-    study.write(file, runs[::-1])
-    assert study.read(file) == sorted(runs, key=lambda r: r.key)
-    assert len(file.read_text().splitlines()) == 1 + 2 * len(runs)
-    assert [p.name for p in tmp_path.iterdir()] == ["study.csv"]
-    file.write_text(file.read_text().replace("val_loss", "loss", 1))
-    with pytest.raises(SystemExit, match="first line"):
-        study.read(file)
-
-
-def test_every_column_is_explained() -> None:
-    words = study.__doc__.split()
-    assert [c for c in (*study.RUN, *study.EPOCH) if c not in words] == []
-
-
-def test_the_studys_file_is_whole() -> None:
-    runs = study.read(study.FILE)
-    for r in runs:
-        assert [e["epoch"] for e in r.history] == list(range(1, r.about["epochs"] + 1)), r.key
-        assert re.fullmatch("[0-9a-f]{40}", r.about["commit"]), r.key
-    known = {*variants.VARIANTS, *curves.SHOWN}
-    assert {r.about["model"] for r in runs} == known
-    assert study.by_model(runs)
-
-
-def test_runs_of_uncommitted_code_are_refused() -> None:
-    with pytest.raises(SystemExit, match="a, seed 1, toys is of uncommitted code"):
-        study.by_model([run("a", 0, 0.5), run("a", 1, 0.5, uncommitted=1)])
-
-
-def test_tables_of_the_study() -> None:
-    runs = [run("yolov8n", s, 0.25) for s in (0, 1)] + [run("VMamba-yolon", s, 0.5) for s in (1, 2)]
-    runs += [run("no-scans", s, 0.125 * s) for s in (0, 1, 2)]
-    found = train_from_scratch.render(runs)
-    row = "| VMamba-yolon | 0.00 M | 1.00 | 1, 2 | 1.000 | **0.500** | 0.500 / 0.500 | 0.12 |"
-    assert found["study"].index(row) < found["study"].index("| yolov8n |") < found["study"].index("| no-scans |")
-    assert "0.188, -31.2 points (seeds 1, 2) |" in found["choices"]  # of the seeds that both have
-    with pytest.raises(SystemExit, match="different settings"):
-        train_from_scratch.render([*runs, run("yolov8n", 2, 0.1, batch=2)])
-
-
-@pytest.fixture
-def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    """Return arguments of a study whose trainings are noted in `done`, not run."""
-    done: list[str] = []
-
-    def train(model: str, args: Namespace, seed: int) -> tuple[dict, list[dict]]:
-        done.append(f"{Path(model).name} {seed}")
-        if args.fails:
-            raise KeyboardInterrupt
-        if args.meanwhile:
-            args.meanwhile()
-        r = run("", 0, 0.5)
-        return {k: r.about[k] for k in ("parameters", "gflops", "seconds", "best_mAP50", "best_mAP50-95")}, r.history
-
-    monkeypatch.setattr(train_from_scratch, "train", train)
-    monkeypatch.setattr(tree, "WORK", tmp_path / "work")
-    settings = {"epochs": 2, "imgsz": 320, "batch": 8, "nbs": 8, "optimizer": "auto", "device": "cpu", "threads": 1}
-    own = {"name": "toys", "runs": tmp_path / "runs", "csv": tmp_path / "study.csv", "done": done}
-    return Namespace(**settings, **own, fails=False, meanwhile=None)
-
-
-def test_a_run_that_is_there_is_not_repeated(trainings: Namespace) -> None:
-    for _ in range(2):
-        train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)
-        train_from_scratch.run_once(trainings, "no-scans", 1)
-    assert trainings.done == ["yolov8n.yaml 0", "no-scans.yaml 1"]
-    runs = study.read(trainings.csv)
-    assert [r.key for r in runs] == [("toys", "no-scans", 320, 1), ("toys", "yolov8n", 320, 0)]
-    assert all(r.about.keys() == study.RUN.keys() for r in runs)
-
-
-def test_a_run_cut_short_leaves_nothing(trainings: Namespace) -> None:
-    train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)
-    before = trainings.csv.read_text()
-    trainings.fails = True
-    with pytest.raises(KeyboardInterrupt):
-        train_from_scratch.run_once(trainings, "yolov8n.yaml", 1)
-    assert trainings.csv.read_text() == before
-    trainings.fails = False
-    train_from_scratch.run_once(trainings, "yolov8n.yaml", 1)
-    assert len(study.read(trainings.csv)) == 2
-
-
-def test_two_processes_take_different_runs(trainings: Namespace) -> None:
-    def meanwhile() -> None:
-        trainings.meanwhile = None
-        train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)  # is being trained
-        train_from_scratch.run_once(trainings, "yolov8n.yaml", 1)  # is free
-
-    trainings.meanwhile = meanwhile
-    train_from_scratch.run_once(trainings, "yolov8n.yaml", 0)
-    assert trainings.done == ["yolov8n.yaml 0", "yolov8n.yaml 1"]
-    assert [r.about["seed"] for r in study.read(trainings.csv)] == [0, 1], "the second must not lose the first"
-
-
-def test_a_training_is_recorded_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One real epoch on four pictures of noise."""
-    import numpy as np
-    from PIL import Image
-
-    for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (tmp_path / kind / split).mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)).save(
-                tmp_path / f"images/{split}/{i}.png"
-            )
-            (tmp_path / f"labels/{split}/{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    data = tmp_path / "data.yaml"
-    data.write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: {{0: noise}}\n")
-    monkeypatch.setattr(tree, "WORK", tmp_path / "work")
-    settings = {"epochs": 1, "imgsz": 64, "batch": 2, "nbs": 2, "optimizer": "auto", "device": "cpu", "threads": 1}
-    args = Namespace(**settings, data=str(data), name="noise", runs=tmp_path / "runs", csv=tmp_path / "study.csv")
-    train_from_scratch.run_once(args, "no-scans", 3)
-    (r,) = study.read(args.csv)
-    assert r.key == ("noise", "no-scans", 64, 3)
-    assert [e["epoch"] for e in r.history] == [1]
-    assert r.history[0]["train_seconds"] > 0
-    assert r.history[0]["val_loss"] > 0
-    assert r.about["parameters"] > 2_000_000
-    assert r.about["optimizer"] == "auto"
-
-
-def test_variants_build_what_the_study_trained() -> None:
-    from ultralytics.nn.tasks import DetectionModel
-
-    sizes = {r.about["model"]: r.about["parameters"] for r in study.read(study.FILE) if r.about["data"] == "bccd"}
-    assert sizes.keys() >= variants.VARIANTS.keys()
-    for name in (*variants.VARIANTS, *variants.BASES):
-        model = DetectionModel(variants.build(name) | {"scale": "n"}, nc=3, verbose=False)  # as bccd
-        assert sum(p.numel() for p in model.parameters()) == sizes[name], name
-
-
-def test_a_variant_is_its_base_with_one_change(tmp_path: Path) -> None:
-    import yaml
-
-    for name, variant in variants.VARIANTS.items():
-        new, old = yaml.safe_load(variants.write(name, tmp_path).read_text()), variants.build(variant.base)
-        rows, others = (m["backbone"] + m["head"] for m in (new, old))
-        changed = [i for i, pair in enumerate(zip(rows, others)) if pair[0] != pair[1]]
-        assert changed == sorted(variant.rows) or variant.behind, name
-        assert {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"backbone", "head"} == set(
-            variant.keys
-        )
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{name}.yaml" for name in variants.VARIANTS)
-    deeper = variants.build("scans-at-p3")
-    assert deeper["backbone"][5] == [-1, 1, "VSSBlock", [256, 1, 3, 1, 0, False]]
-    assert [row[0] for row in deeper["head"] if row[2] in ("Concat", "Detect")] == [[-1, 8], [-1, 5], [17, 14, 11]]
 
 
 # Another commit beside this tree

@@ -2,8 +2,8 @@
 """The variants of the study: each is a model at scale n with one thing changed, and is written as YAML when it is run.
 
 Usage:
-    python benchmarks/variants.py                     # list them
-    python benchmarks/variants.py no-scans > my.yaml  # write one, to train or to look at
+    python -m benchmarks.study.variants                     # list them
+    python -m benchmarks.study.variants no-scans > my.yaml  # write one, to train or to look at
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "ultralytics/cfg/models"
 BASES = {"VMamba-yolon": MODELS / "vmamba/VMamba-yolo.yaml", "yolov8n": MODELS / "v8/yolov8.yaml"}
 

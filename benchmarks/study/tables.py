@@ -1,0 +1,164 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The tables of docs/study.md."""
+
+from __future__ import annotations
+
+from benchmarks.rendering import table
+from benchmarks.study.parts import MARGIN, PARTS, Part
+from benchmarks.study.runs import Run, checked, reported
+from benchmarks.study.variants import VARIANTS
+from ultralytics.nn.Addmodules.tools.compare.statistics import mean, paired
+from ultralytics.nn.Addmodules.tools.compare.tables import percent, points
+
+__all__ = ("render",)
+
+SETTINGS = ("epochs", "imgsz", "batch", "nbs", "optimizer", "device", "report_on", "checkpoint")
+BEFORE = ("scratch", "scratch-long")  # parts that are older than parts.py
+STOCK = "yolov8n"  # what these are compared with
+
+
+def render(runs: list[Run]) -> dict[str, str]:
+    """Return the tables of the study."""
+    runs = checked(runs)
+    scratch = [block for part in BEFORE for data in ("bccd", "cards") if (block := models(runs, part, data))]
+    grafts = [block for name, part in PARTS.items() if (block := compared(runs, name, part))]
+    return {
+        "study": "\n\n".join(scratch),
+        "choices": choices(runs),
+        "grafts": "\n\n".join(grafts) or "Not run yet: `python -m benchmarks.study`.",
+    }
+
+
+def of(runs: list[Run], part: str, data: str) -> dict[str, list[Run]]:
+    """Return the runs of a part on a set by model, in the order of their seeds.
+
+    Raises:
+        SystemExit: If runs of one model have different settings, so that they cannot share a row.
+    """
+    found: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.key):
+        if (run.about["part"], run.about["data"]) == (part, data):
+            found.setdefault(run.about["model"], []).append(run)
+    for model, same in found.items():
+        if any(run.about[key] != same[0].about[key] for run in same for key in SETTINGS):
+            raise SystemExit(f"study.csv: runs of {model} with different settings cannot share the row of a table")
+    return found
+
+
+def heading(about: dict, data: str) -> str:
+    """Return what was done, in a line."""
+    split = {"val": "the validation pictures", "test": "the test pictures"}[about["report_on"]]
+    return (
+        f"{data}, {about['epochs']} epochs at {about['imgsz']} px, batch {about['batch']}; figures of the "
+        f"{about['checkpoint']} epoch on {split}:"
+    )
+
+
+# From scratch ---------------------------------------------------------------------------------------------------------
+
+
+def models(runs: list[Run], part: str, data: str) -> str:
+    """Return the tables of a data set: its models, the best first, and the variants."""
+    found = of(runs, part, data)
+    if not found:
+        return ""
+    first = next(iter(found.values()))[0].about
+    head = ["model", "parameters", f"GFLOPs at {first['imgsz']}", "seeds", "mAP50", "mAP50-95", "by seed", "val. loss"]
+    scores = reported(runs, part, data)
+    parts = [heading(first, data)]
+    for title, chosen in (("", False), ("Variants:", True)):
+        rows = [row(model, same) for model, same in found.items() if (model in VARIANTS) == chosen]
+        rows = [line for _, line in sorted(rows, key=lambda r: -r[0])]
+        if not chosen:  # variants have a table of their own, beside the model that they vary
+            rows = [[*line, difference(scores, line[0])] for line in rows]
+        heads = [*head] if chosen else [*head, f"minus {STOCK}, points"]
+        parts += [*[title] * bool(title), table(heads, rows)] if rows else []
+    parts.append(f"{first['cpu']}, torch {first['torch']}; date, commit and every epoch in study.csv.")
+    return "\n\n".join(parts)
+
+
+def difference(scores: dict[str, dict[int, float]], model: str) -> str:
+    """Return a model's difference to stock over the seeds that both have, with its interval."""
+    return "" if model == STOCK else points(paired(scores[model], scores.get(STOCK, {})))
+
+
+def row(model: str, runs: list[Run]) -> tuple[float, list[str]]:
+    """Return a model's mAP50-95, to sort by, and its row."""
+    scores = [run.about["report/mAP50-95"] for run in runs]
+    return mean(scores), [
+        model,
+        *size(runs[0].about),
+        ", ".join(str(run.about["seed"]) for run in runs),
+        percent([run.about["report/mAP50"] for run in runs]),
+        f"**{percent(scores)}**",
+        " / ".join(f"{100 * x:.1f}" for x in scores),
+        f"{mean([run.history[-1]['val_loss'] for run in runs]):.2f}",
+    ]
+
+
+def size(about: dict) -> tuple[str, str]:
+    """Return parameters and GFLOPs."""
+    return f"{about['parameters'] / 1e6:.2f} M", f"{about['gflops']:.2f}"
+
+
+def choices(runs: list[Run]) -> str:
+    """Return the variants, each beside the same seeds of the model that it varies."""
+    sets, rows = ("bccd", "cards"), []
+    scores = {data: reported(runs, "scratch", data) for data in sets}
+    sizes = {run.about["model"]: run.about for run in runs if run.about["part"] == "scratch"}
+    for name, variant in VARIANTS.items():
+        if name in sizes:
+            cells = [points(paired(scores[d].get(name, {}), scores[d].get(variant.base, {}))) for d in sets]
+            seeds = sorted({seed for d in sets for seed in scores[d].get(name, {})})
+            row = [f"`{name}`", variant.what, f"`{variant.base}`", *size(sizes[name]), *cells]
+            rows.append([*row, ", ".join(map(str, seeds))])
+    return table(["variant", "what is different", "from", "parameters", "GFLOPs at 320", *sets, "seeds"], rows)
+
+
+# Grafts ---------------------------------------------------------------------------------------------------------------
+
+
+def compared(runs: list[Run], name: str, part: Part) -> str:
+    """Return the tables of a part, one a data set; empty if nothing of it has been run."""
+    blocks = []
+    for data in part.sets:
+        found = of(runs, name, data)
+        if not found:
+            continue
+        first = next(iter(found.values()))[0].about
+        base = part.beside or name
+        against = next(iter(PARTS[base].models))
+        scores, theirs = reported(runs, name, data), reported(runs, base, data).get(against, {})
+        head = ["model", "what it is", "parameters", "training, CPU s an epoch", "seeds", "mAP50-95"]
+        rows = []
+        for model, about in part.models.items():
+            if model not in found:
+                continue
+            same = found[model]
+            difference = None if (base, model) == (name, against) else paired(scores[model], theirs)
+            rows.append(
+                [
+                    f"`{model}`",
+                    about.what,
+                    f"{same[0].about['parameters'] / 1e6:.2f} M",
+                    f"{mean([e['train_cpu_seconds'] for run in same for e in run.history]):.1f}",
+                    str(len(same)),
+                    percent([*scores[model].values()]),
+                    points(difference),
+                    verdict(difference, data),
+                ]
+            )
+        head += [f"minus {against}, points", ""]
+        blocks += [heading(first, data), table(head, rows)]
+    return "\n\n".join([f"### {part.what}", *blocks]) if blocks else ""
+
+
+def verdict(difference, data: str) -> str:
+    """Return what an interval shows; nothing for a single seed."""
+    if difference is None or difference.low is None:
+        return ""
+    if difference.low > 0:
+        return "better"
+    if difference.high < 0:
+        return "worse"
+    return "no harm" if difference.low > MARGIN[data] else "no difference shown"
