@@ -23,6 +23,7 @@ from benchmarks import (  # noqa: E402
     export_cpu,
     gpu,
     gpu_amp,
+    graft_cpu,
     memory,
     model_cpu,
     scan_cpu,
@@ -39,16 +40,18 @@ BENCHMARKS = {
     "memory": memory,
     "accuracy": accuracy,
     "ss2d_cpu": ss2d_cpu,
+    "graft_cpu": graft_cpu,
     "export_cpu": export_cpu,
     "gpu": gpu,
     "gpu_amp": gpu_amp,
 }
-TARGETS = ("scan_cpu", "model_cpu", "memory", "accuracy")
+TARGETS = ("scan_cpu", "model_cpu", "graft_cpu", "memory", "accuracy")
 PAGES = {
     "docs/benchmarks.md": ("targets", "scan_cpu", "accuracy", "model_cpu", "gpu", "gpu_amp"),
     "docs/deploy.md": ("export_cpu",),
     "docs/design/cpu-kernel.md": ("scan_isa",),
     "docs/design/selective-scan.md": ("memory",),
+    "docs/design/grafts.md": ("graft_cpu",),
     "docs/design/scan2d.md": ("ss2d_cpu",),
     "docs/study.md": ("grafts", "study", "choices"),
 }

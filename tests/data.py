@@ -15,7 +15,9 @@ from ultralytics.utils import YAML
 
 ROOT = Path(ultralytics.__file__).parents[1]
 MODELS = ROOT / "ultralytics/cfg/models"
-FILES = {path.stem: path for path in sorted(MODELS.rglob("VMamba*.yaml"))}
+ALL = {path.stem: path for path in sorted(MODELS.rglob("VMamba*.yaml"))}
+GRAFTS = {stem: path for stem, path in ALL.items() if stem.endswith("-graft")}  # of stock models: tests/test_graft.py
+FILES = {stem: path for stem, path in ALL.items() if stem not in GRAFTS}
 SIDE = 64  # of a drawn image
 
 

@@ -23,6 +23,7 @@ from benchmarks import (
     export_cpu,
     gpu,
     gpu_amp,
+    graft_cpu,
     memory,
     model_cpu,
     result,
@@ -126,6 +127,14 @@ def test_block_runs_and_becomes_a_table(tmp_path: Path) -> None:
     assert all(row["error"] < ss2d_cpu.LIMIT and row["time"] for row in timed)
     assert "| 1 x 8 x 6 x 5 | forward + backward | 1 |" in ss2d_cpu.render(r)["ss2d_cpu"]
     assert "Not run: no --peer given." in ss2d_cpu.render(r)["ss2d_cpu"]
+
+
+def test_grafts_run_beside_their_sources(tmp_path: Path) -> None:
+    r = quick("graft_cpu", tmp_path, "--threads", "1", "--sources", "yolov8n.yaml")
+    assert [row["kind"] for row in r["rows"]] == ["forward", "training step"]
+    assert all(row["stock"].keys() == row["graft"].keys() == TIME for row in r["rows"])
+    assert "| yolov8n | parameters |  | 3,011,238 | 3,202,470 | 1.06 |" in graft_cpu.render(r)["graft_cpu"]
+    assert [goal.measured is not None for goal in graft_cpu.goals(r)] == [True] * 4
 
 
 # Result files

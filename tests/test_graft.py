@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 import ultralytics
+from tests.data import GRAFTS, scaled
 from ultralytics import RTDETR, YOLO
 from ultralytics.engine.model import Model
 from ultralytics.engine.trainer import BaseTrainer
@@ -500,6 +501,29 @@ def test_flops_count_the_graft(sources: dict[str, YOLO]) -> None:
     pixels, layer = 20 * 20, model.model[10]
     own = layer.block.own_flops(1, pixels) + 2 * pixels * (9 * 128 + 2 * 128 * channels + channels**2)
     assert more * 1e9 == pytest.approx(own, rel=0.03)  # and the norms
+
+
+@pytest.mark.parametrize("stem", sorted(GRAFTS))
+def test_the_ready_files_are_the_default_grafts_at_every_scale(stem: str) -> None:
+    family = stem.removeprefix("VMamba-").removesuffix("-graft")
+    ready, stock = YAML.load(GRAFTS[stem]), YAML.load(next(CONFIGS.rglob(f"{family}.yaml")))
+    made = graft(f"{family}n.yaml").model.yaml
+    assert ready["scales"] == stock["scales"]
+    assert {k: v for k, v in ready.items() if k in stock and k not in ("backbone", "head")} == {
+        k: v for k, v in stock.items() if k not in ("backbone", "head")
+    }
+    for part in ("backbone", "head"):
+        assert ready[part] == made[part]
+    said = dict(re.findall(r"^  (\w): \[.*# summary: (.*)$", GRAFTS[stem].read_text(encoding="utf-8"), re.MULTILINE))
+    assert [*said] == [*ready["scales"]]
+    for scale in ("n", "s"):
+        model = YOLO(scaled(stem, scale) + ".yaml").model
+        layers, parameters, gradients, gflops = model.info(imgsz=640)
+        assert said[scale] == (f"{layers} layers, {parameters} parameters, {gradients} gradients, {gflops:.1f} GFLOPs")
+    source = YOLO(f"{family}n.yaml").model
+    loaded = YOLO(scaled(stem, "n") + ".yaml").load(source).model  # what pretrained= does
+    x = torch.rand(1, 3, 64, 64)
+    assert same(outputs(loaded.eval(), x), outputs(source.eval(), x))
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n", "yolo26n"])
