@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))  # build front ends leave the source folder out
 from patches import PatchesError, tree  # noqa: E402
 from patches.upstream import load_pin, split_requires  # noqa: E402
 
-SCAN = Path("ultralytics/nn/Addmodules/selective_scan")
+SCAN = Path("ultralytics/nn/Addmodules/selective_scan/backends")
 ONNX = ["onnx>=1.16.1,<2", "onnxruntime>=1.18", "onnxslim>=0.1.82"]
 REQUIRES = ["torch>=2.4.0", "einops>=0.6.0", "scikit-learn>=1.0"]  # torch: torch.library.custom_op
 EXTRAS = {
@@ -97,9 +97,8 @@ def main():
     files = sorted({*manifest["files"], *tree.own_files(compiled=False)})
     sources = sorted(path.as_posix() for path in (SCAN / "csrc").glob("*.cpp"))
     included = sorted(path.as_posix() for path in (SCAN / "csrc").iterdir()) if sources else []
-    extension = Extension(
-        "ultralytics.nn.Addmodules.selective_scan._cpu", sources, depends=included, language="c++", optional=True
-    )
+    name = ".".join((*SCAN.parts, "_cpu"))
+    extension = Extension(name, sources, depends=included, language="c++", optional=True)
     setup(
         version=load_pin().fork_version,
         install_requires=requires + REQUIRES,

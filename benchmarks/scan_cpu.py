@@ -132,7 +132,10 @@ def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
 
 def library() -> ModuleType:
     """Return the module of the C++ backend; imported here alone, because --base runs this file on older trees."""
-    from ultralytics.nn.Addmodules.selective_scan import cpu
+    try:
+        from ultralytics.nn.Addmodules.selective_scan.backends import cpu
+    except ImportError:  # until November 2026 it lay beside the operator
+        from ultralytics.nn.Addmodules.selective_scan import cpu
 
     return cpu
 

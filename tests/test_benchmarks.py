@@ -35,7 +35,7 @@ from benchmarks import (
 from benchmarks.rendering import source, verdicts
 from benchmarks.study import runs
 from benchmarks.timing import Absent, Timed, distance, interleave
-from ultralytics.nn.Addmodules.selective_scan import cpu
+from ultralytics.nn.Addmodules.selective_scan.backends import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 TIME = {"median_ms", "min_ms", "runs"}

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.block_cases import CASES, FLOAT32, LOW, NAMES, cast, make, run
 from ultralytics.nn.Addmodules.selective_scan import (
-    cpu,
     inner,
     mamba_inner,
     op,
@@ -22,6 +21,7 @@ from ultralytics.nn.Addmodules.selective_scan import (
     token_linear,
     token_norm,
 )
+from ultralytics.nn.Addmodules.selective_scan.backends import cpu
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 from ultralytics.nn.Addmodules.selective_scan.registry import use_backend
 from ultralytics.nn.Addmodules.VMamba import MambaLayer

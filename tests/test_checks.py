@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from ultralytics.nn.Addmodules import MambaLayer
-from ultralytics.nn.Addmodules.selective_scan import chunked, cpu, registry
+from ultralytics.nn.Addmodules.selective_scan import registry
+from ultralytics.nn.Addmodules.selective_scan.backends import chunked, cpu
 from ultralytics.nn.Addmodules.tools import checks, machine, report_rows, selftest
 from ultralytics.nn.Addmodules.tools.machine import Torch
 from ultralytics.nn.Addmodules.tools.report_rows import ABSENT, OK, PROBLEM, Row

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests.scan_cases import NAMES, TOLERANCE, close, errors, hold, layouts, loop, make
 from ultralytics.nn.Addmodules.selective_scan.proof import oracle, rms_error
 
-PACKAGE = Path(__file__).resolve().parents[1] / "ultralytics/nn/Addmodules/selective_scan"
+PACKAGE = Path(__file__).resolve().parents[1] / "ultralytics/nn/Addmodules/selective_scan/backends"
 SOURCES = sorted((PACKAGE / "csrc").glob("*.cpp"))
 FLAGS = ["-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-fPIC"]
 spec = importlib.util.spec_from_file_location("vmamba_cpu_under_test", PACKAGE / "cpu.py")

@@ -24,7 +24,8 @@ from tests import block_cases
 from tests.scan_cases import TOLERANCE, close, errors, hold, loop, make
 from ultralytics.nn.Addmodules import Mamba
 from ultralytics.nn.Addmodules import selective_scan as engine
-from ultralytics.nn.Addmodules.selective_scan import gpu, mamba_cuda, op, registry, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan import gpu, op, registry, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan.backends import mamba_ssm
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -378,11 +379,11 @@ def peer_fwd(u, delta, A, B, C, D, z, bias, softplus):
     assert all(t.stride(-1) == 1 for t in (u, delta, B, C) if t.shape[-1] > 1)
     assert B.shape == C.shape == (batch, B.shape[1], A.shape[1], length)
     assert all(t is None or t.dtype == torch.float32 and t.is_contiguous() for t in (A, D, bias))
-    chunks = -(-length // mamba_cuda.CHUNK)
+    chunks = -(-length // mamba_ssm.CHUNK)
     kept = torch.full((batch, dim, chunks, 2 * A.shape[1]), float("nan"))
     run = [t.float() for t in (u, delta, A, B, C)]
     for c in range(chunks):
-        end = min(length, (c + 1) * mamba_cuda.CHUNK)
+        end = min(length, (c + 1) * mamba_ssm.CHUNK)
         cut = [t if i == 2 else t[..., :end] for i, t in enumerate(run)]
         kept[:, :, c, 1::2] = selective_scan_ref(*cut, None, None, bias, softplus, True)[1]
     out = selective_scan_ref(*run, D, None, bias, softplus)
@@ -392,7 +393,7 @@ def peer_fwd(u, delta, A, B, C, D, z, bias, softplus):
 
 def peer_bwd(u, delta, A, B, C, D, z, bias, dout, kept, out, dz, softplus, recompute_out_z):
     """What `selective_scan_cuda.bwd` takes and returns."""
-    assert kept.shape == (*u.shape[:2], -(-u.shape[-1] // mamba_cuda.CHUNK), 2 * A.shape[1])
+    assert kept.shape == (*u.shape[:2], -(-u.shape[-1] // mamba_ssm.CHUNK), 2 * A.shape[1])
     assert kept.is_contiguous()
     assert (z is None) == (out is None)
     assert dz is None
@@ -411,9 +412,9 @@ def peer_bwd(u, delta, A, B, C, D, z, bias, dout, kept, out, dz, softplus, recom
 @pytest.fixture
 def peer(monkeypatch):
     """Put the reference in the place of mamba-ssm's module, on the CPU."""
-    monkeypatch.setattr(mamba_cuda, "_module", SimpleNamespace(fwd=peer_fwd, bwd=peer_bwd))
-    monkeypatch.setattr(mamba_cuda, "_state", (True, "stand-in"))
-    monkeypatch.setattr(mamba_cuda, "CHUNK", 8)
+    monkeypatch.setattr(mamba_ssm, "_module", SimpleNamespace(fwd=peer_fwd, bwd=peer_bwd))
+    monkeypatch.setattr(mamba_ssm, "_state", (True, "stand-in"))
+    monkeypatch.setattr(mamba_ssm, "CHUNK", 8)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -422,30 +423,30 @@ def peer(monkeypatch):
 def test_adapter_against_the_loop(peer, dtype, options, last):
     args = make(2, 2, 5, 19, 3, dtype=dtype, last=last, **options)
     dout = torch.randn_like(args[0])
-    out, states = mamba_cuda.forward(*args, True, [0, 1])
-    assert states.shape == (2, 2, mamba_cuda.num_checkpoints(19), 5, 3)
+    out, states = mamba_ssm.forward(*args, True, [0, 1])
+    assert states.shape == (2, 2, mamba_ssm.num_checkpoints(19), 5, 3)
     assert out.stride() == args[0].stride()
-    ours = [out, states[:, :, -1], *mamba_cuda.backward(dout, *args, states, True, [0, 1])]
+    ours = [out, states[:, :, -1], *mamba_ssm.backward(dout, *args, states, True, [0, 1])]
     close(args, dout, True, [0, 1], ours)
-    short, final = mamba_cuda.forward(*args, True, [0, 1], checkpoints=False)
+    short, final = mamba_ssm.forward(*args, True, [0, 1], checkpoints=False)
     assert torch.equal(short, out)
     assert torch.equal(final, states[:, :, -1:])
 
 
 def test_adapter_is_never_chosen_and_says_why_it_is_not_there(peer, monkeypatch):
     args = make(1, 1, 4, 5, 3)
-    monkeypatch.setattr(mamba_cuda, "accepts", lambda *a: (True, ""))
+    monkeypatch.setattr(mamba_ssm, "accepts", lambda *a: (True, ""))
     assert registry.select(*args) != "cuda"
     with engine.use_backend("cuda"):
         assert registry.select(*args) == "cuda"
         torch.testing.assert_close(op.scan(*args, True, [1])[0], loop(*args, True, [1])[0], rtol=1e-5, atol=1e-5)
     monkeypatch.undo()
-    if not mamba_cuda.available()[0]:
+    if not mamba_ssm.available()[0]:
         with engine.use_backend("cuda"), pytest.raises(RuntimeError, match="cuda: "):
             registry.select(*args)
         with pytest.raises(RuntimeError, match="not available"):
-            mamba_cuda.forward(*args, True, [0])
-    assert mamba_cuda.accepts(*args) == (False, "u is not a dense CUDA tensor")
+            mamba_ssm.forward(*args, True, [0])
+    assert mamba_ssm.accepts(*args) == (False, "u is not a dense CUDA tensor")
 
 
 # The benchmark --------------------------------------------------------------------------------------------------------
@@ -521,7 +522,7 @@ def test_the_recipes_module_in_the_benchmark_computes_what_ours_does(monkeypatch
         "causal_conv1d_cuda": SimpleNamespace(causal_conv1d_fwd=conv_fwd, causal_conv1d_bwd=conv_bwd),
     }
     monkeypatch.setattr(gpu_peer, "import_module", stand_ins.get)
-    monkeypatch.setattr(mamba_cuda, "CHUNK", 8)
+    monkeypatch.setattr(mamba_ssm, "CHUNK", 8)
     block, x = Mamba(6, d_state=3, bimamba_type="v2"), torch.randn(2, 11, 6, requires_grad=True)
     leaves = [x, *block.parameters()]
     runs = []

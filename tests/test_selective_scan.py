@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from ultralytics.nn.Addmodules import selective_scan as engine
-from ultralytics.nn.Addmodules.selective_scan import chunked, op, registry, selective_scan_fn, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan import op, registry, selective_scan_fn, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan.backends import chunked
 from ultralytics.nn.Addmodules.selective_scan.proof import oracle, rms_error, run_with_gradients, scan_inputs
 
 # RMS error against float64 over that of the plain reference in the same dtype, or twice its eps; never loosened.
@@ -390,7 +391,7 @@ def test_unknown_environment_value_lists_the_valid_ones() -> None:
 
 def test_engine_never_imports_ultralytics() -> None:
     folder = Path(registry.__file__).parent
-    for file in folder.glob("*.py"):
+    for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:

@@ -238,7 +238,9 @@ def test_wheel_has_the_compiled_scan_and_nothing_stale(checkout, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "was not compiled" not in said
-    assert any(re.fullmatch(r"ultralytics/nn/Addmodules/selective_scan/_cpu.*\.(so|pyd)", name) for name in names)
+    assert any(
+        re.fullmatch(r"ultralytics/nn/Addmodules/selective_scan/backends/_cpu.*\.(so|pyd)", name) for name in names
+    )
     assert not any("stale" in name for name in names)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import export, registry
+from .backends.reference import selective_scan_ref
 from .checks import check_canonical, check_scan_inputs
-from .reference import selective_scan_ref
 
 __all__ = ("FORWARD", "REVERSED", "choose", "composed", "scan", "scan_flops", "selective_scan_fn")
 

@@ -19,13 +19,14 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import chunked, cpu, gpu, mamba_cuda
+from . import gpu
+from .backends import chunked, cpu, mamba_ssm
 
 __all__ = ("AUTO", "REFERENCE", "candidates", "forced", "get", "names", "report", "select", "use_backend")
 
 AUTO, REFERENCE = "auto", "reference"
 BACKENDS: tuple[ModuleType, ...] = (gpu, cpu, chunked)  # by priority: the first that accepts a call takes it
-BY_NAME: tuple[ModuleType, ...] = (mamba_cuda,)  # never chosen, only forced
+BY_NAME: tuple[ModuleType, ...] = (mamba_ssm,)  # never chosen, only forced
 LOGGER = logging.getLogger("ultralytics")  # the library's own logger, by name: this package never imports ultralytics
 
 _by_name = {b.name: b for b in (*BACKENDS, *BY_NAME)}

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from ..selective_scan import cpu, registry
+from ..selective_scan import registry
+from ..selective_scan.backends import cpu
 from .report_rows import ABSENT, OK, PROBLEM, Row
 
 __all__ = ("chosen", "devices", "environment", "threads")
@@ -363,7 +364,9 @@ def backend_rows() -> list[Row]:
         advice = ""
         if not ok and name == cpu.name:
             library = cpu.find_library()
-            file = f"delete {library.name} in ultralytics/nn/Addmodules/selective_scan, then " if library else ""
+            file = (
+                f"delete {library.name} in ultralytics/nn/Addmodules/selective_scan/backends, then " if library else ""
+            )
             advice = f"Works without, {SLOWER} times slower on CPUs. To compile it: {file}`{install_command()}`"
         rows.append(Row(f"backend {name}", OK if ok else ABSENT, reason, advice, {"backend": name}))
     return rows

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from .checks import check_scan_inputs
+from ..checks import check_scan_inputs
 
 __all__ = ("per_token", "selective_scan_ref")
 
