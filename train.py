@@ -128,18 +128,9 @@ def last_checkpoint(settings: dict[str, Any]) -> str:
     found = named or get_latest_run(str(RUNS_DIR)) or get_latest_run()
     if not found:
         raise FileNotFoundError(f"there is no last.pt under '{RUNS_DIR}'; name it: resume=path/to/weights/last.pt")
-    if not Path(found).is_file():
-        raise FileNotFoundError(f"'resume={found}': there is no such file; name the last.pt of the run to go on with")
-    from ultralytics.nn.tasks import torch_safe_load
+    from ultralytics.nn.Addmodules.tools.resume import resumable
 
-    ckpt = torch_safe_load(found)[0]
-    if ckpt.get("epoch", -1) == -1:  # Ultralytics would train on its own data set instead
-        data = (ckpt.get("train_args") or {}).get("data") or "their.yaml"
-        raise ValueError(
-            f"'resume={found}' is no run in its middle: it is finished, or was none; to train on from its weights: "
-            f"model={found} data={data}"
-        )
-    return str(found)
+    return resumable(str(found))
 
 
 def summary(model: Any, metrics: Any, seconds: float) -> str:

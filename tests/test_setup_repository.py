@@ -208,8 +208,8 @@ def test_wheel_without_compiler_is_whole_and_runs(checkout, tmp_path, built, tra
         assert f"\nProvides-Extra: {extra}\n" in metadata
     assert '\nRequires-Dist: ultralytics[export-base]; extra == "export"\n' in metadata  # upstream's own stays
     scripts = (tmp_path / "site" / info / "entry_points.txt").read_text()
-    assert "yolo = ultralytics.cfg:entrypoint" in scripts
-    assert "ultralytics = ultralytics.cfg:entrypoint" in scripts
+    assert "yolo = ultralytics.cfg.VMamba_door:main" in scripts
+    assert "ultralytics = ultralytics.cfg.VMamba_door:main" in scripts
 
     code = (
         "import sys, ultralytics; from importlib.metadata import version; from ultralytics.nn import tasks\n"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import linecache
 import re
 
-__all__ = ("sentence",)
+__all__ = ("is_ours", "sentence")
 
 LONGEST = 400
 
@@ -20,21 +20,39 @@ def sentence(error: BaseException) -> str | None:
     Args:
         error (BaseException): An error that was caught.
     """
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
+    chain = _chain(error)
     # What this fork says comes first. Ultralytics hides its better messages behind general ones; those of other
     # libraries stay behind its own.
     ours = [e for e in chain if "/nn/Addmodules/" in _origin(e)[0]]
     theirs = [e for e in chain if "ultralytics" in _origin(e)[0]]
     error = ours[0] if ours else (theirs or chain)[-1]
+    if isinstance(chain[-1], MemoryError) or re.search(r"can't allocate memory|out of memory", str(chain[-1])):
+        return (
+            f"not enough memory: {' '.join(str(chain[-1]).split())[:LONGEST]}; make the sizes of the settings smaller"
+        )
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.strerror}: '{error.filename}'"
     elif not re.match(r"(raise|assert)\b", _origin(error)[1]):
         return None
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()) or type(error).__name__
+    text = re.sub(
+        r" \((RuntimeError|EOFError|UnpicklingError): .*?\)\. ", ". ", text
+    )  # PyTorch's words on a broken file
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether code of this fork raised an error, or the one from which it comes."""
+    return any("/nn/Addmodules/" in _origin(e)[0] for e in _chain(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and those from which it comes."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    return chain
 
 
 def _origin(error: BaseException) -> tuple[str, str]:

@@ -1,0 +1,69 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The command `yolo`: upstream's, and one sentence instead of a traceback where this fork refuses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ultralytics import YOLO
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def yolo(*args: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    """Run the console script of this fork."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # Python 3.10 has no reader of it
+    module, function = re.search(r'^yolo = "(.+):(.+)"', project, re.MULTILINE).groups()
+    code = f"import sys; from {module} import {function}; sys.exit({function}())"
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
+
+
+def test_a_finished_run_is_not_resumed(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Upstream warns, and trains on a data set that it downloads."""
+    YOLO("VMamba-yolon.yaml").save(tmp_path / "last.pt")
+    for args in (("train", "resume", "model=last.pt"), ("detect", "train", "resume=last.pt")):
+        run = yolo(*args, folder=tmp_path, environment=environment)
+        assert run.returncode == 1
+        (line,) = run.stderr.strip().splitlines()[-1:]
+        assert line.startswith("yolo: 'resume=last.pt' is no run in its middle")
+        assert "model=last.pt data=" in line
+        assert "Traceback" not in run.stderr
+        assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_wrong_row_is_one_sentence(tmp_path: Path, environment: dict[str, str]) -> None:
+    backbone = "backbone:\n  - [-1, 1, Conv, [16, 3, 2]]\n  - [-1, 1, MambaLayr, []]\n"
+    (tmp_path / "mine.yaml").write_text(f"nc: 2\n{backbone}head:\n  - [[1], 1, Detect, [nc]]\n", encoding="utf-8")
+    run = yolo("detect", "train", "model=mine.yaml", "data=x.yaml", folder=tmp_path, environment=environment)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert "did you mean MambaLayer?" in run.stderr
+
+
+def test_upstreams_own_errors_stay_as_they_are(tmp_path: Path, environment: dict[str, str]) -> None:
+    run = yolo("detect", "predict", "model=nowhere.pt", folder=tmp_path, environment=environment)
+    assert run.returncode == 1
+    assert "Traceback" in run.stderr
+    assert yolo("version", folder=tmp_path, environment=environment).stdout.strip().startswith("8.")
+
+
+def test_the_door_imports_no_model_code(environment: dict[str, str]) -> None:
+    code = "import sys, ultralytics.cfg.VMamba_door; sys.exit('ultralytics.nn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultralytics import cfg
+    from ultralytics.cfg import VMamba_door
+    from ultralytics.nn.Addmodules.tools import resume
+
+    monkeypatch.setattr(cfg, "entrypoint", lambda: resume.resumable(None))  # Path(None): TypeError
+    monkeypatch.setattr(sys, "argv", ["yolo"])
+    with pytest.raises(TypeError):
+        VMamba_door.main()

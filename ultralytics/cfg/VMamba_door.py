@@ -1,0 +1,35 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The command `yolo`: Ultralytics' own, where what this fork refuses is one sentence and not a traceback.
+
+It lies here because this folder is imported without the model code, so that `yolo help` stays as fast as it was.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ("main",)
+
+
+def main() -> int | None:
+    """Run upstream's command line; what upstream or a bug raises keeps its traceback.
+
+    Returns:
+        (int | None): Exit status, for a console script.
+    """
+    from ultralytics.cfg import entrypoint
+
+    try:
+        if any(arg.lstrip("-").partition("=")[0] == "resume" for arg in sys.argv[1:]):
+            from ultralytics.nn.Addmodules.tools.resume import refuse_finished
+
+            refuse_finished(sys.argv[1:])
+        return entrypoint()
+    except Exception as e:
+        from ultralytics.nn.Addmodules.tools.failures import is_ours, sentence
+
+        said = sentence(e) if is_ours(e) else None
+        if said is None:
+            raise
+        print(f"yolo: {said}", file=sys.stderr)
+        return 1
