@@ -131,8 +131,8 @@ class Job:
 
         from .results import SETTINGS, first_difference, read_json
 
-        project = Path(self.plan.project) if self.plan.project else RUNS_DIR
-        project = project if project.is_absolute() else RUNS_DIR / project
+        # Absolute: Ultralytics' trainer takes a relative one as a folder of its runs folder
+        project = Path(self.plan.project or RUNS_DIR).expanduser().absolute()
         if self.plan.name:
             folder = project / self.plan.name
             if not folder.exists():
