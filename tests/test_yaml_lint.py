@@ -11,7 +11,7 @@ import pytest
 import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.hooks import yaml_lint
-from ultralytics.nn.Addmodules.hooks.yaml_lint import lint
+from ultralytics.nn.Addmodules.hooks.yaml_lint import lint, refuse_strides
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils import YAML
 
@@ -50,16 +50,20 @@ def test_the_other_mistakes() -> None:
     ]
     d = recipe()
     d["head"][-1][0] = [21, 18, 15]
-    assert lint(d) == [
-        "the head, layer 22 (Detect), reads strides [32, 16, 8]: it expects the finest first",
-        "strides: [8, 16, 32] are declared, and the head reads [32, 16, 8]; leave the line out",
-    ]
-    assert lint({**recipe(), "strides": [4, 8, 16]}) == [
-        "strides: [4, 8, 16] are declared, and the head reads [8, 16, 32]; leave the line out"
-    ]
-    d = recipe()
+    assert lint(d) == ["the head, layer 22 (Detect), reads strides [32, 16, 8]: it expects the finest first"]
+
+
+def test_declared_strides_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    d = {**recipe(), "strides": [4, 8, 16]}
+    with pytest.raises(ValueError, match=r"strides: \[4, 8, 16\] are declared, but .* reads \[8, 16, 32\]; leave"):
+        refuse_strides(d, "mine.yaml")
+    d.pop("yaml_file")
+    YAML.save(tmp_path / "mine.yaml", d)
+    with pytest.raises(ValueError, match=r"^mine.yaml: strides: \[4, 8, 16\]"):
+        YOLO(str(tmp_path / "mine.yaml"))
     d["backbone"][9][2] = "Unknown"  # whose stride this table does not know: nothing is said of strides
-    assert lint({**d, "strides": [4, 8, 16]}) == []
+    refuse_strides(d, "mine.yaml")
+    assert lint(d) == []
 
 
 def test_each_warning_is_said_once_with_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:

@@ -8,8 +8,11 @@ from ..VMamba import Mamba
 from .checkpoints import admit
 from .exporter import prepare_export
 from .flops import count_mamba, count_ss2d
+from .fonts import show_names, show_names_of_training
 from .initial_weights import with_declared_boxes
-from .threads import use_all_cores
+from .no_weights import without_weights
+from .notices import at_inference, at_training, with_notices
+from .threads import train_with_all_cores
 from .transfer import with_matched_rows
 
 __all__ = ("register",)
@@ -20,12 +23,18 @@ def register() -> None:
     admit()
     from ultralytics.nn.modules.head import Detect
     from ultralytics.nn.tasks import BaseModel  # which imports this package, below that class
+    from ultralytics.utils import downloads
     from ultralytics.utils.callbacks import default_callbacks
 
     with_declared_boxes(Detect)
     with_matched_rows(BaseModel)
+    with_notices(BaseModel)
     default_callbacks["on_export_start"].append(prepare_export)
-    default_callbacks["on_train_start"].append(use_all_cores)
+    default_callbacks["on_train_start"] += [train_with_all_cores, at_training]
+    for event in ("on_val_start", "on_predict_start"):
+        default_callbacks[event] += [at_inference, show_names]
+    default_callbacks["on_pretrain_routine_start"].append(show_names_of_training)
+    downloads.attempt_download_asset = without_weights(downloads.attempt_download_asset)
     try:
         from thop.profile import register_hooks
     except ImportError:  # upstream shows no GFLOPs at all then

@@ -10,10 +10,10 @@ from functools import wraps
 from pathlib import Path
 
 from .initial_weights import check_start
-from .yaml_lint import warn
+from .yaml_lint import refuse_strides, warn
 from .yaml_rows import check_rows
 
-__all__ = ("own_scales",)
+__all__ = ("name_of_file", "own_scales")
 
 
 def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dict]:
@@ -43,6 +43,7 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
             d["scale"] = next(iter(d["scales"]))
         check_start(d, Path(path).name)
         check_rows(d, Path(path).name)
+        refuse_strides(d, Path(path).name)
         warn(d, Path(path).name)
         return d
 
@@ -51,6 +52,12 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
 
 def _nearest(stem: str) -> str:
     """Return a question about the name of ours that is nearest to one that does not exist, in any case of letters."""
+    name = name_of_file(stem)
+    return f"; did you mean {name}?" if name else "; docs/models lists those that there are"
+
+
+def name_of_file(stem: str) -> str | None:
+    """Return the model file of ours whose name is nearest to one, in any case of letters; None where none is near."""
     import yaml
 
     from ultralytics.utils import ROOT
@@ -60,8 +67,9 @@ def _nearest(stem: str) -> str:
         family, rest = re.fullmatch(r"(VMamba-yolo(?:v?\d+)?)(.*)", file.stem).groups()
         for scale in yaml.safe_load(file.read_text(encoding="utf-8")).get("scales") or [""]:
             names[f"{family}{scale}{rest}".lower()] = f"{family}{scale}{rest}.yaml"
+            names.setdefault(f"{family}{rest}".lower(), f"{family}{scale}{rest}.yaml")
     close = difflib.get_close_matches(stem.lower(), names, n=1, cutoff=0.75)
-    return f"; did you mean {names[close[0]]}?" if close else "; docs/models lists those that there are"
+    return names[close[0]] if close else None
 
 
 def _grafted(d: dict) -> bool:

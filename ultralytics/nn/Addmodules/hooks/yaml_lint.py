@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import prod
 
-__all__ = ("lint", "warn")
+__all__ = ("lint", "refuse_strides", "warn")
 
 HEADS = {"Classify", "RTDETRDecoder", "SemanticSegment", "Depth"}  # and what ends in one of these:
 HEAD_ENDINGS = ("Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26")
@@ -40,6 +40,20 @@ def warn(d: dict, file: str) -> None:
             LOGGER.warning(said)
 
 
+def refuse_strides(d: dict, file: str) -> None:
+    """Raise ValueError for declared strides that are not those of the rows which the head reads, as far as is known."""
+    declared, rows = d.get("strides"), _rows(d)
+    if not isinstance(declared, (list, tuple)) or not rows:
+        return  # what is no list is refused where the strides are taken
+    names, sources = _names(rows), _sources(rows)
+    for i, levels in _levels(rows, names, sources):
+        if len(declared) == len(levels) and list(declared) != levels:
+            raise ValueError(
+                f"{file}: strides: {list(declared)} are declared, but the head, layer {i} ({names[i]}), reads "
+                f"{levels}; leave the line out to have them measured"
+            )
+
+
 def lint(d: dict) -> list[str]:
     """Return what looks wrong in the rows of a model YAML, one sentence each.
 
@@ -48,12 +62,8 @@ def lint(d: dict) -> list[str]:
         >>> lint({"backbone": rows, "head": [[[2], 1, "Detect", ["nc"]]]})
         ['nobody reads layer 1 (Conv): was a row put in without moving the numbers after it?']
     """
-    rows = [*(d.get("backbone") or ()), *(d.get("head") or ())]
-    if not all(isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[3], (list, tuple)) for row in rows):
-        return []  # the parser's own errors
-    names = [str(row[2]) for row in rows]
-    sources = [[j if j >= 0 else i + j for j in _list(row[0])] for i, row in enumerate(rows)]
-    found = []
+    rows, found = _rows(d), []
+    names, sources = _names(rows), _sources(rows)
     read = {j for of in sources for j in of}
     for i, name in enumerate(names[:-1]):
         if i not in read and not _is_head(name) and name not in SIDE_OUTPUTS:
@@ -70,16 +80,38 @@ def lint(d: dict) -> list[str]:
         for j in sources[i]:
             if 0 <= j < i and names[j] == "Concat":
                 found.append(f"the head, layer {i} ({name}), reads layer {j}, a Concat: is the block after it meant?")
-        strides = _strides(rows, names, sources)
-        levels = [strides[j] if 0 <= j < i else None for j in sources[i]]
-        if None in levels:
-            continue
-        shown = [int(s) if s == int(s) else s for s in levels]
+    for i, levels in _levels(rows, names, sources):
         if sorted(levels) != levels:
-            found.append(f"the head, layer {i} ({name}), reads strides {shown}: it expects the finest first")
-        declared = d.get("strides")
-        if isinstance(declared, (list, tuple)) and len(declared) == len(levels) and list(declared) != levels:
-            found.append(f"strides: {list(declared)} are declared, and the head reads {shown}; leave the line out")
+            found.append(f"the head, layer {i} ({names[i]}), reads strides {levels}: it expects the finest first")
+    return found
+
+
+def _rows(d: dict) -> list:
+    """Return the rows of a model YAML; none where one is not of a row's form, which is the parser's to refuse."""
+    rows = [*(d.get("backbone") or ()), *(d.get("head") or ())]
+    right = all(isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[3], (list, tuple)) for row in rows)
+    return rows if right else []
+
+
+def _names(rows: list) -> list[str]:
+    """Return the module of each row."""
+    return [str(row[2]) for row in rows]
+
+
+def _sources(rows: list) -> list[list[int]]:
+    """Return the rows that each row reads."""
+    return [[j if j >= 0 else i + j for j in _list(row[0])] for i, row in enumerate(rows)]
+
+
+def _levels(rows: list, names: list[str], sources: list[list[int]]) -> list[tuple[int, list[float]]]:
+    """Return the strides that each detection head reads, where all are known, with the head's row."""
+    found, strides = [], None
+    for i, name in enumerate(names):
+        if _is_head(name) and name not in ("Classify", "SemanticSegment", "Depth"):
+            strides = strides or _strides(rows, names, sources)
+            levels = [strides[j] if 0 <= j < i else None for j in sources[i]]
+            if None not in levels:
+                found.append((i, [int(s) if s == int(s) else s for s in levels]))
     return found
 
 

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..hooks.fonts import font_families
 from .models_and_images import Picture
 from .receptive_fields import SHARES, Field
 from .scan_orders import token_path
@@ -20,9 +20,8 @@ __all__ = ("plot_activations", "plot_orders", "plot_receptive_fields")
 
 FLOOR = 1e-4  # of the largest gradient: black, and all below it
 PANEL, DPI = 2.2, 150  # inches, pixels an inch
-CHINESE = {"Microsoft YaHei", "PingFang SC", "Noto Sans CJK SC", "WenQuanYi Zen Hei"}  # fonts for names, where there
 STYLE = {
-    "font.family": ["DejaVu Sans", *sorted(CHINESE & {f.name for f in font_manager.fontManager.ttflist})],
+    "font.family": ["DejaVu Sans"],
     "font.size": 7,
     "axes.titlesize": 8,
     "axes.titlepad": 4,
@@ -38,9 +37,15 @@ def _panels(rows: int, columns: int, aspect: float = 1.0) -> tuple[Figure, np.nd
     return fig, axes
 
 
+def show(names: Iterable[str]) -> None:
+    """Take a font with the characters of names, until the style is put back."""
+    matplotlib.rcParams["font.family"] = font_families(names, STYLE["font.family"])
+
+
 @matplotlib.rc_context(STYLE)
 def plot_receptive_fields(fields: dict[str, dict[str, Field]]) -> Figure:
     """Draw fields by model and layer, one row a model, on one log scale, with the squares that hold `SHARES`."""
+    show(fields)
     fig, axes = _panels(len(fields), max(map(len, fields.values())))
     for row, (model, layers) in zip(axes, fields.items()):
         row[0].set_ylabel(model)
@@ -65,6 +70,7 @@ def plot_receptive_fields(fields: dict[str, dict[str, Field]]) -> Figure:
 @matplotlib.rc_context(STYLE)
 def plot_activations(pictures: Sequence[Picture], heats: Sequence[dict[str, dict[str, np.ndarray]]]) -> Figure:
     """Draw each picture and, at its right, its heat maps by model and layer over a grey copy; one row a model."""
+    show([*(picture.name for picture in pictures), *(name for by_model in heats for name in by_model)])
     contents = [p.pixels[p.content] for p in pictures]
     columns = 1 + max(len(layers) for by_model in heats for layers in by_model.values())
     fig, axes = _panels(sum(map(len, heats)), columns, max(x.shape[0] / x.shape[1] for x in contents))

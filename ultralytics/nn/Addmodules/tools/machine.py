@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from ..hooks import threads as cores
+from ..hooks.threads import cores_here
 from ..selective_scan import registry
 from ..selective_scan.backends import cpu
 from .report_rows import ABSENT, OK, PROBLEM, Row
@@ -187,6 +189,15 @@ def threads() -> str:
     """Return the number of threads that PyTorch and the C++ scan take."""
     n = torch.get_num_threads()
     return f"{n} thread{'s' if n > 1 else ''}"
+
+
+def threads_row() -> Row:
+    """Return how many cores models of this fork take on a CPU."""
+    here, asked = cores_here(), cores.chosen_threads()
+    if asked is None:
+        return Row("threads", OK, f"{here} of {here} cores for models of this fork")
+    advice = "Unset OMP_NUM_THREADS to take all" if asked < here else ""
+    return Row("threads", OK, f"{asked} of {here} cores, as OMP_NUM_THREADS says", advice)
 
 
 def driver_row() -> Row:
@@ -387,23 +398,40 @@ def choice_rows() -> list[Row]:
     return rows
 
 
-def chosen(device: str) -> str:
-    """Return the backend that float32 tensors on a device get.
+def double_row() -> Row:
+    """Return the backend that float64 tensors get on the CPU, which is not the fastest."""
+    try:
+        name = chosen("cpu", torch.float64)
+    except RuntimeError as e:
+        return Row("float64 on cpu", ABSENT, str(e))
+    return Row("float64 on cpu", OK, f"{name}: for tests, slower than float32")
+
+
+def chosen(device: str, dtype: torch.dtype = torch.float32) -> str:
+    """Return the backend that tensors on a device get.
 
     Raises:
         RuntimeError: If a backend is forced that cannot take them, or the device does not work.
     """
     if registry.forced() == registry.REFERENCE:
         return registry.REFERENCE
-    x = torch.zeros(1, 1, 1, 1, device=device)
+    x = torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)
     return registry.select(x, x, x[0], x, x, x[0, 0], x, x[0, 0])
 
 
 def environment() -> list[Row]:
     """Return the rows about this machine, in the order of the recipe's own checks."""
     facts, driver = torch_facts(), driver_row()
-    rows = [system_row(), installation_row(), torch_row(facts), driver, cuda_row(facts, driver)]
+    rows = [system_row(), installation_row(), torch_row(facts), threads_row(), driver, cuda_row(facts, driver)]
     if platform.system() == "Darwin":
         rows.append(mps_row())
     compiled = any(name == cpu.name and ok for name, ok, _ in registry.report())
-    return [*rows, nvcc_row(), packages_row(), compiler_row(wanted=not compiled), *backend_rows(), *choice_rows()]
+    return [
+        *rows,
+        nvcc_row(),
+        packages_row(),
+        compiler_row(wanted=not compiled),
+        *backend_rows(),
+        *choice_rows(),
+        double_row(),
+    ]

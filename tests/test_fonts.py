@@ -1,0 +1,138 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Names that are not Latin: shown where this machine has a font for them, else one warning."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+from ultralytics.nn.Addmodules.hooks import fonts
+from ultralytics.utils import LOGGER, plotting
+
+NAMES = {0: "猫", 1: "狗"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give a test a machine whose only fonts are matplotlib's, and put back what it changes."""
+    fonts.font_with.cache_clear()
+    own = [f for f in font_manager.fontManager.ttflist if "matplotlib" in f.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    monkeypatch.setattr(plotting, "check_font", lambda font="": None)  # no network
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        yield
+    fonts.font_with.cache_clear()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Return what is logged."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    LOGGER.addHandler(handler)
+    yield lines
+    LOGGER.removeHandler(handler)
+
+
+@pytest.fixture
+def font(tmp_path: Path) -> Path:
+    """Return a font of two Chinese characters, squares both."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for i, at in enumerate(((100, 0), (100, 700), (800, 700), (800, 0))):
+        (pen.lineTo if i else pen.moveTo)(at)
+    pen.closePath()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "cat", "dog"])
+    builder.setupCharacterMap({ord("猫"): "cat", ord("狗"): "dog"})
+    builder.setupGlyf(dict.fromkeys([".notdef", "cat", "dog"], pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys([".notdef", "cat", "dog"], (900, 100)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Two Squares", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    file = tmp_path / "squares.ttf"
+    builder.save(file)
+    return file
+
+
+def complaints(names: dict[int, str]) -> list[str]:
+    """Draw names as the plots do and return what matplotlib says."""
+    figure = Figure()
+    figure.subplots().set_title(" ".join(names.values()))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(io.BytesIO())
+    return [str(w.message) for w in caught]
+
+
+def trainer(names: dict[int, str]) -> SimpleNamespace:
+    """Return what a training's callback gets, after its data is read."""
+    found = SimpleNamespace(get_dataset=lambda: {"names": names})
+    fonts.show_names_of_training(found)
+    assert found.get_dataset() == {"names": names}
+    return found
+
+
+def test_a_font_of_the_machine_is_found(font: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
+    assert complaints(NAMES)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
+    trainer(NAMES)
+    assert complaints(NAMES) == []
+    assert log == []
+    assert plotting.check_font("Arial.Unicode.ttf") == str(font)
+    picture = plotting.Annotator(np.zeros((60, 200, 3), np.uint8), example="猫", pil=True)
+    assert Path(picture.font.path) == font
+
+
+def test_without_a_font_one_warning(log: list[str]) -> None:
+    for _ in range(2):
+        trainer(NAMES)
+        fonts.show_names(SimpleNamespace(data={"names": NAMES}, model=SimpleNamespace(names=NAMES)))
+    assert len(log) == 1
+    assert "no font of this machine shows '狗猫'" in log[0]
+    assert "fonts-noto-cjk" in log[0]
+
+
+@pytest.mark.parametrize("names", [{0: "cat"}, {0: "Füchse"}, {}, None])
+def test_latin_names_change_nothing(names: dict[int, str] | None, log: list[str]) -> None:
+    before, check = list(matplotlib.rcParams["font.family"]), plotting.check_font
+    fonts.show_names(SimpleNamespace(data={"names": names}, model=None))
+    assert list(matplotlib.rcParams["font.family"]) == before
+    assert log == []
+    if names == {0: "cat"}:
+        assert plotting.check_font is check
+
+
+def test_upstreams_font_comes_first(monkeypatch: pytest.MonkeyPatch, font: Path) -> None:
+    monkeypatch.setattr(plotting, "check_font", lambda font="": "downloaded.ttf")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
+    trainer(NAMES)
+    assert plotting.check_font("Arial.Unicode.ttf") == "downloaded.ttf"
+
+
+def test_pictures_of_ours_take_it_too(font: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from ultralytics.nn.Addmodules.tools.draw import plot_receptive_fields
+    from ultralytics.nn.Addmodules.tools.receptive_fields import Field
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
+    figure = plot_receptive_fields({"猫狗": {"P3": Field(torch.eye(9, dtype=torch.double), (4, 4))}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO())

@@ -1,0 +1,36 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Weights of models of this fork, which somebody asks for: there are none to download; what to start from instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+__all__ = ("without_weights",)
+
+
+def without_weights(download: Callable[..., str]) -> Callable[..., str]:
+    """Decorate upstream's search for weights: a name of ours that is no file is an error, before the network is asked.
+
+    Args:
+        download (Callable[..., str]): Upstream's `attempt_download_asset(file, ...)`.
+    """
+
+    @wraps(download)
+    def attempt_download_asset(file: str | Path, *args, **kwargs) -> str:
+        path = Path(str(file).strip().replace("'", ""))
+        if path.name.lower().startswith("vmamba-yolo") and path.suffix == ".pt" and not path.exists():
+            from ultralytics.utils import SETTINGS
+
+            if not (Path(SETTINGS["weights_dir"]) / path).exists():
+                from .scale_names import name_of_file
+
+                raise FileNotFoundError(
+                    f"there is no file '{path}', and no weights of VMamba models to download: train "
+                    f"{name_of_file(path.stem) or 'VMamba-yolon.yaml'} from scratch, or start from stock weights by "
+                    f"`vmamba graft model=yolo11n.pt`"
+                )
+        return download(file, *args, **kwargs)
+
+    return attempt_download_asset
