@@ -180,6 +180,7 @@ class Mamba(StateSpace):
             positive_int("Mamba", dt_rank=a.dt_rank)
         if a.dt_init not in ("random", "constant"):
             raise ValueError(f"Mamba: dt_init must be 'random' or 'constant', got {a.dt_init!r}")
+        positive_number("Mamba", dt_min=a.dt_min, dt_max=a.dt_max, dt_init_floor=a.dt_init_floor or 1)  # 0 is none
         if not 0 < a.dt_min <= a.dt_max:
             raise ValueError(f"Mamba: 0 < dt_min <= dt_max is required, got dt_min={a.dt_min}, dt_max={a.dt_max}")
         if a.bimamba_type not in cls.bimamba_types:

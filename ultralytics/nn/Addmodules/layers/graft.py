@@ -79,7 +79,12 @@ class Graft(nn.Module):
         super().__init__()
         kind, defaults = find_block(block)
         self.norm = nn.GroupNorm(1, dim)
-        self.block = kind(dim, **{**defaults, **(options or {})})
+        try:
+            self.block = kind(dim, **{**defaults, **(options or {})})
+        except Exception as e:  # whatever a foreign block raises, and PyTorch where there is no memory for one of ours
+            raise ValueError(
+                f"Graft: {block} cannot be built for {dim} channels with {options or {}}: {type(e).__name__}: {e}"
+            ) from e
         self.proj = ZeroProjection(dim)
         if lr_factor != 1:
             self.lr_factor = float(lr_factor)
@@ -98,14 +103,17 @@ class Graft(nn.Module):
         try:
             known = inspect.signature(kind).parameters
             bound = arguments(kind, a.dim, **{**defaults, **options})
-        except (TypeError, ValueError) as e:  # a class without a signature, or of other arguments
+        except (TypeError, ValueError, OverflowError) as e:  # a class without a signature, or of other arguments
             wrong = [name for name in options if a.block in BLOCKS and name not in known]
             if wrong:
                 names = ", ".join([*known][1:])
                 raise ValueError(f"Graft: {a.block} has no option '{wrong[0]}'; it has {names}") from None
             raise TypeError(f"Graft: {a.block} cannot be called with {a.dim} channels and {options}: {e}") from None
         if a.block in BLOCKS:
-            kind.check(bound)
+            try:
+                kind.check(bound)
+            except OverflowError as e:  # int(inf)
+                raise ValueError(f"Graft: {a.block} cannot be built with {options}: {e}") from None
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform a map (B, C, H, W).
@@ -141,6 +149,8 @@ def find_block(name: object) -> tuple[type[nn.Module], dict[str, object]]:
         raise ValueError(
             f"Graft: there is no block '{name}'{hint or f'; there are {list(BLOCKS)}, and classes as module.Class'}"
         )
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"Graft: block '{name}' is no name of a class: write module.Class")
     try:
         kind = getattr(importlib.import_module(module), attribute)
     except ImportError as e:
@@ -150,6 +160,8 @@ def find_block(name: object) -> tuple[type[nn.Module], dict[str, object]]:
         ) from None
     except AttributeError:
         raise ValueError(f"Graft: '{module}' has no class '{attribute}'") from None
+    except Exception as e:  # whatever stands in a file of the user
+        raise ValueError(f"Graft: '{module}' cannot be imported for the block '{name}': {type(e).__name__}: {e}") from e
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise TypeError(f"Graft: the block '{name}' is no torch.nn.Module class, got {kind!r}")
     return kind, {}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grafting.graft import SUFFIX, grafted, read
-from ..layers.graft import BLOCKS, find_block, is_graft
+from ..layers.graft import BLOCKS, Graft, find_block, is_graft
 from .report_rows import emit
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ("run",)
 
+CHANNELS = 64  # of the map for which options are checked before the model is known
 ENDINGS = {".pt", ".yaml", ".yml"}
 NAMED = {"RTDETR": "rtdetr", "YOLOWorld": "-world", "YOLOE": "yoloe"}  # kinds that upstream tells by a file's name
 
@@ -46,12 +47,14 @@ def run(args: SimpleNamespace) -> int:
     """
     if "." in args.block:
         sys.path.append(os.getcwd())  # as `python -m` has it, for a class in a file of this folder
+    find_block(args.block)  # before a file is looked at
+    if args.block in BLOCKS:
+        Graft.check(SimpleNamespace(dim=CHANNELS, block=args.block, options=args.options))
     weights, config = targets(args.model, args.out)
     trained = Path(args.model).suffix not in {".yaml", ".yml"}
     files = [weights, config] if trained else [config]
     writable(files, args.exist_ok)
     try:
-        find_block(args.block)  # before a file is read
         source, dtype = read(args.model)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # one source gives one file

@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-__all__ = ("Option", "UsageError", "Verb", "choice", "count", "flag", "near", "number", "pairs", "parse", "several")
+__all__ = (
+    "Option",
+    "UsageError",
+    "Verb",
+    "at_most",
+    "choice",
+    "count",
+    "flag",
+    "near",
+    "number",
+    "pairs",
+    "parse",
+    "several",
+)
 
 WIDTH = 100
 
@@ -85,6 +98,17 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError("a number, as in 1 or 0.5") from None
+
+
+def at_most(most: int) -> Callable[[str], int]:
+    """Return a reader of integers from 1 to a number, beyond which a command would not end."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise ValueError(f"an integer from 1 to {most}")
+        return int(text)
+
+    return read
 
 
 def several(text: str) -> list[str]:

@@ -12,7 +12,21 @@ from collections.abc import Sequence
 
 from .compare.plan import read_seeds
 from .failures import sentence
-from .key_value import Option, UsageError, Verb, choice, count, flag, near, number, pairs, parse, several, usage
+from .key_value import (
+    Option,
+    UsageError,
+    Verb,
+    at_most,
+    choice,
+    count,
+    flag,
+    near,
+    number,
+    pairs,
+    parse,
+    several,
+    usage,
+)
 from .report_rows import emit
 
 __all__ = ("main",)
@@ -20,7 +34,7 @@ __all__ = ("main",)
 LEVELS = "P3: last backbone layer at stride 8, N3: last neck layer at stride 8, 4: layer 4"
 GRAFT_PLACES = "P4: last backbone row at stride 16, N4: the row that the head reads at that stride, 6: row 6"
 PICTURE = (
-    Option("imgsz", count, 320, "side of the letterboxed images"),
+    Option("imgsz", at_most(4096), 320, "side of the letterboxed images"),
     Option("out", str, None, "picture to write; without it a new one in runs/visualize"),
     Option("exist_ok", flag, False, "replace the picture if it exists"),
 )
@@ -68,7 +82,7 @@ VERBS = (
                 (
                     *MODELS,
                     Option("images", several, None, "files and folders; without them noise from a fixed seed"),
-                    Option("count", count, 16, "images at most"),
+                    Option("count", at_most(10_000), 16, "images at most"),
                     *PICTURE,
                 ),
             ),
@@ -79,7 +93,7 @@ VERBS = (
                 (
                     *MODELS,
                     Option("images", several, None, "files and folders; without them Ultralytics' samples"),
-                    Option("count", count, 1, "images at most"),
+                    Option("count", at_most(100), 1, "images at most"),
                     Option("reduce", choice("mean", "norm", "max"), "mean", "channels: mean, max (absolute) or norm"),
                     *PICTURE,
                 ),
@@ -92,7 +106,7 @@ VERBS = (
                     Option("models", several, None, "draw the orders of these models' layers"),
                     Option("orders", several, None, "of rows, rows-reversed, columns, columns-reversed"),
                     Option("images", several, None, "an image; without it one of Ultralytics' samples"),
-                    Option("grid", count, 6, "cells along the longer side"),
+                    Option("grid", at_most(50), 6, "cells along the longer side"),
                     *PICTURE,
                 ),
             ),
