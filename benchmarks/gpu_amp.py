@@ -48,7 +48,7 @@ def train(data: str, precision: str, epochs: int, imgsz: int, batch: int, device
     )  # fmt: skip
     seconds = time.monotonic() - begin
     run = Path(model.trainer.save_dir)
-    with open(run / "results.csv", newline="") as f:
+    with open(run / "results.csv", newline="", encoding="utf-8") as f:
         epochs_seen = [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(f)]
     losses = [v for row in epochs_seen for k, v in row.items() if k.endswith("_loss")]
     found = {

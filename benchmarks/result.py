@@ -27,7 +27,7 @@ def compact(result: dict) -> str:
 def save(result: dict, file: Path) -> None:
     """Write a result."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(compact(result))
+    file.write_text(compact(result), encoding="utf-8")
 
 
 def holds(commit: str) -> bool:
@@ -68,7 +68,7 @@ def load(name: str) -> dict | None:
     file = RESULTS / f"{name}.json"
     if not file.exists():
         return None
-    result = json.loads(file.read_text())
+    result = json.loads(file.read_text(encoding="utf-8"))
     if why := refusal(result, name):
         raise SystemExit(why)
     return result

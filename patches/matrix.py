@@ -108,7 +108,7 @@ def matrix(chosen: list[str], with_smoke: bool, write: bool) -> int:
 
 def _matrix(pin: Pin, patches: list[Patch], chosen: list[str], with_smoke: bool, write: bool) -> int:
     HOME.mkdir(exist_ok=True)
-    passed = json.loads(PASSED.read_text()) if PASSED.exists() else {}
+    passed = json.loads(PASSED.read_text(encoding="utf-8")) if PASSED.exists() else {}
     with tree.lock():
         base = read_wheel(fetch(pin))[0]
     last, rows = None, []

@@ -92,9 +92,9 @@ def _data(folder: Path) -> Path:
     for i in range(4):
         pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
         Image.frombytes("RGB", (64, 64), bytes(pixels.flatten().tolist())).save(folder / f"images/{i}.png")
-        (folder / f"labels/{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.{i + 4} 0.5\n")
+        (folder / f"labels/{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.{i + 4} 0.5\n", encoding="utf-8")
     path = folder / "data.yaml"
-    path.write_text(f"path: {folder.as_posix()}\ntrain: images\nval: images\nnames: {{0: a, 1: b}}\n")
+    path.write_text(f"path: {folder.as_posix()}\ntrain: images\nval: images\nnames: {{0: a, 1: b}}\n", encoding="utf-8")
     return path
 
 

@@ -173,7 +173,11 @@ def release(version: str) -> Pin:
         if not path.is_file():
             raise PatchesError(f"{FOLDER_VARIABLE}={folder} holds no {pin.wheel}. Put that wheel there, or unset it.")
         data = path.read_bytes()
-    elif cached.is_file() and noted.is_file() and sha256(cached.read_bytes()) == noted.read_text().strip():
+    elif (
+        cached.is_file()
+        and noted.is_file()
+        and sha256(cached.read_bytes()) == noted.read_text(encoding="utf-8").strip()
+    ):
         data = cached.read_bytes()
     else:
         data = _download(version, None, "")

@@ -196,7 +196,7 @@ def clone_of_upstream(folder: Path) -> Path:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(text.encode())
         if version is None:
-            (folder / TASKS).write_text(FAR + "# beyond 1.1\n")
+            (folder / TASKS).write_text(FAR + "# beyond 1.1\n", encoding="utf-8")
         git(folder, "add", "-A")
         git(folder, "commit", "-qm", f"release {version}")
         if version:

@@ -48,7 +48,7 @@ def quick(name: str, folder: Path, *args: str) -> dict:
     command = [sys.executable, ROOT / f"benchmarks/{name}.py", "--quick", "--out", out, *args]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert run.returncode == 0, run.stdout + run.stderr
-    return json.loads(out.read_text())
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_scan_runs_end_to_end(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_grafts_run_beside_their_sources(tmp_path: Path) -> None:
 def test_a_result_is_written_one_row_a_line(tmp_path: Path) -> None:
     r = {"benchmark": "toy", "settings": {"threads": [1, 2]}, "rows": [{"a": 1, "b": [2]}, {"a": None}], "absent": {}}
     result.save(r, tmp_path / "new/toy.json")
-    text = (tmp_path / "new/toy.json").read_text()
+    text = (tmp_path / "new/toy.json").read_text(encoding="utf-8")
     assert json.loads(text) == r
     assert text.splitlines()[3:6] == [' "rows": [', '  {"a": 1, "b": [2]},', '  {"a": null}']
 
@@ -166,14 +166,14 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_results_that_may_not_be_quoted(change: dict, why: str, results: Path) -> None:
     r = made_up()["scan_cpu"]
-    (results / "scan_cpu.json").write_text(json.dumps(r))
+    (results / "scan_cpu.json").write_text(json.dumps(r), encoding="utf-8")
     assert result.load("scan_cpu") == r
     r["environment"] |= {k: v for k, v in change.items() if k in r["environment"]}
     r |= {k: v for k, v in change.items() if k not in r["environment"]}
-    (results / "scan_cpu.json").write_text(json.dumps(r))
+    (results / "scan_cpu.json").write_text(json.dumps(r), encoding="utf-8")
     with pytest.raises(SystemExit, match=why):
         result.load("scan_cpu")
-    (results / "memory.json").write_text(json.dumps({"quick": True}))
+    (results / "memory.json").write_text(json.dumps({"quick": True}), encoding="utf-8")
     with pytest.raises(SystemExit, match=f"{why}.*\nmemory.json is of a --quick run"):
         tables.blocks()
 
@@ -181,7 +181,7 @@ def test_results_that_may_not_be_quoted(change: dict, why: str, results: Path) -
 def test_a_tree_that_was_committed_after_it_was_measured(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     r = made_up()["scan_cpu"] | {"committed_as": "abc1234"}
     r["environment"]["uncommitted"] = True
-    (results / "scan_cpu.json").write_text(json.dumps(r))
+    (results / "scan_cpu.json").write_text(json.dumps(r), encoding="utf-8")
     known = {"rev-parse --is-shallow-repository": "false", "rev-parse --verify --quiet abc1234^{commit}": "abc1234def"}
     monkeypatch.setattr(result, "git", lambda *args: known.get(" ".join(args), ""))
     assert "commit abc1234, measured before it was committed;" in source(result.load("scan_cpu"), "x")
@@ -195,10 +195,10 @@ def test_a_tree_that_was_committed_after_it_was_measured(results: Path, monkeypa
 def test_results_do_not_count_as_uncommitted_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     repository(tmp_path, {"code.py": "1", "benchmarks/results/a.json": "1", "docs/a.md": "1"})
     monkeypatch.setattr(environment, "ROOT", tmp_path)
-    (tmp_path / "benchmarks/results/a.json").write_text("2")
-    (tmp_path / "docs/a.md").write_text("2")
+    (tmp_path / "benchmarks/results/a.json").write_text("2", encoding="utf-8")
+    (tmp_path / "docs/a.md").write_text("2", encoding="utf-8")
     assert not environment.uncommitted()
-    (tmp_path / "code.py").write_text("2")
+    (tmp_path / "code.py").write_text("2", encoding="utf-8")
     assert environment.uncommitted()
 
 
@@ -372,7 +372,7 @@ def made_up() -> dict[str, dict]:
 def measured(results: Path) -> Path:
     """Made-up results in a folder that the tables are written from."""
     for name, r in made_up().items():
-        (results / f"{name}.json").write_text(json.dumps(r))
+        (results / f"{name}.json").write_text(json.dumps(r), encoding="utf-8")
     return results
 
 
@@ -416,7 +416,7 @@ def test_red_rows_have_no_figure_in_the_tables(measured: Path) -> None:
         if row["subject"] == "cpp":
             row |= {"forward": None, "forward_backward": None, "check": {"ok": False}}
             del row["ns_per_element"], row["times_bound"]
-    (measured / "scan_cpu.json").write_text(json.dumps(r))
+    (measured / "scan_cpu.json").write_text(json.dumps(r), encoding="utf-8")
     assert "| 1, 64, 25600 | channel-last | C++ | red | red |  |  |  |  |" in scan_cpu.render(r)["scan_cpu"]
     assert {v for k, v in judged().items() if k.startswith("scan")} == {("", "not measured")}
 
@@ -434,7 +434,7 @@ def test_tables_without_results(results: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_pages_are_written_and_checked(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- targets:begin -->\n<!-- targets:end -->\nafter\n")
+    page.write_text("before\n<!-- targets:begin -->\n<!-- targets:end -->\nafter\n", encoding="utf-8")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     monkeypatch.setattr(tables, "PAGES", {"page.md": ("targets",)})
     monkeypatch.setattr(tables, "blocks", lambda: {"targets": tables.targets(tables.results())})
@@ -443,12 +443,12 @@ def test_pages_are_written_and_checked(measured: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "argv", ["tables.py"])
     assert tables.main() == 0
     assert (
-        page.read_text()
+        page.read_text(encoding="utf-8")
         == f"before\n<!-- targets:begin -->\n{tables.targets(tables.results())}\n<!-- targets:end -->\nafter\n"
     )
     monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
     assert tables.main() == 0
-    page.write_text("no comment lines")
+    page.write_text("no comment lines", encoding="utf-8")
     with pytest.raises(SystemExit, match="must stand there once, found 0"):
         tables.main()
 
@@ -497,7 +497,7 @@ def repository(folder: Path, files: dict[str, str]) -> None:
     """Make a repository with one commit."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
@@ -529,13 +529,14 @@ if __name__ == "__main__":
 def toy(tmp_path: Path) -> Path:
     """A repository with a benchmark of its own, whose tree differs from its commit."""
     files = {
-        f"benchmarks/{n}.py": (ROOT / f"benchmarks/{n}.py").read_text() for n in ("timing", "environment", "result")
+        f"benchmarks/{n}.py": (ROOT / f"benchmarks/{n}.py").read_text(encoding="utf-8")
+        for n in ("timing", "environment", "result")
     }
-    files |= {"benchmarks/base.py": Path(base.__file__).read_text(), "benchmarks/toy.py": TOY}
+    files |= {"benchmarks/base.py": Path(base.__file__).read_text(encoding="utf-8"), "benchmarks/toy.py": TOY}
     files |= {"patches/__init__.py": "", "patches/__main__.py": "open('laid', 'w')", "setup.py": "open('laid')"}
     files["ultralytics/__init__.py"] = "SIDE, FIGURE, SECONDS = 'base', 2.0, 0.004"
     repository(tmp_path, files)
-    (tmp_path / "ultralytics/__init__.py").write_text("SIDE, FIGURE, SECONDS = 'head', 3.0, 0.002")
+    (tmp_path / "ultralytics/__init__.py").write_text("SIDE, FIGURE, SECONDS = 'head', 3.0, 0.002", encoding="utf-8")
     return tmp_path
 
 
@@ -558,17 +559,17 @@ def test_another_commit_takes_turns_with_this_tree(toy: Path) -> None:
     assert call[:3] == ["call,", "1", "thread"]
     assert float(call[3]) > float(call[5])
     assert float(call[7]) < 0.9
-    turns = re.sub(r"(\w+\n)\1*", r"\1", (toy / "log.txt").read_text()).split()
+    turns = re.sub(r"(\w+\n)\1*", r"\1", (toy / "log.txt").read_text(encoding="utf-8")).split()
     assert turns == ["base", "head"] * base.ROUNDS
     assert worktrees(toy) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a group of processes")
 def test_another_commit_is_cleared_away_after_an_interruption(toy: Path) -> None:
-    (toy / "ultralytics/__init__.py").write_text("SIDE, FIGURE, SECONDS = 'head', 3.0, 60")
+    (toy / "ultralytics/__init__.py").write_text("SIDE, FIGURE, SECONDS = 'head', 3.0, 60", encoding="utf-8")
     process = subprocess.Popen(toy_command(toy), stderr=subprocess.PIPE, text=True, start_new_session=True)
     end = time.monotonic() + 60
-    while "head" not in ((toy / "log.txt").read_text() if (toy / "log.txt").exists() else ""):
+    while "head" not in ((toy / "log.txt").read_text(encoding="utf-8") if (toy / "log.txt").exists() else ""):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -588,7 +589,7 @@ def test_a_commit_that_is_not_there(toy: Path) -> None:
 
 
 def test_a_commit_whose_code_fails(toy: Path) -> None:
-    (toy / "ultralytics/__init__.py").write_text("raise ImportError('broken on purpose')")
+    (toy / "ultralytics/__init__.py").write_text("raise ImportError('broken on purpose')", encoding="utf-8")
     done = subprocess.run(toy_command(toy), capture_output=True, text=True)
     assert done.returncode == 1
     assert "broken on purpose" in done.stderr

@@ -47,10 +47,10 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         script.write_text(f"import sys, time\n{code}\n", encoding="utf-8")
         if os.name == "nt":
             path = folder / f"{name}.bat"
-            path.write_text(f'@"{sys.executable}" -IS "{script}" %*\n')
+            path.write_text(f'@"{sys.executable}" -IS "{script}" %*\n', encoding="utf-8")
         else:
             path = folder / name
-            path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{script}" "$@"\n')
+            path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{script}" "$@"\n', encoding="utf-8")
             path.chmod(0o755)
         return path
 

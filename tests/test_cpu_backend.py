@@ -426,16 +426,16 @@ def test_reasons_for_an_unusable_library(tmp_path):
     ok, reason = cpu.load(tmp_path / "_cpu.so")
     assert not ok
     assert "cannot be loaded" in reason
-    (tmp_path / "_cpu.so").write_text("not a library")
+    (tmp_path / "_cpu.so").write_text("not a library", encoding="utf-8")
     assert not cpu.load(tmp_path / "_cpu.so")[0]
     with pytest.raises(RuntimeError, match="not available"):
         cpu.forward(*make(1, 1, 2, 3, 1), True, [0])
     foreign = tmp_path / "foreign.so"
-    (tmp_path / "foreign.c").write_text("int answer(void) { return 42; }")
+    (tmp_path / "foreign.c").write_text("int answer(void) { return 42; }", encoding="utf-8")
     old = tmp_path / "old.so"
     functions = "isa_name compiler status set_isa get_isa forward backward tile".split()
     body = "".join(f"long long vmamba_{f}(void) {{ return 0; }}" for f in functions)
-    (tmp_path / "old.c").write_text(body + "long long vmamba_abi_version(void) { return 0; }")
+    (tmp_path / "old.c").write_text(body + "long long vmamba_abi_version(void) { return 0; }", encoding="utf-8")
     for path in (foreign, old):
         source = path.with_suffix(".c")
         subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
@@ -696,9 +696,9 @@ def sanitize(folder: Path, kinds: str, environment: dict[str, str]) -> None:
         if "thread" not in kinds
         else DRIVER.replace("static unsigned long long seed", "static thread_local unsigned long long seed")
     )
-    source.write_text(text)
+    source.write_text(text, encoding="utf-8")
     probe = folder / "probe.cpp"
-    probe.write_text("int main() { return 0; }")
+    probe.write_text("int main() { return 0; }", encoding="utf-8")
     flag = f"-fsanitize={kinds}"
     tried = subprocess.run(
         [compiler(), flag, str(probe), "-o", str(folder / "probe")], capture_output=True, check=False

@@ -167,7 +167,7 @@ def test_written_labels_are_the_drawn_boxes(digits, scenes, built):
 def test_classes_are_balanced(built, split):
     counts = Counter()
     for path in (Path(built["path"]) / "labels" / split).iterdir():
-        counts.update(line.split()[0] for line in path.read_text().splitlines())
+        counts.update(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines())
     assert len(counts) == 10
     assert min(counts.values()) > 0.8 * max(counts.values())
 
@@ -220,10 +220,10 @@ def test_killed_build_leaves_no_set(digits, tmp_path):
 def test_foreign_folder_is_left_alone(digits, tmp_path):
     precious = tmp_path / "set" / "precious.txt"
     precious.parent.mkdir()
-    precious.write_text("mine")
+    precious.write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError, match="left as it is"):
         digits.build(tmp_path / "set")
-    assert precious.read_text() == "mine"
+    assert precious.read_text(encoding="utf-8") == "mine"
 
 
 def test_empty_folder_is_taken(digits, tmp_path):
@@ -259,7 +259,8 @@ def test_readme_snippet_checks_a_set(built, tmp_path, monkeypatch):
     text = (DATASETS / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     (tmp_path / "their.yaml").write_text(
-        f"path: {Path(built['path']).as_posix()}\ntrain: images/train\nval: images/val\nnames: {[*'0123456789']}\n"
+        f"path: {Path(built['path']).as_posix()}\ntrain: images/train\nval: images/val\nnames: {[*'0123456789']}\n",
+        encoding="utf-8",
     )
     monkeypatch.chdir(tmp_path)
     exec(code, {})

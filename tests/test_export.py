@@ -248,7 +248,7 @@ def test_the_example_without_ultralytics(exported: Path, tmp_path: Path) -> None
     page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     assert "ultralytics" not in code
-    (tmp_path / "example.py").write_text(code)
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
     command = [sys.executable, tmp_path / "example.py", exported, ASSETS / "bus.jpg", tmp_path / "out.jpg"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -287,11 +287,11 @@ def test_a_failed_export_leaves_nothing_behind(
             path.mkdir()
             path /= "best.xml"
         path.write_bytes(b"half a model")
-        exporter.file.with_name("best.txt").write_text("somebody else's")
+        exporter.file.with_name("best.txt").write_text("somebody else's", encoding="utf-8")
         raise OSError("No space left on device")
 
     (tmp_path / "best.pt").write_bytes(checkpoint.read_bytes())
-    (tmp_path / "best_other.onnx").write_text("an older one")
+    (tmp_path / "best_other.onnx").write_text("an older one", encoding="utf-8")
     monkeypatch.setattr(Exporter, f"export_{form}", fails)
     with pytest.raises(OSError, match="No space left"):
         YOLO(tmp_path / "best.pt").export(format=form, imgsz=32)

@@ -129,7 +129,7 @@ def spills(ptx: str, folder: Path) -> int:
     ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
     if not ptxas.exists():
         pytest.skip("no ptxas beside triton")
-    (folder / "kernel.ptx").write_text(ptx)
+    (folder / "kernel.ptx").write_text(ptx, encoding="utf-8")
     target = re.search(r"\.target (\w+)", ptx)[1]
     command = [str(ptxas), "-v", f"--gpu-name={target}", str(folder / "kernel.ptx"), "-o", str(folder / "kernel.cubin")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -455,33 +455,35 @@ def test_adapter_is_never_chosen_and_says_why_it_is_not_there(peer, monkeypatch)
 def test_peers_are_built_without_what_is_not_measured(tmp_path):
     folder = tmp_path / "source/csrc/selective_scan"
     folder.mkdir(parents=True)
-    (folder / "selective_scan.cpp").write_text("// dispatch")
-    (folder / "selective_scan_bwd_fp32_complex.cu").write_text("template void f<float, complex_t>();")
+    (folder / "selective_scan.cpp").write_text("// dispatch", encoding="utf-8")
+    (folder / "selective_scan_bwd_fp32_complex.cu").write_text("template void f<float, complex_t>();", encoding="utf-8")
     (folder / "selective_scan_fwd_fp32.cu").write_text(
-        "template void f<float, float>();\ntemplate void f<float, complex_t>();"
+        "template void f<float, float>();\ntemplate void f<float, complex_t>();", encoding="utf-8"
     )
     name, files = gpu_peer.sources(tmp_path / "source", tmp_path / "into")
     assert name == "selective_scan_cuda"
     assert [p.name for p in files] == ["selective_scan.cpp", "selective_scan_fwd_fp32.cu", "not_measured.cpp"]
-    assert "complex_t" not in (tmp_path / "into/selective_scan_fwd_fp32.cu").read_text()
-    assert (tmp_path / "into/not_measured.cpp").read_text().count("TORCH_CHECK(false") == 6
+    assert "complex_t" not in (tmp_path / "into/selective_scan_fwd_fp32.cu").read_text(encoding="utf-8")
+    assert (tmp_path / "into/not_measured.cpp").read_text(encoding="utf-8").count("TORCH_CHECK(false") == 6
 
     (tmp_path / "conv/csrc").mkdir(parents=True)
-    (tmp_path / "conv/csrc/causal_conv1d.cpp").write_text("// all")
+    (tmp_path / "conv/csrc/causal_conv1d.cpp").write_text("// all", encoding="utf-8")
     types = "float", "at::Half", "at::BFloat16"
     made = [f"template void causal_conv1d_fwd_cuda<{i}, {w}>();" for w in types for i in types]
     made += [x.replace("_fwd", "_channellast_fwd") for x in made]
-    (tmp_path / "conv/csrc/causal_conv1d_fwd.cu").write_text("\n".join(["// kernel", *made]))
+    (tmp_path / "conv/csrc/causal_conv1d_fwd.cu").write_text("\n".join(["// kernel", *made]), encoding="utf-8")
     (tmp_path / "conv/csrc/causal_conv1d_update.cu").write_text(
-        "template void causal_conv1d_update_cuda<float, float>();"
+        "template void causal_conv1d_update_cuda<float, float>();", encoding="utf-8"
     )
     name, files = gpu_peer.sources(tmp_path / "conv", tmp_path / "into_conv")
     assert name == "causal_conv1d_cuda"
     assert [p.name for p in files] == [
         "causal_conv1d.cpp", *(f"causal_conv1d_fwd_{i}.cu" for i in range(5)), "not_measured.cpp",
     ]  # fmt: skip
-    assert files[1].read_text() == f"// kernel\n{made[0]}\n", "one instance a file, to be compiled side by side"
-    missing = files[-1].read_text()
+    assert files[1].read_text(encoding="utf-8") == f"// kernel\n{made[0]}\n", (
+        "one instance a file, to be compiled side by side"
+    )
+    missing = files[-1].read_text(encoding="utf-8")
     assert missing.count("template <> void causal_conv1d_fwd_cuda<") == 4, "and none of them twice"
     assert missing.count("TORCH_CHECK(false") == 5 * 9 - len(gpu_peer.MEASURED_CONVS)
     with pytest.raises(SystemExit, match="holds neither"):

@@ -106,7 +106,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image[y : y + side, x : x + side] = 250
             Image.fromarray(image.astype(np.uint8)).save(folder / f"images/{split}/{i}.png")
             box = [(x + side / 2) / 64, (y + side / 2) / 64, side / 64, side / 64]
-            (folder / f"labels/{split}/{i}.txt").write_text(f"{cls} {' '.join(f'{v:.4f}' for v in box)}\n")
+            (folder / f"labels/{split}/{i}.txt").write_text(
+                f"{cls} {' '.join(f'{v:.4f}' for v in box)}\n", encoding="utf-8"
+            )
     YAML.save(
         folder / "data.yaml",
         {"path": str(folder), "train": "images/train", "val": "images/val", "names": {0: "s", 1: "m", 2: "l"}},
@@ -220,7 +222,7 @@ def test_a_row_of_a_yaml_is_checked_and_takes_options() -> None:
 
 
 def test_restricted_loading_imports_no_block(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    (folder / "foreign_block.py").write_text("raise SystemExit('imported')\n")
+    (folder / "foreign_block.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
     d = graft("yolov8n.yaml").model.yaml
     d["backbone"][7][3][1] = "foreign_block.Block"
@@ -665,7 +667,7 @@ class Attention(nn.Module):
 
 
 def test_a_block_from_a_file_of_the_user(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    (folder / "own_blocks.py").write_text(OWN)
+    (folder / "own_blocks.py").write_text(OWN, encoding="utf-8")
     YOLO("yolov8n.yaml").save("mine.pt")
     command = [sys.executable, "-m", "ultralytics.nn.Addmodules", "graft", "model=mine.pt"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -762,10 +764,12 @@ def test_bad_input_is_one_line_and_writes_nothing(
     Path("half.pt").write_bytes(Path("good.pt").read_bytes()[:100_000])
     torch.save({"state_dict": {"w": torch.zeros(2)}}, "weights.pt")
     torch.save(nn.Linear(2, 2), "module.pt")
-    Path("list.yaml").write_text("- 1\n")
+    Path("list.yaml").write_text("- 1\n", encoding="utf-8")
     package = folder / "another_library_of_models"
     package.mkdir()
-    (package / "__init__.py").write_text("from torch import nn\n\n\nclass Net(nn.Module):\n    pass\n")
+    (package / "__init__.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    pass\n", encoding="utf-8"
+    )
     code = "import torch, another_library_of_models as a; torch.save({'model': a.Net()}, 'foreign.pt')"
     subprocess.run([sys.executable, "-c", code], check=True)
     (package / "__init__.py").unlink()
@@ -802,10 +806,10 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 def test_files_that_exist_stay_without_exist_ok(folder: Path, capsys: pytest.CaptureFixture) -> None:
     YOLO("yolov8n.yaml").save("best.pt")
-    Path("best-vmamba.yaml").write_text("mine")
+    Path("best-vmamba.yaml").write_text("mine", encoding="utf-8")
     assert vmamba(["graft", "model=best.pt"]) == 1
     assert "'best-vmamba.yaml' exists; exist_ok=True replaces it" in capsys.readouterr().err
-    assert Path("best-vmamba.yaml").read_text() == "mine"
+    assert Path("best-vmamba.yaml").read_text(encoding="utf-8") == "mine"
     assert not Path("best-vmamba.pt").exists()
     assert vmamba(["graft", "model=best.pt", "exist_ok=True"]) == 0
     assert Path("best-vmamba.pt").exists()

@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image[inside] = 230 if cls == 0 else 20
                 rows.append(f"{cls} {(x + 0.5) / 64} {(y + 0.5) / 64} {(2 * r + 1) / 64} {(2 * r + 1) / 64}")
             Image.fromarray(image.astype(np.uint8)).save(folder / f"images/{split}/{i}.png")
-            (folder / f"labels/{split}/{i}.txt").write_text("\n".join(rows))
+            (folder / f"labels/{split}/{i}.txt").write_text("\n".join(rows), encoding="utf-8")
     YAML.save(
         folder / "shapes.yaml",
         {"path": str(folder), "train": "images/train", "val": "images/val", "names": {0: "square", 1: "disc"}},
@@ -85,7 +85,7 @@ def test_every_scale_builds_by_name_and_matches_its_summary(scale: str) -> None:
     assert model.yaml["scale"] == scale
     assert model.stride.tolist() == [8, 16, 32]
     layers, params, gradients, gflops = model.info(verbose=True)
-    line = re.search(rf"^  {scale}: .*# summary: (.*)$", FILE.read_text(), re.MULTILINE)[1]
+    line = re.search(rf"^  {scale}: .*# summary: (.*)$", FILE.read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert line == f"{layers} layers, {params} parameters, {gradients} gradients, {gflops:.1f} GFLOPs"
     states = {m.d_state for m in model.modules() if isinstance(m, Mamba)}
     assert states == {16}  # never the channel count
@@ -352,10 +352,10 @@ def test_scale_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         yaml_model_load("VMamba-yolov8q.yaml")
     folder = tmp_path / "data2x"  # upstream's own rewriting spoils such folder names
     folder.mkdir()
-    (folder / "VMamba-yolov8.yaml").write_text(FILE.read_text())
+    (folder / "VMamba-yolov8.yaml").write_text(FILE.read_text(encoding="utf-8"), encoding="utf-8")
     assert yaml_model_load(folder / "VMamba-yolov8m.yaml")["scale"] == "m"
     assert yaml_model_load(str(folder / "VMamba-yolov8.yaml"))["scale"] == ""
-    (folder / "VMamba-yolov8d_mine.yaml").write_text(FILE.read_text())
+    (folder / "VMamba-yolov8d_mine.yaml").write_text(FILE.read_text(encoding="utf-8"), encoding="utf-8")
     assert yaml_model_load(folder / "VMamba-yolov8d_mine.yaml")["scale"] == "d"
     d = yaml_model_load("yolov8s.yaml")
     assert (d["scale"], d["yaml_file"]) == ("s", "yolov8s.yaml")
@@ -607,15 +607,17 @@ YOLO("VMamba-yolov8n.yaml").train(data=sys.argv[1], epochs=6, project=sys.argv[2
 
 def test_resume_after_a_kill(data: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     log = tmp_path / "log.txt"
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         run = subprocess.Popen(
             [sys.executable, "-c", RUN, str(data), str(tmp_path)], env=environment, stdout=out, stderr=out
         )
     last, csv = tmp_path / "killed/weights/last.pt", tmp_path / "killed/results.csv"
     deadline = time.time() + 300
-    while not (csv.exists() and len(csv.read_text().splitlines()) >= 4 and last.exists()):  # a header and three epochs
-        assert run.poll() is None, log.read_text()[-2000:]
-        assert time.time() < deadline, log.read_text()[-2000:]
+    while not (
+        csv.exists() and len(csv.read_text(encoding="utf-8").splitlines()) >= 4 and last.exists()
+    ):  # a header and three epochs
+        assert run.poll() is None, log.read_text(encoding="utf-8")[-2000:]
+        assert time.time() < deadline, log.read_text(encoding="utf-8")[-2000:]
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     run.wait()

@@ -144,7 +144,7 @@ def test_conflict_then_abort(fork, tmp_path):
     assert "|||||||  upstream 1.0, where the patch was made" in said
     for command in ("python -m patches rebase --continue", "python -m patches rebase --abort"):
         assert command in said
-    text = (fork.repository / TASKS).read_text()
+    text = (fork.repository / TASKS).read_text(encoding="utf-8")
     assert "<<<<<<< HEAD\n    return 5 + 5\n||||||| parent of" in text
     assert "\n    return 10\n=======\n    return 10  # first\n>>>>>>> " in text
     assert state(fork) == before
@@ -170,10 +170,10 @@ def test_conflict_then_continue(fork, by_hand):
     fork.run("rebase", "1.2", code=1)
     assert "has conflict markers in it" in fork.run("rebase", "--continue", code=1)
     for old, new in (("5 + 5", "5 + 5  # first"), ("15 + 15", "15 + 15  # second")):
-        text = (fork.repository / TASKS).read_text()
+        text = (fork.repository / TASKS).read_text(encoding="utf-8")
         ahead, _, rest = text.partition("<<<<<<< ")
         (fork.repository / TASKS).write_text(
-            f"{ahead}    return {new}\n" + rest.partition(">>>>>>> ")[2].partition("\n")[2]
+            f"{ahead}    return {new}\n" + rest.partition(">>>>>>> ")[2].partition("\n")[2], encoding="utf-8"
         )
         assert state(fork) == before
         if by_hand:
@@ -203,7 +203,8 @@ def test_conflict_resolved_to_what_upstream_has(fork):
     wheel(fork.wheels, "1.2", files("1.2", UPSTREAM[TASKS].replace("return 10\n", "return 10  # first, upstream's\n")))
     fork.run("rebase", "1.2", code=1)
     (fork.repository / TASKS).write_text(
-        files("1.2", UPSTREAM[TASKS].replace("return 10\n", "return 10  # first, upstream's\n"))[TASKS]
+        files("1.2", UPSTREAM[TASKS].replace("return 10\n", "return 10  # first, upstream's\n"))[TASKS],
+        encoding="utf-8",
     )
     assert "Patch first changes nothing on 1.2" in fork.run("rebase", "--continue")
     moved(fork, "1.2")
@@ -212,7 +213,7 @@ def test_conflict_resolved_to_what_upstream_has(fork):
 def test_a_commit_that_belongs_to_no_patch_is_refused(fork):
     wheel(fork.wheels, "1.2", files("1.2", UPSTREAM[TASKS] + "raise SystemExit('broken')\n"))
     assert "The smoke test failed on upstream 1.2" in fork.run("rebase", "1.2", code=1)
-    (fork.repository / "ultralytics/cfg/default.yaml").write_text("epochs: 7\n")
+    (fork.repository / "ultralytics/cfg/default.yaml").write_text("epochs: 7\n", encoding="utf-8")
     assert "holds changes that no commit has" in fork.run("rebase", "--continue", code=1)
     git(fork.repository, "commit", "-qam", "loose")
     assert "belongs to no patch of the series" in fork.run("rebase", "--continue", code=1)
@@ -231,7 +232,9 @@ def test_failing_smoke_test_leaves_everything_as_it_was(fork):
     assert "The tree, the series and the pin are as they were" in said
     assert state(fork) == before
     assert "The smoke test failed" in fork.run("rebase", "--continue", code=1)
-    (fork.repository / TASKS).write_text((fork.repository / TASKS).read_text().replace("return -1\n", "return 0\n"))
+    (fork.repository / TASKS).write_text(
+        (fork.repository / TASKS).read_text(encoding="utf-8").replace("return -1\n", "return 0\n"), encoding="utf-8"
+    )
     git(fork.repository, "commit", "-qa", "--amend", "--no-edit")  # into the last patch: mended
     fork.run("rebase", "--continue")
     moved(fork, "1.2")
@@ -423,7 +426,7 @@ def test_what_is_no_release_is_a_rehearsal(fork, clone):
     assert "Rehearsed" in said
     untouched(fork, before)
     git(clone, "commit", "-q", "--allow-empty", "-m", "x")
-    (clone / TASKS).write_text(CONFLICT)
+    (clone / TASKS).write_text(CONFLICT, encoding="utf-8")
     git(clone, "commit", "-qam", "conflict")
     assert "Patch first conflicts with upstream clone-" in fork.run("rebase", "main", "--from", str(clone), code=1)
     fork.run("rebase", "--abort")

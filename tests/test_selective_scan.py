@@ -323,7 +323,9 @@ def test_opcheck(backend: str, dtype: torch.dtype, full: bool) -> None:
 
 
 def test_every_registered_operator_is_checked() -> None:
-    checked = "".join(Path(__file__).with_name(n).read_text() for n in ("test_selective_scan.py", "test_block.py"))
+    checked = "".join(
+        Path(__file__).with_name(n).read_text(encoding="utf-8") for n in ("test_selective_scan.py", "test_block.py")
+    )
     for name in torch._C._dispatch_get_all_op_names():
         if name.startswith("vmamba::"):
             assert f"torch.ops.{name.replace('::', '.')}.default" in checked, f"{name} has no opcheck"
@@ -392,7 +394,7 @@ def test_unknown_environment_value_lists_the_valid_ones() -> None:
 def test_engine_never_imports_ultralytics() -> None:
     folder = Path(registry.__file__).parent
     for file in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names.append(node.module)

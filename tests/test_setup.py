@@ -278,7 +278,7 @@ def test_the_applier_agrees_with_git(patched, tmp_path):
     patched.run("extract", "third", "-m", "why third")
     for path, text in UPSTREAM.items():
         (tmp_path / "git" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "git" / path).write_text(text)
+        (tmp_path / "git" / path).write_text(text, encoding="utf-8")
     for name in ("first", "second", "third"):
         patch = patched.root / f"patches/{name}.patch"
         env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path)}

@@ -207,7 +207,7 @@ def test_wheel_without_compiler_is_whole_and_runs(checkout, tmp_path, built, tra
     for extra in ("cuda", "export", "deploy", "test", "dev"):
         assert f"\nProvides-Extra: {extra}\n" in metadata
     assert '\nRequires-Dist: ultralytics[export-base]; extra == "export"\n' in metadata  # upstream's own stays
-    scripts = (tmp_path / "site" / info / "entry_points.txt").read_text()
+    scripts = (tmp_path / "site" / info / "entry_points.txt").read_text(encoding="utf-8")
     assert "yolo = ultralytics.cfg.VMamba_door:main" in scripts
     assert "ultralytics = ultralytics.cfg.VMamba_door:main" in scripts
 

@@ -48,8 +48,10 @@ def data(folder):
             image = Image.new("RGB", (64, 48), (40 * i, 90, 160))
             image.paste((250, 240, 30 * i), (10, 12, 34, 40))
             image.save(root / "images" / split / f"{i}.png")
-            (root / "labels" / split / f"{i}.txt").write_text(f"{i % 2} 0.34375 0.541667 0.375 0.583333\n")
-    (root / "their.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n")
+            (root / "labels" / split / f"{i}.txt").write_text(
+                f"{i % 2} 0.34375 0.541667 0.375 0.583333\n", encoding="utf-8"
+            )
+    (root / "their.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n", encoding="utf-8")
     return root / "their.yaml"
 
 
@@ -127,14 +129,14 @@ def test_weights_without_a_run_are_not_resumed(script, tmp_path):
 
 
 def test_file_of_settings_counts_less_than_the_command_line(script, tmp_path):
-    (tmp_path / "my.yaml").write_text("data: their.yaml\nepochs: 7\nlr0: 0.02\n")
+    (tmp_path / "my.yaml").write_text("data: their.yaml\nepochs: 7\nlr0: 0.02\n", encoding="utf-8")
     given = script.read(["epochs=9", f"cfg={tmp_path / 'my.yaml'}"])
     assert given == {"data": "their.yaml", "epochs": 9, "lr0": 0.02}
     assert "mosaic" not in script.complete(given)
 
 
 def test_file_of_settings_is_checked_too(script, tmp_path):
-    (tmp_path / "my.yaml").write_text("epoch: 7\n")
+    (tmp_path / "my.yaml").write_text("epoch: 7\n", encoding="utf-8")
     with pytest.raises(SyntaxError, match="did you mean 'epochs'"):
         script.read([f"cfg={tmp_path / 'my.yaml'}"])
 
@@ -372,8 +374,8 @@ JUNK = "nc: 2\nbackbone:\n  - [-1, 1, Foo, [64]]\nhead: []\n"
 def test_what_a_user_can_cause_ends_in_one_sentence(args, said, folder, data):
     if args == ["device=0"] and torch.cuda.is_available():
         pytest.skip("there is a device 0")
-    (folder / "junk.yaml").write_text(JUNK)
-    (folder / "junk.json").write_text("{}")
+    (folder / "junk.yaml").write_text(JUNK, encoding="utf-8")
+    (folder / "junk.json").write_text("{}", encoding="utf-8")
     if args == ["resume=finished.pt"]:
         from ultralytics import YOLO
 

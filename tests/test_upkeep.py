@@ -48,10 +48,10 @@ def test_mails_go_onto_a_clone(checkout, clone, tmp_path):
     ]
     command = said.splitlines()[-1].strip()
     subprocess.run(command, shell=True, cwd=clone, check=True, capture_output=True, env=identity())
-    assert (clone / TASKS).read_text() == checkout.read(TASKS) == patched(UPSTREAM[TASKS])
+    assert (clone / TASKS).read_text(encoding="utf-8") == checkout.read(TASKS) == patched(UPSTREAM[TASKS])
     assert (clone / "ultralytics/nn/Addmodules/weights.bin").read_bytes() == b"\0\1\2"
     assert (clone / "train.py").exists()
-    assert (clone / "README.md").read_text() == "theirs\n"
+    assert (clone / "README.md").read_text(encoding="utf-8") == "theirs\n"
     assert not (clone / "patches").exists()
     subjects = git(clone, "log", "--format=%an %s", "v1.0..").splitlines()
     assert subjects[::-1] == [
@@ -59,7 +59,7 @@ def test_mails_go_onto_a_clone(checkout, clone, tmp_path):
     ]
     git(clone, "switch", "-qc", "later", "v1.1")  # git merges with the old release's objects, which the clone has
     subprocess.run(["git", "am", "-q", "-3", *sorted(folder.iterdir())], cwd=clone, check=True, env=identity())
-    assert (clone / TASKS).read_text() == patched(FAR)
+    assert (clone / TASKS).read_text(encoding="utf-8") == patched(FAR)
     assert "not an empty folder" in checkout.run("export", "--to", str(folder), code=1)
 
 
@@ -69,7 +69,7 @@ def identity() -> dict:
 
 
 def test_branch_leaves_the_rest_of_the_clone_alone(checkout, clone):
-    (clone / "README.md").write_text("being edited\n")
+    (clone / "README.md").write_text("being edited\n", encoding="utf-8")
     before = git(clone, "status", "--porcelain", "--branch"), git(clone, "rev-parse", "HEAD")
     export = ("export", "--branch", "vmamba", "--in", str(clone))
     assert "3 commits on v1.0" in checkout.run(*export)
@@ -83,7 +83,7 @@ def test_branch_leaves_the_rest_of_the_clone_alone(checkout, clone):
 
 def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path):
     clone = clone.rename(tmp_path / "the reader's clone")
-    (clone / TASKS).write_text(CONFLICT)
+    (clone / TASKS).write_text(CONFLICT, encoding="utf-8")
     git(clone, "commit", "-qam", "conflict")
     before = git(clone, "for-each-ref")
     export = ("export", "--branch", "vmamba", "--in")
@@ -103,7 +103,7 @@ def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path):
 def test_hook_that_landed_elsewhere_is_told(checkout, clone):
     hooks = checkout.read("patches/hooks.py")
     checkout.write("patches/hooks.py", hooks.replace("task_10", "task_20").replace("10'", "20'"))
-    (clone / TASKS).write_text(FAR.replace("def task_20()", "def task_twenty()"))
+    (clone / TASKS).write_text(FAR.replace("def task_20()", "def task_twenty()"), encoding="utf-8")
     git(clone, "commit", "-qam", "renamed")
     export = ("export", "--branch", "vmamba", "--in", str(clone))
     assert "must stand in task_20" in checkout.run(*export, "--onto", "main", code=1)
@@ -113,7 +113,7 @@ def test_hook_that_landed_elsewhere_is_told(checkout, clone):
 def test_no_old_blobs(checkout, clone, tmp_path):
     """A shallow clone of another release cannot merge: git says so, and nothing lands in a wrong place."""
     shallow = tmp_path / "shallow"
-    (clone / TASKS).write_text(CONFLICT)
+    (clone / TASKS).write_text(CONFLICT, encoding="utf-8")
     git(clone, "commit", "-qam", "upstream goes on")
     git(tmp_path, "clone", "-q", "--depth=1", f"file://{clone}", str(shallow))
     said = checkout.run("export", "--branch", "vmamba", "--in", str(shallow), "--onto", "main", code=1)
@@ -214,7 +214,7 @@ def test_the_scheduled_job_opens_one_change(checkout, tmp_path):
     script = job["steps"][-1]["run"]
     for name, text in (("pip", "true"), ("gh", 'echo "gh $*" >> "$HOME/gh.log"')):
         (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "bin/python").symlink_to(sys.executable)
     env = {**checkout.env, "HOME": str(tmp_path), "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
@@ -232,7 +232,7 @@ def test_the_scheduled_job_opens_one_change(checkout, tmp_path):
     for name in ("first", "again"):
         done = run(name)
         assert done.returncode == 0, done.stdout + done.stderr
-        said = (tmp_path / "gh.log").read_text()
+        said = (tmp_path / "gh.log").read_text(encoding="utf-8")
         assert said == "gh pr create --head upstream-1.1 --title Upstream 1.1 --body-file rebase.log\n"
     changed = git(tmp_path / "origin.git", "diff", "--name-only", "HEAD", "upstream-1.1").split()
     assert changed == ["patches/first.patch", "patches/second.patch", "patches/upstream.json"]

@@ -355,7 +355,7 @@ STOCK = ["models=yolov8n.yaml"]
 def test_errors_say_what_is_wrong(command: list[str], message: str, home: Path, capsys) -> None:
     Path("empty").mkdir()
     for name in ("junk.pt", "junk.yaml"):
-        Path(name).write_text("a: [")
+        Path(name).write_text("a: [", encoding="utf-8")
     assert main(command) == 1
     captured = capsys.readouterr()
     expected = message.replace(".avif, .", "")

@@ -59,7 +59,9 @@ class Suite:
                 (folder / tree / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / tree / path).write_bytes(data)
         (folder / "bin").mkdir()
-        (folder / "bin/yolo").write_text(f"#!{sys.executable}\nfrom ultralytics.cfg import entrypoint\nentrypoint()\n")
+        (folder / "bin/yolo").write_text(
+            f"#!{sys.executable}\nfrom ultralytics.cfg import entrypoint\nentrypoint()\n", encoding="utf-8"
+        )
         (folder / "bin/yolo").chmod(0o755)  # whatever else is installed here under that name
 
     def run(self, tree: str, work: Path, *words: str) -> str:
