@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers.check_arguments import arguments, positive_int, positive_number
+from .layers.check_arguments import arguments, flag, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
 from .layers.plain import call, plain
 from .layers.ss2d import SS2D
@@ -174,6 +174,7 @@ class Mamba(StateSpace):
         """Raise unless these constructor arguments are right."""
         positive_int("Mamba", d_model=a.d_model, d_state=a.d_state, d_conv=a.d_conv)
         positive_number("Mamba", expand=a.expand)
+        flag("Mamba", conv_bias=a.conv_bias, bias=a.bias)
         if int(a.expand * a.d_model) < 1:
             raise ValueError(f"Mamba: expand * d_model must be at least 1, got expand={a.expand}, d_model={a.d_model}")
         if a.dt_rank != "auto":

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..hooks.no_weights import refuse_missing
 from ..layers.graft import Graft, find_block, is_graft
 from .levels import map_strides
 from .splice import own_scale, splice
@@ -132,6 +133,7 @@ def read(source: str | Path) -> tuple[Model, torch.dtype]:
     path = Path(check_model_file_from_stem(str(source)))
     if path.suffix not in {".yaml", ".yml", ".pt"}:
         raise ValueError(f"'{source}' is no model file: give a .pt (trained) or a .yaml (untrained)")
+    refuse_missing(path)
     if path.suffix == ".pt" and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
         raise FileNotFoundError(f"no such model file: '{source}'")
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
-__all__ = ("without_weights",)
+__all__ = ("refuse_missing", "without_weights")
 
 
 def without_weights(download: Callable[..., str]) -> Callable[..., str]:
@@ -19,18 +19,23 @@ def without_weights(download: Callable[..., str]) -> Callable[..., str]:
 
     @wraps(download)
     def attempt_download_asset(file: str | Path, *args, **kwargs) -> str:
-        path = Path(str(file).strip().replace("'", ""))
-        if path.name.lower().startswith("vmamba-yolo") and path.suffix == ".pt" and not path.exists():
-            from ultralytics.utils import SETTINGS
-
-            if not (Path(SETTINGS["weights_dir"]) / path).exists():
-                from .scale_names import name_of_file
-
-                raise FileNotFoundError(
-                    f"there is no file '{path}', and no weights of VMamba models to download: train "
-                    f"{name_of_file(path.stem) or 'VMamba-yolon.yaml'} from scratch, or start from stock weights by "
-                    f"`vmamba graft model=yolo11n.pt`"
-                )
+        refuse_missing(Path(str(file).strip().replace("'", "")))
         return download(file, *args, **kwargs)
 
     return attempt_download_asset
+
+
+def refuse_missing(path: Path) -> None:
+    """Raise FileNotFoundError for weights of a model of ours that are no file here; say what to start from."""
+    if not (path.name.lower().startswith("vmamba-yolo") and path.suffix == ".pt") or path.exists():
+        return
+    from ultralytics.utils import SETTINGS
+
+    if not (Path(SETTINGS["weights_dir"]) / path).exists():
+        from .scale_names import name_of_file
+
+        raise FileNotFoundError(
+            f"there is no file '{path}', and no weights of VMamba models to download: train "
+            f"{name_of_file(path.stem) or 'VMamba-yolon.yaml'} from scratch, or start from stock weights by "
+            f"`vmamba graft model=yolo11n.pt`"
+        )

@@ -82,8 +82,9 @@ class Graft(nn.Module):
         try:
             self.block = kind(dim, **{**defaults, **(options or {})})
         except Exception as e:  # whatever a foreign block raises, and PyTorch where there is no memory for one of ours
+            why = str(e).partition("\n")[0].partition(" Exception raised from")[0]
             raise ValueError(
-                f"Graft: {block} cannot be built for {dim} channels with {options or {}}: {type(e).__name__}: {e}"
+                f"Graft: {block} cannot be built for {dim} channels with {options or {}}: {type(e).__name__}: {why}"
             ) from e
         self.proj = ZeroProjection(dim)
         if lr_factor != 1:

@@ -183,7 +183,7 @@ class SS2D(CrossScan):
         """Raise unless these constructor arguments are right."""
         cls.check_scans(a.dim, a.d_state, a.expand, dt_rank=a.dt_rank)
         odd("SS2D", d_conv=a.d_conv)
-        flag("SS2D", gate=a.gate)
+        flag("SS2D", gate=a.gate, conv_bias=a.conv_bias, bias=a.bias)
         positive_number("SS2D", dt_min=a.dt_min, dt_max=a.dt_max, dt_init_floor=a.dt_init_floor or 1)  # 0 is none
         if not 0 < a.dt_min <= a.dt_max:
             raise ValueError(f"SS2D: 0 < dt_min <= dt_max is required, got dt_min={a.dt_min}, dt_max={a.dt_max}")

@@ -17,6 +17,7 @@ __all__ = (
     "at_most",
     "choice",
     "count",
+    "file_name",
     "flag",
     "near",
     "number",
@@ -98,6 +99,13 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError("a number, as in 1 or 0.5") from None
+
+
+def file_name(text: str) -> str:
+    """Read the name of a file."""
+    if not text.strip():
+        raise ValueError("the name of a file")
+    return text
 
 
 def at_most(most: int) -> Callable[[str], int]:
@@ -235,7 +243,7 @@ def _joined(args: Sequence[str]) -> list[str]:
     """Return arguments with `key = value`, `key =value` and `key= value` joined."""
     joined: list[str] = []
     for arg in args:
-        if joined and (joined[-1].endswith("=") or arg.startswith("=")):
+        if joined and ((joined[-1].endswith("=") and "=" not in arg) or arg.startswith("=")):
             joined[-1] += arg
         else:
             joined.append(arg)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grafting.levels import capture, map_strides
+from ..hooks.no_weights import refuse_missing
 
 __all__ = ("Picture", "calibrate", "capture", "find_layers", "load", "read_pictures")
 
@@ -49,6 +50,7 @@ def load(file: str) -> nn.Module:
     path = Path(file)
     if path.suffix not in {".yaml", ".yml", ".pt"}:
         raise ValueError(f"'{file}' is no model file: give a .yaml (untrained) or a .pt (trained)")
+    refuse_missing(path)
     if path.suffix == ".pt" and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
         raise FileNotFoundError(f"no such model file: '{file}'")
     build = RTDETR if path.stem.startswith("rtdetr") else partial(YOLO, verbose=False)

@@ -19,6 +19,7 @@ from .key_value import (
     at_most,
     choice,
     count,
+    file_name,
     flag,
     near,
     number,
@@ -67,7 +68,7 @@ VERBS = (
         "what runs on this machine, what does not, why, and what to do",
         "checks:run",
         (
-            Option("json", str, None, "write JSON to this file; without a value, to standard output", alone="-"),
+            Option("json", file_name, None, "write JSON to this file; without a value, to standard output", alone="-"),
             Option("speed", flag, True, "time the backends, about 5 seconds"),
         ),
     ),

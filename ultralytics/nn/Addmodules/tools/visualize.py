@@ -68,7 +68,7 @@ def _subjects(args: SimpleNamespace) -> tuple[list[Subject], int]:
         raise ValueError(f"{len(args.models)} models need as many different names=, got: {', '.join(names)}")
     device = f"cuda:{args.device}" if args.device.isdecimal() else args.device
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # 'meta' computes nothing
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"device '{args.device}' cannot be used, device=cpu can: {str(e).splitlines()[0]}") from e
     models = [load(file).to(device) for file in args.models]
