@@ -43,6 +43,9 @@ class Fails(nn.Module):
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     YOLO("VMamba-yolon.yaml").save(folder / "v.pt")
+    broken = YOLO("VMamba-yolon.yaml")
+    torch.nn.init.constant_(broken.model.model[0].conv.weight, float("nan"))
+    broken.save(folder / "nan.pt")
     whole = (folder / "v.pt").read_bytes()
     (folder / "half.pt").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.pt").write_bytes(b"")
@@ -68,12 +71,14 @@ ERF = ["visualize", "erf", "count=1", "imgsz=64", "out=o.png"]
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ([*ORDERS, "grid=100000"], "grid must be an integer from 1 to 50, got '100000'"),
+        ([*ORDERS, "grid=100000"], "grid must be an integer from 1 to 32, got '100000'"),
         ([*ORDERS, "imgsz=100000"], "imgsz must be an integer from 1 to 4096"),
         ([*ERF[:2], "models=v.pt", "count=99999999999"], "count must be an integer from 1 to 10000"),
         ([*ERF, "models=v.pt", "device=meta"], "device 'meta' cannot be used, device=cpu can"),
         ([*ERF, "models=half.pt"], "empty, truncated or corrupted"),
         ([*ERF, "models=VMamba-yolon.pt"], "no weights of VMamba models to download: train VMamba-yolon.yaml"),
+        (["visualize", "activations", "models=nan.pt", "imgsz=64", "out=o.png"], "not finite"),
+        ([*ORDERS[:2], "out="], "out must be the name of a file, got ''"),
         (["checks", "json="], "json must be the name of a file, got ''"),
         (["graft", "model=", "out=g.pt"], "'' is no model file"),
         ([*GRAFT, "options=expand:1e30"], "SS2D cannot be built for"),

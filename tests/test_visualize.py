@@ -370,7 +370,7 @@ def test_errors_say_what_is_wrong(command: list[str], message: str, home: Path, 
         (["fields"], "vmamba visualize: there is no 'fields'; it has erf, activations, orders"),
         (["erff"], "vmamba visualize: there is no 'erff'; did you mean 'erf'?"),
         (["erf"], "vmamba visualize erf: models= must be given"),
-        (["orders", "grid=0"], "vmamba visualize orders: grid must be a positive integer, got '0'"),
+        (["orders", "grid=0"], "vmamba visualize orders: grid must be an integer from 1 to 32, got '0'"),
         (["activations", *STOCK, "reduce=meen"], "reduce must be one of mean, norm, max, got 'meen'"),
     ],
 )

@@ -27,8 +27,13 @@ def activation(output: Tensor, picture: Picture, reduce: str = "mean") -> np.nda
         output (Tensor): Output of a layer (1, C, h, w).
         picture (Picture): The letterboxed image that it came from.
         reduce (str): Over the channels: "mean" or "max" of absolute values, or Euclidean "norm".
+
+    Raises:
+        ValueError: If the output is not finite.
     """
     strength = REDUCE[reduce](output[0].detach().float()).cpu().numpy()
+    if not np.isfinite(strength).all():
+        raise ValueError("the map of a layer is not finite: are the model's weights sound?")
     at = []
     for part, size, n in zip(picture.content, picture.pixels.shape, strength.shape):
         # Between cell centres, but never beyond the last one on the content: the padding's cells are brighter or darker

@@ -36,7 +36,7 @@ LEVELS = "P3: last backbone layer at stride 8, N3: last neck layer at stride 8, 
 GRAFT_PLACES = "P4: last backbone row at stride 16, N4: the row that the head reads at that stride, 6: row 6"
 PICTURE = (
     Option("imgsz", at_most(4096), 320, "side of the letterboxed images"),
-    Option("out", str, None, "picture to write; without it a new one in runs/visualize"),
+    Option("out", file_name, None, "picture to write; without it a new one in runs/visualize"),
     Option("exist_ok", flag, False, "replace the picture if it exists"),
 )
 MODELS = (
@@ -58,7 +58,7 @@ VERBS = (
             Option("block", str, "SS2D", "SS2D, MambaLayer, VSSBlock, or a class as module.Class"),
             Option("options", pairs, None, "arguments of the block, as expand:1,gate:True"),
             Option("lr_factor", number, 1.0, "learning rate of the grafts over that of the rest of the model"),
-            Option("out", str, None, "file to write; without it the source's name with -vmamba behind it"),
+            Option("out", file_name, None, "file to write; without it the source's name with -vmamba behind it"),
             Option("exist_ok", flag, False, "replace files that exist"),
             Option("again", flag, False, "graft a graft"),
         ),
@@ -107,7 +107,7 @@ VERBS = (
                     Option("models", several, None, "draw the orders of these models' layers"),
                     Option("orders", several, None, "of rows, rows-reversed, columns, columns-reversed"),
                     Option("images", several, None, "an image; without it one of Ultralytics' samples"),
-                    Option("grid", at_most(50), 6, "cells along the longer side"),
+                    Option("grid", at_most(32), 6, "cells along the longer side"),
                     *PICTURE,
                 ),
             ),
@@ -130,8 +130,8 @@ VERBS = (
             Option("report_on", choice("val", "test"), None, "split of the figures; test if the data have one"),
             Option("checkpoint", choice("best", "last"), None, "weights of the figures; best on test, last on val"),
             Option("speed", flag, True, "take times of a picture after all training"),
-            Option("project", str, None, "folder for comparisons; without it the runs folder"),
-            Option("name", str, None, "folder of this one; without it compare, compare-2, ..."),
+            Option("project", file_name, None, "folder for comparisons; without it the runs folder"),
+            Option("name", file_name, None, "folder of this one; without it compare, compare-2, ..."),
         ),
         more="Any other setting of Ultralytics' training (`yolo cfg` lists them) goes to all runs alike: batch=8 "
         "optimizer=AdamW lr0=0.001 ... The same command again goes on where it was stopped.",
