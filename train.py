@@ -167,7 +167,15 @@ def train(settings: dict[str, Any]) -> None:
     if str(settings.get("data")).endswith((".yaml", ".yml")):  # others are for Ultralytics to tell apart
         from ultralytics.data.utils import check_det_dataset
 
-        check_det_dataset(settings["data"])  # built or downloaded if need be, before a run's folder is made
+        try:
+            check_det_dataset(settings["data"])  # built or downloaded if need be, before a run's folder is made
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            from ultralytics.nn.Addmodules.tools.failures import sentence
+
+            if sentence(e) is not None:
+                raise
+            file = settings["data"]  # a file of a form that Ultralytics does not expect, as letters for class numbers
+            raise ValueError(f"'data={file}' is no data file: {type(e).__name__}: {e}") from None
     from ultralytics import YOLO
 
     start = time.time()

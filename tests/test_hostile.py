@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data import make_data
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.tools.failures import sentence
 from ultralytics.nn.Addmodules.tools.verbs import main
@@ -51,6 +52,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.pt").write_bytes(b"")
     (folder / "noise.pt").write_bytes(b"\xaa\x01" * 500)
     torch.save({"a": 1}, folder / "dict.pt")
+    torch.save(torch.zeros(3), folder / "tensor.pt")
+    torch.save(torch.nn.Linear(2, 2), folder / "layer.pt")
+    make_data(folder, "detect", 2, 2)
+    text = (folder / "data.yaml").read_text(encoding="utf-8")
+    (folder / "letters.yaml").write_text(text.replace("0: square", "a: square"), encoding="utf-8")
     torch.save({"model": torch.nn.Linear(2, 2)}, folder / "linear.pt")
     (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x80")
     (folder / "list.yaml").write_text("[1, 2]", encoding="utf-8")
@@ -79,6 +85,8 @@ ERF = ["visualize", "erf", "count=1", "imgsz=64", "out=o.png"]
         ([*ERF, "models=VMamba-yolon.pt"], "no weights of VMamba models to download: train VMamba-yolon.yaml"),
         (["visualize", "activations", "models=nan.pt", "imgsz=64", "out=o.png"], "not finite"),
         ([*ORDERS[:2], "out="], "out must be the name of a file, got ''"),
+        (["compare", "data=d", "models=a,b", "seeds=1000000000"], "of at most 1000, got '1000000000'"),
+        (["compare", "data=d", "models=a,b", "seeds=[99999999999999999999]"], "at most 1000 seeds below 2147483648"),
         (["checks", "json="], "json must be the name of a file, got ''"),
         (["graft", "model=", "out=g.pt"], "'' is no model file"),
         ([*GRAFT, "options=expand:1e30"], "SS2D cannot be built for"),
@@ -118,6 +126,31 @@ def test_one_sentence(
     assert said in lines[-1]
     assert len(lines[-1]) < 600
     assert sorted(p.name for p in made.iterdir() if p.name != "__pycache__") == before
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["model=tensor.pt", "data=data.yaml"], "'tensor.pt' is no checkpoint of Ultralytics but a Tensor"),
+        (["model=layer.pt", "data=data.yaml"], "'layer.pt' is no checkpoint of Ultralytics but a Linear"),
+        (["resume=tensor.pt"], "'tensor.pt' is no checkpoint of Ultralytics but a Tensor"),
+        (["model=VMamba-yolon.pt", "data=data.yaml"], "no weights of VMamba models to download"),
+        (["data=letters.yaml"], "'data=letters.yaml' is no data file: ValueError: invalid literal for int()"),
+        (["data=data.yaml", "task=x"], "does not support '_new' mode for 'x' task"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_train_py_says_one_sentence(args: list[str], said: str, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train
+
+    def never(self, **settings) -> None:
+        raise AssertionError("a training begins")
+
+    monkeypatch.setattr(YOLO, "train", never)
+    monkeypatch.chdir(made)
+    with pytest.raises(SystemExit) as caught:
+        train.main([*args, "device=cpu"])
+    assert said in str(caught.value)
 
 
 def test_options_are_looked_at_before_the_target(

@@ -167,7 +167,7 @@ def no_installs() -> Iterator[None]:
 
 def _sentence(e: Exception) -> str:
     """Return an exception's first line, without upstream's decoration."""
-    if isinstance(e, AttributeError):  # upstream asks a whole module of another library for its model
+    if " is no checkpoint of Ultralytics" in str(e):
         return "it is no checkpoint of Ultralytics"
     text = " ".join(str(e).strip().splitlines()[:1]).removeprefix("ERROR").lstrip(" ❌\ufe0f")
     text = text.split(" (RuntimeError")[0]  # what PyTorch's reader says of a broken file

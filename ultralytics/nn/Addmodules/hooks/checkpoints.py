@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 from torch import nn
 
@@ -13,11 +16,31 @@ from ..layers.vss import DropPath, Mlp
 from ..VMamba import Mamba
 from .yaml_rows import LAYERS
 
-__all__ = ("STORED", "admit")
+__all__ = ("STORED", "admit", "checkpoints_only")
 
 
 # Moving or renaming one of these makes checkpoints unreadable; tests/test_checkpoints.py holds them where they are.
 STORED: tuple[type[nn.Module], ...] = (ConvSS2D, DropPath, Mamba, Mlp, StepProjection, ZeroProjection, *LAYERS)
+
+
+def checkpoints_only(load: Callable[..., object]) -> Callable[..., object]:
+    """Decorate upstream's reader of .pt files: what is no checkpoint is named, where upstream asks it for its model.
+
+    Args:
+        load (Callable): Upstream's `torch_load(file, ...)`.
+    """
+
+    @wraps(load)
+    def torch_load(file: object, *args, **kwargs) -> object:
+        found = load(file, *args, **kwargs)
+        if not isinstance(found, (dict, torch.jit.ScriptModule)) and not hasattr(found, "model"):
+            raise TypeError(
+                f"'{file}' is no checkpoint of Ultralytics but a {type(found).__name__}; give a best.pt of a "
+                f"training"
+            )
+        return found
+
+    return torch_load
 
 
 def admit() -> None:

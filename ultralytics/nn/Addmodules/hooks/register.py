@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..layers.ss2d import SS2D, ConvSS2D
 from ..VMamba import Mamba
-from .checkpoints import admit
+from .checkpoints import admit, checkpoints_only
 from .exporter import prepare_export
 from .flops import count_mamba, count_ss2d
 from .fonts import show_names, show_names_of_training
@@ -21,11 +21,14 @@ __all__ = ("register",)
 def register() -> None:
     """Enter our classes, callbacks and rules into the registries of PyTorch, Ultralytics and thop."""
     admit()
+    from ultralytics.nn import tasks
     from ultralytics.nn.modules.head import Detect
     from ultralytics.nn.tasks import BaseModel  # which imports this package, below that class
     from ultralytics.utils import downloads
     from ultralytics.utils.callbacks import default_callbacks
 
+    if hasattr(tasks, "torch_load"):  # older releases have none
+        tasks.torch_load = checkpoints_only(tasks.torch_load)
     with_declared_boxes(Detect)
     with_matched_rows(BaseModel)
     with_notices(BaseModel)

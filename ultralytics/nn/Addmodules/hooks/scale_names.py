@@ -39,10 +39,10 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
             if not Path(path).name.lower().startswith("vmamba"):
                 raise
             raise FileNotFoundError(f"there is no model file {Path(path).name}{_nearest(Path(path).stem)}") from e
+        check_rows(d, Path(path).name)
         if _grafted(d) and len(d.get("scales") or ()) == 1:
             d["scale"] = next(iter(d["scales"]))
         check_start(d, Path(path).name)
-        check_rows(d, Path(path).name)
         refuse_strides(d, Path(path).name)
         warn(d, Path(path).name)
         return d

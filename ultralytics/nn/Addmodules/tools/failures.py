@@ -25,7 +25,8 @@ def sentence(error: BaseException) -> str | None:
     # libraries stay behind its own.
     ours = [e for e in chain if "/nn/Addmodules/" in _origin(e)[0]]
     theirs = [e for e in chain if "ultralytics" in _origin(e)[0]]
-    error = ours[0] if ours else (theirs or chain)[-1]
+    meant = [e for e in theirs if _on_purpose(e)]
+    error = ours[0] if ours else (meant or theirs or chain)[-1]
     if isinstance(chain[-1], MemoryError) or re.search(r"can't allocate memory|out of memory", str(chain[-1])):
         return (
             f"not enough memory: {' '.join(str(chain[-1]).split())[:LONGEST]}; make the sizes of the settings smaller"
@@ -33,13 +34,18 @@ def sentence(error: BaseException) -> str | None:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.strerror}: '{error.filename}'"
-    elif not re.match(r"(raise|assert)\b", _origin(error)[1]):
+    elif not _on_purpose(error):
         return None
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()) or type(error).__name__
     text = re.sub(
         r" \((RuntimeError|EOFError|UnpicklingError): .*?\)\. ", ". ", text
     )  # PyTorch's words on a broken file
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def _on_purpose(error: BaseException) -> bool:
+    """Return whether the statement that an error comes from is a `raise` or an `assert`."""
+    return bool(re.match(r"(raise|assert)\b", _origin(error)[1]))
 
 
 def is_ours(error: BaseException) -> bool:

@@ -74,6 +74,9 @@ class Plan:
         return cls(models=read_models(args.models), settings=settings | read_settings(args.others, vars(args)), **own)
 
 
+MOST_SEEDS = 1000  # a comparison of more would not end
+
+
 def read_seeds(text: str) -> Seeds:
     """Read a count of seeds, or seeds with commas between them; `[7]` is the seed 7 alone.
 
@@ -86,10 +89,12 @@ def read_seeds(text: str) -> Seeds:
     if not numbers or not all(n.isdecimal() for n in numbers):
         raise ValueError(expected)
     if len(numbers) == 1 and text.strip()[:1] not in "[(" and "," not in text:
-        if int(numbers[0]) < 1:
-            raise ValueError(expected)
+        if not 1 <= int(numbers[0]) <= MOST_SEEDS:
+            raise ValueError(f"{expected}, of at most {MOST_SEEDS}")
         return tuple(range(int(numbers[0])))
     seeds = tuple(map(int, numbers))
+    if len(seeds) > MOST_SEEDS or max(seeds) >= 2**31:
+        raise ValueError(f"at most {MOST_SEEDS} seeds below {2**31}")  # NumPy takes 32 bits
     if len(set(seeds)) < len(seeds):
         raise ValueError("seeds of which none stands twice")
     return seeds
