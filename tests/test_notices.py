@@ -16,7 +16,8 @@ from tests.data import make_data
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules import SS2D, MambaLayer
 from ultralytics.nn.Addmodules.hooks import notices, threads
-from ultralytics.nn.Addmodules.selective_scan import cpu, registry
+from ultralytics.nn.Addmodules.selective_scan import registry
+from ultralytics.nn.Addmodules.selective_scan.backends import cpu
 from ultralytics.nn.Addmodules.tools import machine
 from ultralytics.utils import LOGGER
 

@@ -38,9 +38,9 @@ def test_runs_survive_the_file(tmp_path: Path) -> None:
     made = [run("a", 0, 0.5), run("a", 1, 0.25), run("b", 0, 0.1), run("b", 0, 0.2, data="other")]
     runs.write(file, made[::-1])
     assert runs.read(file) == sorted(made, key=lambda r: r.key)
-    assert len(file.read_text().splitlines()) == 1 + 2 * len(made)
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 1 + 2 * len(made)
     assert [p.name for p in tmp_path.iterdir()] == ["study.csv"]
-    file.write_text(file.read_text().replace("val_loss", "loss", 1))
+    file.write_text(file.read_text(encoding="utf-8").replace("val_loss", "loss", 1), encoding="utf-8")
     with pytest.raises(SystemExit, match="first line"):
         runs.read(file)
 
@@ -128,8 +128,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(4):
                 picture = np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)
                 Image.fromarray(picture).save(folder / f"images/{split}/{i}.png")
-                (folder / f"labels/{split}/{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-        (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: {0: noise}\n")
+                (folder / f"labels/{split}/{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n", encoding="utf-8")
+        (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: {0: noise}\n", encoding="utf-8")
     return root
 
 
@@ -243,7 +243,10 @@ def test_variants_build_what_the_study_trained() -> None:
 
 def test_a_variant_is_its_base_with_one_change(tmp_path: Path) -> None:
     for name, variant in variants.VARIANTS.items():
-        new, old = yaml.safe_load(variants.write(name, tmp_path).read_text()), variants.build(variant.base)
+        new, old = (
+            yaml.safe_load(variants.write(name, tmp_path).read_text(encoding="utf-8")),
+            variants.build(variant.base),
+        )
         rows, others = (m["backbone"] + m["head"] for m in (new, old))
         changed = [i for i, pair in enumerate(zip(rows, others)) if pair[0] != pair[1]]
         assert changed == sorted(variant.rows) or variant.behind, name

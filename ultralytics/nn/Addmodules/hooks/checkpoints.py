@@ -35,8 +35,7 @@ def checkpoints_only(load: Callable[..., object]) -> Callable[..., object]:
         found = load(file, *args, **kwargs)
         if not isinstance(found, (dict, torch.jit.ScriptModule)) and not hasattr(found, "model"):
             raise TypeError(
-                f"'{file}' is no checkpoint of Ultralytics but a {type(found).__name__}; give a best.pt of a "
-                f"training"
+                f"'{file}' is no checkpoint of Ultralytics but a {type(found).__name__}; give a best.pt of a training"
             )
         return found
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grafting.graft import SUFFIX, grafted, read
+from ..layers.check_arguments import arguments
 from ..layers.graft import BLOCKS, Graft, find_block, is_graft
 from .report_rows import emit
 
@@ -49,7 +50,7 @@ def run(args: SimpleNamespace) -> int:
         sys.path.append(os.getcwd())  # as `python -m` has it, for a class in a file of this folder
     find_block(args.block)  # before a file is looked at
     if args.block in BLOCKS:
-        Graft.check(SimpleNamespace(dim=CHANNELS, block=args.block, options=args.options))
+        Graft.check(arguments(Graft, CHANNELS, args.block, args.options, args.lr_factor))
     weights, config = targets(args.model, args.out)
     trained = Path(args.model).suffix not in {".yaml", ".yml"}
     files = [weights, config] if trained else [config]
