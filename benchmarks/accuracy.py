@@ -37,6 +37,7 @@ from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selectiv
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CASES, QUICK = [Case(1, 64, 400), Case(1, 16, 6400)], [Case(1, 4, 20)]
 NAMED = {name: name.replace("delta_bias", "bias") for name in RESULTS}  # in the table
+LABELS = {"cpu": "cpp", "gpu": "triton"}  # of backends in results
 SEEDS = 4
 WIDE = (2, 5, 7)  # A, D and the bias stay float32
 
@@ -52,7 +53,8 @@ def backends() -> dict[str, Callable]:
 
         return scan
 
-    return {backend.name: held(backend.name) for backend in registry.BACKENDS if backend.available()[0]}
+    backends = registry.BACKENDS.values()
+    return {LABELS.get(b.name, b.name): held(b.name) for b in backends if b.works and b.operator}
 
 
 def measure(case: Case, dtype: torch.dtype, seeds: int, scans: dict[str, Callable]) -> dict[str, dict[str, float]]:

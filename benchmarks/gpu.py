@@ -37,7 +37,8 @@ from benchmarks.environment import environment  # noqa: E402
 from benchmarks.proofs import oracle, rms_error, run_with_gradients, worst  # noqa: E402
 from benchmarks.rendering import Goal, ms, quotient, source, table, times, verdicts  # noqa: E402
 from benchmarks.result import save  # noqa: E402
-from ultralytics.nn.Addmodules.selective_scan import gpu, op, registry, use_backend  # noqa: E402
+from ultralytics.nn.Addmodules import selective_scan as engine  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan import registry, use_backend  # noqa: E402
 
 COMMAND = "benchmarks/gpu.sh MAMBA_SSM CAUSAL_CONV1D DATA.yaml"
 SHAPES = [(64, 25600), (128, 6400), (256, 1600), (512, 400)]  # inner channels and tokens of VMamba-yolov8n at 640
@@ -102,7 +103,7 @@ def ceilings(device: torch.device) -> dict:
     source, target = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
     copy = clock([lambda: target.copy_(source)])["median_ms"]
     found = {"bytes_per_second": 2 * size / copy * 1e3, "exps_per_second": 1e9}
-    if not registry.get("triton").available()[0]:
+    if not registry.get("gpu").works:
         return found
     from benchmarks import gpu_exp
 
@@ -153,7 +154,7 @@ def inputs(batch: int, dim: int, length: int, dtype: torch.dtype, device: torch.
 
 def ours(u, delta, A, B, C, D, bias) -> Tensor:
     """Scan both directions in one call of the operator."""
-    return op.scan(u, delta, A, B, C, D, None, bias, True, ORDERS)[0]
+    return engine.scan(engine.Scan(u, delta, A, B, C, D, None, bias, True, ORDERS))[0]
 
 
 def peer(*args: Tensor) -> Tensor:
@@ -238,7 +239,7 @@ def time_scan(row: dict, scan: Scan, clock: Clock, device: torch.device, dtype: 
 
 def composed() -> AbstractContextManager:
     """Let blocks run as PyTorch operators around our scan, as they do where the block's kernels refuse."""
-    return patch.object(gpu, "block_accepts", lambda *args: (False, "left out"))
+    return patch.object(registry.get("gpu"), "fuses", lambda b: False)
 
 
 def relative(x: Tensor, truth: Tensor) -> float:
@@ -535,7 +536,7 @@ def main() -> int:
         """Return what tells that a share of the time is over: no part of the benchmark uses up that of the next."""
         return lambda: not args.dry_run and time.monotonic() - begin > args.deadline * share
 
-    scan_with = "triton" if not args.dry_run or registry.get("triton").available()[0] else "chunked"
+    scan_with = "gpu" if not args.dry_run or registry.get("gpu").works else "chunked"
     result = {
         "benchmark": "gpu",
         "date": datetime.now(timezone.utc).date().isoformat(),

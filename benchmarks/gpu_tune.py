@@ -24,12 +24,13 @@ import torch  # noqa: E402
 from benchmarks.environment import environment  # noqa: E402
 from benchmarks.gpu import ORDERS, Clock, inputs  # noqa: E402
 from benchmarks.result import save  # noqa: E402
-from ultralytics.nn.Addmodules.selective_scan import gpu  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan import Scan, registry  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan.backends.gpu import scan as settings  # noqa: E402
 
 SHAPES = [(1, 64, 25600), (16, 64, 25600), (16, 256, 1600), (70, 64, 25600), (70, 128, 6400), (70, 512, 400)]
 VARIANTS = [
     "FORWARD_ROWS=4,FORWARD_PROGRAMS=14", "FORWARD_ROWS=8,FORWARD_PROGRAMS=8", "FORWARD_PROGRAMS=12",
-    "FORWARD_PROGRAMS=20", "FMA_STATES=2", "FMA_STATES=4", "BACKWARD_ROWS=4", "BACKWARD_ROWS=1", "BACKWARD_PROGRAMS=6",
+    "FORWARD_PROGRAMS=20", "BACKWARD_ROWS=4", "BACKWARD_ROWS=1", "BACKWARD_PROGRAMS=6",
     "WAVES=1", "BLOCK_D=16",
 ]  # fmt: skip
 
@@ -37,43 +38,43 @@ VARIANTS = [
 def main() -> int:
     """Time every variant and print a row of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("variants", nargs="*", default=VARIANTS, help="NAME=NUMBER[,NAME=NUMBER...] of gpu.py")
+    parser.add_argument("variants", nargs="*", default=VARIANTS, help="NAME=NUMBER[,NAME=NUMBER...] of gpu/scan.py")
     parser.add_argument("--deadline", type=float, default=80, help="seconds after which no further variant begins")
     parser.add_argument("--out", type=Path, help="where the figures go")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA or ROCm device")
     device, begin, rows = torch.device("cuda"), time.monotonic(), []
-    gpu.available()
+    gpu = registry.get("gpu")
     heading = {"benchmark": "gpu_tune", "date": datetime.now(timezone.utc).date().isoformat()}
     heading |= {"environment": environment(1)}
     clock = Clock(device, 0.05, queue=4_000_000)  # longer than a slow host takes for all launches of a pass
     data = {}
     for shape in SHAPES:
         u, delta, A, B, C, D, bias = inputs(*shape, torch.bfloat16, device, 0)
-        data[shape] = u, delta, A, B, C, D, None, bias
+        data[shape] = Scan(u, delta, A, B, C, D, None, bias, True, ORDERS)
     for variant in ("", *args.variants):
         if time.monotonic() - begin > args.deadline:
             break
         new = {k: int(v) for k, v in (part.split("=") for part in variant.split(",") if part)}
-        old = {name: getattr(gpu, name) for name in new}
+        old = {name: getattr(settings, name) for name in new}
         row = {"variant": new, "ms": {}}
         try:
             for name, value in new.items():
-                setattr(gpu, name, value)
-            gpu.divide.cache_clear()
+                setattr(settings, name, value)
+            settings.divide.cache_clear()
             for shape, scan in data.items():
-                out, states = gpu.forward(*scan, True, ORDERS)
+                out, states = gpu.scan(scan)
                 passes = (
-                    lambda scan=scan: gpu.forward(*scan, True, ORDERS),
-                    lambda scan=scan, out=out, states=states: gpu.backward(out, *scan, states, True, ORDERS),
+                    lambda scan=scan: gpu.scan(scan),
+                    lambda scan=scan, out=out, states=states: gpu.scan_backward(out, scan, states),
                 )
                 times = [clock([run])["median_ms"] for run in passes]
                 row["ms"][", ".join(map(str, shape))] = times
         finally:
             for name, value in old.items():
-                setattr(gpu, name, value)
-            gpu.divide.cache_clear()
+                setattr(settings, name, value)
+            settings.divide.cache_clear()
         rows.append(row)
         if args.out:  # after each: one that fails, or a machine that is taken away, loses no other
             save({**heading, "rows": rows}, args.out)

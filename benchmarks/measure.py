@@ -25,6 +25,7 @@ BENCHMARKS = {
     "scan_cpu": [],
     "model_cpu": ["--models", "yolov8n.yaml", "VMamba-yolov8n.yaml", "VMamba-yolon.yaml"],
     "ss2d_cpu": [],
+    "layer_cpu": [],
     "export_cpu": [],
 }
 

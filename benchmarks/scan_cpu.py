@@ -27,7 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -130,35 +129,38 @@ def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     return (torch.stack(ys, 2) + D[:, None] * u) * F.silu(z)
 
 
-def library() -> ModuleType:
-    """Return the module of the C++ backend; imported here alone, because --base runs this file on older trees."""
-    try:
-        from ultralytics.nn.Addmodules.selective_scan.backends import cpu
-    except ImportError:  # until November 2026 it lay beside the operator
-        from ultralytics.nn.Addmodules.selective_scan import cpu
+def library() -> tuple:
+    """Return the C++ backend and its name; imported here alone, because --base runs this file on older trees.
 
-    return cpu
+    Raises:
+        Absent: If it cannot run here.
+    """
+    from ultralytics.nn.Addmodules.selective_scan import registry
+
+    try:
+        cpu = registry.get("cpu")
+        ok, reason = cpu.works, cpu.about
+    except ValueError:  # until November 2026 backends were modules, and this one was called cpp
+        cpu = registry.get("cpp")
+        ok, reason = cpu.available()
+    if not ok:
+        raise Absent(reason)
+    return cpu, reason
 
 
 def cpp_subject() -> Subject:
     """Return the C++ backend as it runs by default."""
-    cpu = library()
-    ok, reason = cpu.available()
-    if not ok:
-        raise Absent(reason)
-    return Subject(ours, reason, lambda: use_backend("cpp"))
+    cpu, reason = library()
+    return Subject(ours, reason, lambda: use_backend(cpu.name))
 
 
 def avx2_subject() -> Subject:
     """Return the C++ backend held to AVX2."""
-    cpu = library()
-    ok, reason = cpu.available()
-    if not ok:
-        raise Absent(reason)
+    cpu, _ = library()
 
     @contextmanager
     def around():
-        with use_backend("cpp"):
+        with use_backend(cpu.name):
             cpu.set_isa("avx2")
             try:
                 yield

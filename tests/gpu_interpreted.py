@@ -7,6 +7,7 @@ blocks are made smaller still, so that they cross every border there is.
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +16,13 @@ import triton  # before the backend, which counts an interpreter only if triton 
 import triton.language as tl
 
 from tests import block_cases as block
+from tests import scan_cases
 from tests.scan_cases import errors, layouts, loop, make
 from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules import selective_scan as engine
-from ultralytics.nn.Addmodules.selective_scan import gpu, gpu_kernels, registry
+from ultralytics.nn.Addmodules.selective_scan import Block, Scan, registry
+from ultralytics.nn.Addmodules.selective_scan.backends.gpu import block as gpu_block
+from ultralytics.nn.Addmodules.selective_scan.backends.gpu import scan as gpu_scan
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 
 
@@ -38,11 +42,8 @@ except Exception as e:  # triton.runtime.errors.InterpreterError, which not ever
     pytest.skip(f"no loop runs in this Triton's interpreter with this NumPy: {e}", allow_module_level=True)
 
 
-@triton.jit
-def exp2_of(x, out, SIZE: tl.constexpr):
-    """Apply the polynomial to every element."""
-    at = tl.arange(0, SIZE)
-    tl.store(out + at, gpu_kernels._exp2(tl.load(x + at), at * 0, 1))
+gpu = registry.get("gpu")
+forward, backward, run = (functools.partial(f, gpu) for f in (scan_cases.forward, scan_cases.backward, scan_cases.run))
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +51,12 @@ def _small(monkeypatch: pytest.MonkeyPatch, poisoned_memory: None) -> None:
     """Shrink what divides tokens and channels, ask for many segments, and poison fresh memory with NaN."""
     torch.manual_seed(0)
     sizes = {"FORWARD_ROWS": 2, "LOW_RANK_ROWS": 2, "BACKWARD_ROWS": 2, "CARRY_ROWS": 2, "PART_ROWS": 2, "BLOCK_D": 4}
-    for name, value in {**sizes, "BLOCK_TOKENS": 4, "BLOCK_CHANNELS": 4, "SLOPE_STEPS": 2}.items():
-        monkeypatch.setattr(gpu, name, value)
-    monkeypatch.setattr(gpu, "tile_length", lambda length: 4)
-    monkeypatch.setattr(gpu, "_processors", lambda device: 1000)
-
-
-def run(args, dout, softplus, orders) -> list:
-    """Return output, last state and gradients of the backend."""
-    out, states = gpu.forward(*args, softplus, orders)
-    return [out, states[:, :, -1], *gpu.backward(dout, *args, states, softplus, orders)]
+    for name, value in sizes.items():
+        monkeypatch.setattr(gpu_scan, name, value)
+    for name, value in {"BLOCK_TOKENS": 4, "BLOCK_CHANNELS": 4, "SLOPE_STEPS": 2}.items():
+        monkeypatch.setattr(gpu_block, name, value)
+    monkeypatch.setattr(gpu_scan, "tile_length", lambda length: 4)
+    monkeypatch.setattr(gpu_scan, "processors", lambda device: 1000)
 
 
 def close(args, dout, softplus, orders) -> list:
@@ -89,7 +86,7 @@ def test_forward_and_gradients(case):
 
 
 def test_one_segment_without_anything_optional(monkeypatch):
-    monkeypatch.setattr(gpu, "_processors", lambda device: 0)
+    monkeypatch.setattr(gpu_scan, "processors", lambda device: 0)
     args = make(1, 1, 3, 6, 3, skip=False, gate=False, bias=False)
     close(args, torch.randn_like(args[0]), True, [0])
 
@@ -119,26 +116,26 @@ def test_layouts_and_shared_inputs():
 
 def test_a_gradient_with_channels_far_apart_is_copied(monkeypatch):
     """Offsets of channels have 32 bits; of the gradient nobody is asked beforehand whether that is enough."""
-    monkeypatch.setattr(gpu, "_processors", lambda device: 0)
+    monkeypatch.setattr(gpu_scan, "processors", lambda device: 0)
     args = make(1, 1, 3, 4, 2, dtype=torch.bfloat16, gate=False)
     try:
         far = torch.empty_strided((1, 1, 3, 4), (0, 0, 1 << 30, 1), dtype=torch.bfloat16)
     except RuntimeError as e:
         pytest.skip(f"four gigabytes of addresses are not to be had: {e}")
     far.copy_(torch.randn(1, 1, 3, 4))
-    states = gpu.forward(*args, True, [0])[1]
-    for x, y in zip(*(gpu.backward(d, *args, states, True, [0]) for d in (far, far.contiguous()))):
+    states = forward(args, True, [0])[1]
+    for x, y in zip(*(backward(d, args, states, True, [0]) for d in (far, far.contiguous()))):
         assert x is y is None or torch.equal(x, y)
 
 
 def test_checkpoints_can_be_left_out():
     args = make(1, 1, 3, 9, 2)
-    out, states = gpu.forward(*args, True, [0])
-    short, last = gpu.forward(*args, True, [0], checkpoints=False)
+    out, states = forward(args, True, [0])
+    short, last = forward(args, True, [0], keep=False)
     assert torch.equal(out, short)
     assert torch.equal(states[:, :, -1:], last)
     assert states.stride(3) == 1, "channels are innermost in memory"
-    first = gpu.forward(*(x[..., :4] if x.dim() == 4 else x for x in args), True, [0])[1]
+    first = forward([x[..., :4] if x.dim() == 4 else x for x in args], True, [0])[1]
     torch.testing.assert_close(states[:, :, :1], first)
 
 
@@ -146,57 +143,37 @@ def test_far_out_and_special_values():
     args = make(1, 1, 6, 4, 2, gate=False, bias=False)
     for channel, value in enumerate((-100.0, -8.0, 60.0, float("-inf"), float("nan"))):
         args[1][:, :, channel] = value
-    out, states = gpu.forward(*args, True, [0])
+    out, states = forward(args, True, [0])
     wide = [None if x is None else x.double() for x in args]
     want, last = loop(*wide, True, [0])
     torch.testing.assert_close(out.double(), want, rtol=1e-5, atol=1e-6, equal_nan=True)
     torch.testing.assert_close(states[:, :, -1].double(), last, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
-def test_exponentials_on_the_fma_units(monkeypatch):
-    monkeypatch.setattr(gpu, "FMA_STATES", 2)
-    args = make(1, 1, 3, 5, 3)
-    close(args, torch.randn_like(args[0]), True, [0])
-
-
-def test_polynomial_exponential_over_all_magnitudes():
-    x = torch.cat([torch.linspace(-130, 130, 256), torch.tensor([0.0, -1e-6, 1e30, -1e30])])
-    x = torch.cat([x, x.new_full((512 - len(x),), float("nan"))])
-    got = torch.empty_like(x)
-    exp2_of[(1,)](x, got, SIZE=512)
-    want = torch.exp2(x.double())
-    ordinary = x.abs() < 126
-    assert (got[ordinary] / want[ordinary] - 1).abs().max() < 3e-7
-    assert (got[x > 128] == float("inf")).all()
-    assert (got[x < -126] <= 1.2e-38).all()
-    assert got[x.isnan()].isnan().all()
-
-
 def test_the_operator_and_the_choice():
     leaves = [None if x is None else x.requires_grad_() for x in make(1, 2, 2, 3, 2)]
-    assert registry.select(*leaves) != "triton"
-    with engine.use_backend("triton"):
-        assert registry.select(*leaves) == "triton"
-        ours = torch.autograd.grad(engine.scan(*leaves, True, [0, 1])[0].square().sum(), leaves)
+    s = Scan(*leaves, True, [0, 1])
+    assert registry.choose("scan", s).name != "gpu"
+    with engine.use_backend("gpu"):
+        assert registry.choose("scan", s).name == "gpu"
+        ours = torch.autograd.grad(engine.scan(s)[0].square().sum(), leaves)
     with engine.use_backend("chunked"):
-        theirs = torch.autograd.grad(engine.scan(*leaves, True, [0, 1])[0].square().sum(), leaves)
+        theirs = torch.autograd.grad(engine.scan(s)[0].square().sum(), leaves)
     for x, y in zip(ours, theirs):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
-    ok, reason = gpu.accepts(*(x.double() for x in leaves))
-    assert not ok
-    assert "float64" in reason
+    assert "float64" in registry.why_not(gpu, "scan", Scan(*(x.double() for x in leaves)))
 
 
 def test_empty_batch_and_bad_arguments():
     args = make(0, 1, 4, 5, 3)
-    out, states = gpu.forward(*args, True, [0])
+    out, states = forward(args, True, [0])
     assert out.shape == (0, 1, 4, 5)
-    assert (gpu.backward(out, *args, states, True, [0])[2] == 0).all()
+    assert (backward(out, args, states, True, [0])[2] == 0).all()
     args = make(1, 2, 2, 3, 2)
     with pytest.raises(ValueError, match="orders"):
-        gpu.forward(*args, True, [0])
+        forward(args, True, [0])
     with pytest.raises(ValueError, match="delta"):
-        gpu.forward(args[0], args[1][..., :-1], *args[2:], True, [0, 1])
+        forward([args[0], args[1][..., :-1], *args[2:]], True, [0, 1])
 
 
 # The block: batch, L, D, N, R, W, rows of conv and projections, orders
@@ -210,27 +187,27 @@ def test_block_and_every_gradient(case):
     *sizes, orders = case
     args = block.make(*sizes, orders)
     truth = block.run(args, orders, "reference")
-    for name, x in block.run(block.cast(args, torch.float32), orders, "triton").items():
+    for name, x in block.run(block.cast(args, torch.float32), orders, "gpu").items():
         assert x.shape == truth[name].shape
         assert rms_error(x, truth[name]) < block.FLOAT32, name
 
 
 def test_block_with_delta_as_a_product_outside_the_scan(monkeypatch):
-    monkeypatch.setattr(gpu, "MAX_RANK", 1)
+    monkeypatch.setattr(gpu_block, "MAX_RANK", 1)
     orders = [1, 0]
     args = block.make(1, 5, 5, 2, 3, 2, 2, orders)
     truth = block.run(args, orders, "reference", softplus=False)
-    for name, x in block.run(block.cast(args, torch.float32), orders, "triton", softplus=False).items():
+    for name, x in block.run(block.cast(args, torch.float32), orders, "gpu", softplus=False).items():
         assert rms_error(x, truth[name]) < block.FLOAT32, name
 
 
 def test_block_without_anything_optional(monkeypatch):
     """No gate, no convolution (as SS2D calls it), no bias, no skip, one segment."""
-    monkeypatch.setattr(gpu, "_processors", lambda device: 0)
+    monkeypatch.setattr(gpu_scan, "processors", lambda device: 0)
     args = block.make(1, 6, 5, 2, 2, 1, 2, [0, 1], optional=False)
     args |= {"conv_w": None, "xz": args["xz"][..., :5]}
     truth = block.run(args, [0, 1], "reference")
-    for name, x in block.run(block.cast(args, torch.float32), [0, 1], "triton").items():
+    for name, x in block.run(block.cast(args, torch.float32), [0, 1], "gpu").items():
         assert rms_error(x, truth[name]) < block.FLOAT32, name
 
 
@@ -240,7 +217,7 @@ def test_block_in_low_precision(dtype, bound):
     args = block.make(1, 6, 5, 3, 2, 3, 2, [0, 1])
     low = block.cast(args, dtype)
     truth = block.run(block.cast(low, torch.float64), [0, 1], "reference")
-    plain, ours, again = (block.run(low, [0, 1], b) for b in ("reference", "triton", "triton"))
+    plain, ours, again = (block.run(low, [0, 1], b) for b in ("reference", "gpu", "gpu"))
     total, allowed = (sum(rms_error(r[n], truth[n]) for n in truth) for r in (ours, plain))
     assert total <= bound * allowed
     for name, x in ours.items():
@@ -250,25 +227,23 @@ def test_block_in_low_precision(dtype, bound):
 
 def test_block_keeps_nothing_for_inference():
     args = block.cast(block.make(1, 6, 3, 2, 2, 3, 2, [0, 1]), torch.float32)
-    call = [*list(args.values())[:8], True, [0, 1]]
-    full, y, projected, states = gpu.block_forward(*call, True)
-    out, *kept = gpu.block_forward(*call, False)
+    b = Block(**{**args, "out_w": None, "out_b": None}, orders=[0, 1])
+    full, y, projected, states = gpu.block(b, True)
+    out, *kept = gpu.block(b, False)
     assert torch.equal(out, full)
     assert kept == [None, None, None]
     assert y.shape == out.shape
     assert projected.is_contiguous()
     assert states.stride(3) == 1
-    empty = gpu.block_forward(args["xz"][:0], *call[1:], True)
-    assert [t.shape[0] for t in empty] == [0] * 4
-    grads = gpu.block_backward(empty[0], args["xz"][:0], *call[1:8], *empty[1:], *call[8:], True)
+    empty = b._replace(xz=b.xz[:0])
+    out, *kept = gpu.block(empty, True)
+    assert [t.shape[0] for t in (out, *kept)] == [0] * 4
+    grads = gpu.block_backward(out, empty, tuple(kept), True)
     assert [g.abs().sum().item() for g in grads] == [0] * 9
-    with pytest.raises(ValueError, match="dt_proj"):
-        gpu.block_forward(*call[:4], args["dt_proj"][:, :2], *call[5:], True)
-    assert not gpu.block_accepts(*(t.double() for t in call[:8]))[0]
-    xz = call[0]
-    far = SimpleNamespace(device=xz.device, layout=xz.layout, dtype=xz.dtype, shape=xz.shape)
+    assert "float64" in registry.why_not(gpu, "block", b._replace(xz=b.xz.double()))
+    far = SimpleNamespace(device=b.xz.device, layout=b.xz.layout, dtype=b.xz.dtype, shape=b.xz.shape)
     far.stride = lambda i=None: (0, 0, 1 << 30) if i is None else 1 << 30
-    assert "strides" in gpu.block_accepts(far, *call[1:8])[1]
+    assert "strides" in registry.why_not(gpu, "block", b._replace(xz=far))
 
 
 # Automatic mixed precision
@@ -280,7 +255,7 @@ def mixed(dtype: torch.dtype | None, scale: float) -> dict[str, torch.Tensor]:
     layer = MambaLayer(4, d_state=2, d_conv=2)
     x = torch.randn(1, 4, 2, 2).requires_grad_()
     with (
-        engine.use_backend("triton"),
+        engine.use_backend("gpu"),
         torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None),
     ):
         loss = layer(x).float().square().mean() * scale

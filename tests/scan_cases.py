@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from ultralytics.nn.Addmodules.selective_scan.contract import Backend, Scan
 from ultralytics.nn.Addmodules.selective_scan.proof import RESULTS, oracle, rms_error, run_with_gradients, scan_inputs
 
 NAMES = (RESULTS[0], "last", *RESULTS[1:])  # what a backend returns, in its order
@@ -40,6 +41,24 @@ def loop(u, delta, A, B, C, D, z, bias, softplus, orders, exp=torch.exp):
 def make(*sizes, bc=None, last=True, **options) -> list[torch.Tensor | None]:
     """Return the tensor arguments as a list, for B, K, D, L and N; `last` puts channels last in memory."""
     return list(scan_inputs(*sizes, bc_dtype=bc, layout="channel-last" if last else "tokens-last", **options))
+
+
+def forward(backend: Backend, args, softplus, orders, keep: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check a scan, as operators do, and run a backend's forward pass."""
+    s = Scan(*args, softplus, orders)
+    s.check()
+    return backend.scan(s, keep)
+
+
+def backward(backend: Backend, dout, args, states, softplus, orders) -> tuple[torch.Tensor | None, ...]:
+    """Run a backend's backward pass."""
+    return backend.scan_backward(dout, Scan(*args, softplus, orders), states)
+
+
+def run(backend: Backend, args, dout, softplus, orders) -> list[torch.Tensor | None]:
+    """Return output, last state and gradients of a backend, in the order of NAMES."""
+    out, states = forward(backend, args, softplus, orders)
+    return [out, states[:, :, -1], *backward(backend, dout, args, states, softplus, orders)]
 
 
 def layouts(x: torch.Tensor):

@@ -24,6 +24,7 @@ from benchmarks import (
     gpu,
     gpu_amp,
     graft_cpu,
+    layer_cpu,
     memory,
     model_cpu,
     result,
@@ -35,7 +36,7 @@ from benchmarks import (
 from benchmarks.rendering import source, verdicts
 from benchmarks.study import runs
 from benchmarks.timing import Absent, Timed, distance, interleave
-from ultralytics.nn.Addmodules.selective_scan.backends import cpu
+from ultralytics.nn.Addmodules.selective_scan import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 TIME = {"median_ms", "min_ms", "runs"}
@@ -135,6 +136,13 @@ def test_grafts_run_beside_their_sources(tmp_path: Path) -> None:
     assert all(row["stock"].keys() == row["graft"].keys() == TIME for row in r["rows"])
     assert "| yolov8n | parameters |  | 3,011,238 | 3,202,470 | 1.06 |" in graft_cpu.render(r)["graft_cpu"]
     assert [goal.measured is not None for goal in graft_cpu.goals(r)] == [True] * 4
+
+
+def test_layer_runs_and_becomes_a_table(tmp_path: Path) -> None:
+    r = quick("layer_cpu", tmp_path, "--threads", "1")
+    (row,) = r["rows"]
+    assert row["absent"] or (row["error"] < layer_cpu.LIMIT and row["layer"] and row["kernels"])
+    assert "| 1 x 16 x 4 x 5 | 1 |" in layer_cpu.render(r)["layer_cpu"]
 
 
 # Result files
@@ -277,7 +285,8 @@ def test_mambapy_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_library_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "available", lambda: (False, "no library"))
+    monkeypatch.setattr(registry.BACKENDS["cpu"], "works", False)
+    monkeypatch.setattr(registry.BACKENDS["cpu"], "about", "no library")
     present, absent = scan_cpu.resolve(scan_cpu.SUBJECTS)
     assert absent["cpp"] == absent["cpp avx2"] == "no library"
     assert "chunked" in present
@@ -598,7 +607,7 @@ def test_a_commit_whose_code_fails(toy: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scan_cpu", "model_cpu", "ss2d_cpu", "export_cpu", "accuracy", "memory"])
+@pytest.mark.parametrize("name", ["scan_cpu", "model_cpu", "ss2d_cpu", "layer_cpu", "export_cpu", "accuracy", "memory"])
 def test_this_commit_beside_this_tree(name: str) -> None:
     if not environment.git("rev-parse", "HEAD"):
         pytest.skip("no git checkout")

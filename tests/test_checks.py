@@ -13,14 +13,13 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules.selective_scan import registry
-from ultralytics.nn.Addmodules.selective_scan.backends import chunked, cpu
+from ultralytics.nn.Addmodules.selective_scan.backends.chunked import Chunked
 from ultralytics.nn.Addmodules.tools import checks, machine, report_rows, selftest
 from ultralytics.nn.Addmodules.tools.machine import Torch
 from ultralytics.nn.Addmodules.tools.report_rows import ABSENT, OK, PROBLEM, Row
@@ -31,6 +30,8 @@ SMI = """
 | NVIDIA-SMI 550.54.14              Driver Version: 550.54.14      CUDA Version: 12.4     |
 """
 CUDA_TORCH = Torch("2.9.0+cu128", "12.8", None, False, (), (), "")
+
+CPU = registry.get("cpu")
 
 
 @pytest.fixture
@@ -59,13 +60,10 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 
 @pytest.fixture
 def add_backend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that adds a backend to the registry: the chunked one with some functions replaced."""
+    """Return a function that adds a backend to the registry: the chunked one with some methods replaced."""
 
-    def add(name: str, **functions: Callable) -> None:
-        parts = {k: getattr(chunked, k) for k in ("available", "accepts", "num_checkpoints", "forward", "backward")}
-        backend = SimpleNamespace(**{**parts, **functions, "name": name})
-        monkeypatch.setattr(registry, "BACKENDS", (*registry.BACKENDS, backend))
-        monkeypatch.setitem(registry._by_name, name, backend)
+    def add(name: str, **methods: Callable) -> None:
+        monkeypatch.setitem(registry.BACKENDS, name, type("Added", (Chunked,), {**methods, "name": name})())
 
     return add
 
@@ -244,33 +242,39 @@ def test_stock_ultralytics_is_seen(versions: list[str], state: str) -> None:
     assert ("`pip install -e .`" in row.advice) == (state != OK)
 
 
+def take_away_the_library(monkeypatch, why: str) -> None:
+    """Let the C++ backend be one that cannot run."""
+    monkeypatch.setattr(CPU, "works", False)
+    monkeypatch.setattr(CPU, "about", why)
+
+
 def test_missing_backend(monkeypatch) -> None:
-    monkeypatch.setattr(cpu, "available", lambda: (False, "no such luck"))
-    monkeypatch.setattr(cpu, "find_library", lambda: None)
+    take_away_the_library(monkeypatch, "no such luck")
+    monkeypatch.setattr(CPU, "find_library", lambda: None)
     rows = lines(machine.environment())
-    assert (rows["backend cpp"].state, rows["backend cpp"].detail) == (ABSENT, "no such luck")
-    assert "times slower" in rows["backend cpp"].advice
-    assert "`pip install -e .`" in rows["backend cpp"].advice
+    assert (rows["backend cpu"].state, rows["backend cpu"].detail) == (ABSENT, "no such luck")
+    assert "times slower" in rows["backend cpu"].advice
+    assert "`pip install -e .`" in rows["backend cpu"].advice
     assert rows["scan on cpu"].detail == "chunked"
-    assert "test cpp cpu" not in lines(selftest.self_test())
+    assert "test cpu cpu" not in lines(selftest.self_test())
     assert "chunked on cpu" in checks.checks_line()
-    assert "no cpp: no such luck" in checks.checks_line()
+    assert "no cpu: no such luck" in checks.checks_line()
 
 
 def test_a_scan_slower_than_it_could_be_is_said_once(monkeypatch, caplog) -> None:
     """Laptops without a compiler: ten to twenty times slower, and nothing told them why."""
     monkeypatch.setattr(registry, "_logged", set())
-    x = torch.zeros(1, 4, 3, 3)
+    x, had_library = torch.zeros(1, 4, 3, 3), CPU.works
     layer = MambaLayer(4)
     layer(x)
-    assert "plain PyTorch" not in caplog.text or not cpu.available()[0]
+    assert "plain PyTorch" not in caplog.text or not had_library
     caplog.clear()
     monkeypatch.setattr(registry, "_logged", set())
-    monkeypatch.setattr(cpu, "available", lambda: (False, "no such luck"))
+    take_away_the_library(monkeypatch, "no such luck")
     for _ in range(2):
         layer(x)
     said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    why = "selective scan: plain PyTorch on cpu, many times slower than compiled kernels (cpp: no such luck). "
+    why = "selective scan: plain PyTorch on cpu, many times slower than compiled kernels (cpu: no such luck). "
     assert len(said) == 1
     assert said[0].endswith(why + "`vmamba checks` tells what to do.")
     with registry.use_backend("chunked"):  # asked for
@@ -281,16 +285,16 @@ def test_a_scan_slower_than_it_could_be_is_said_once(monkeypatch, caplog) -> Non
 
 
 def test_library_that_cannot_be_loaded_has_to_go(monkeypatch) -> None:
-    monkeypatch.setattr(cpu, "available", lambda: (False, "of another version"))
-    monkeypatch.setattr(cpu, "find_library", lambda: Path("_cpu.so"))
-    assert "delete _cpu.so" in lines(machine.backend_rows())["backend cpp"].advice
+    take_away_the_library(monkeypatch, "of another version")
+    monkeypatch.setattr(CPU, "find_library", lambda: Path("_cpu.so"))
+    assert "delete _cpu.so" in lines(machine.backend_rows())["backend cpu"].advice
 
 
 def test_forced_backend(monkeypatch, capsys) -> None:
     with registry.use_backend("reference"):
         assert lines(machine.choice_rows())["scan on cpu"].detail == "reference, forced by VMAMBA_BACKEND"
-    monkeypatch.setattr(cpu, "available", lambda: (False, "no such\nluck"))
-    with registry.use_backend("cpp"):
+    take_away_the_library(monkeypatch, "no such\nluck")
+    with registry.use_backend("cpu"):
         assert lines(machine.choice_rows())["scan on cpu"].state == PROBLEM
         assert "none on cpu" in checks.checks_line()
         assert "\n" not in checks.checks_line()
@@ -319,33 +323,33 @@ def test_backends_of_this_machine_are_right() -> None:
     assert all(r.state == OK and 0 < r.data["error"] <= selftest.BOUND and not r.advice for r in rows)
 
 
-def wrong_output(*args):
-    out, states = chunked.forward(*args)
+def wrong_output(self, *args):
+    out, states = Chunked.scan(self, *args)
     return out * 1.001, states
 
 
-def no_numbers(*args):
-    out, states = chunked.forward(*args)
+def no_numbers(self, *args):
+    out, states = Chunked.scan(self, *args)
     return out.fill_(float("nan")), states
 
 
-def wrong_gradient(*args):
-    grads = list(chunked.backward(*args))
+def wrong_gradient(self, *args):
+    grads = list(Chunked.scan_backward(self, *args))
     grads[2] = grads[2] * 1.001
     return tuple(grads)
 
 
-def crash(*args):
+def crash(self, *args):
     raise OSError("library went\naway")
 
 
 @pytest.mark.parametrize(
     ("functions", "words"),
     [
-        ({"forward": wrong_output}, "(out)"),
-        ({"forward": no_numbers}, "inf"),
-        ({"backward": wrong_gradient}, "(dA)"),
-        ({"backward": crash}, "OSError: library went away"),
+        ({"scan": wrong_output}, "(out)"),
+        ({"scan": no_numbers}, "inf"),
+        ({"scan_backward": wrong_gradient}, "(dA)"),
+        ({"scan_backward": crash}, "OSError: library went away"),
     ],
 )
 def test_wrong_backend_fails_loudly(add_backend, monkeypatch, capsys, functions: dict, words: str) -> None:
@@ -367,7 +371,7 @@ def test_wrong_backend_fails_loudly(add_backend, monkeypatch, capsys, functions:
 
 
 def test_backend_that_takes_no_such_call_is_not_tested(add_backend) -> None:
-    add_backend("elsewhere", accepts=lambda *args, **kwargs: (False, "only on the moon"))
+    add_backend("elsewhere", refuses=lambda self, problem: "only on the moon")
     assert "test elsewhere cpu" not in lines(selftest.self_test())
 
 
@@ -404,7 +408,7 @@ def test_columns_and_whole_commands() -> None:
 def test_old_windows_console(monkeypatch) -> None:
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", console)
-    monkeypatch.setattr(cpu, "available", lambda: (False, "C:\\用户\\é.pyd cannot be loaded"))
+    take_away_the_library(monkeypatch, "C:\\用户\\é.pyd cannot be loaded")
     assert main(["checks", "speed=False"]) == 0
     console.flush()
     text = console.buffer.getvalue().decode("cp1252")
@@ -425,7 +429,7 @@ def test_json(tmp_path, capsys) -> None:
 
 
 def test_json_has_no_infinity(add_backend, capsys) -> None:
-    add_backend("wrong", backward=crash)
+    add_backend("wrong", scan_backward=crash)
     assert main(["checks", "json", "speed=False"]) == 1
     rows = json.loads(capsys.readouterr().out)["self_test"]
     assert [r["data"]["error"] for r in rows if r["data"]["backend"] == "wrong"][0] is None

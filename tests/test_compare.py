@@ -123,7 +123,7 @@ def made(folder: Path, figures: dict[str, list[float]] = FIGURES, **settings) ->
             "pr": [1 - n / 100 for n in range(101)],
             "effective": effective,
         }
-        done = {"status": "done", "reason": "", "report": report, "seconds": 3.0, "memory_mb": 900.0, "scan": "cpp"}
+        done = {"status": "done", "reason": "", "report": report, "seconds": 3.0, "memory_mb": 900.0, "scan": "cpu"}
         write_json(run.folder / "result.json", {**done, **rest})
     return found
 

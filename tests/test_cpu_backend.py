@@ -3,32 +3,35 @@
 
 from __future__ import annotations
 
-import ast
-import ctypes
-import importlib.util
+import functools
 import itertools
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests import scan_cases
 from tests.scan_cases import NAMES, TOLERANCE, close, errors, hold, layouts, loop, make
+from ultralytics.nn.Addmodules.selective_scan import registry
+from ultralytics.nn.Addmodules.selective_scan.backends import cpu as cpu_module
+from ultralytics.nn.Addmodules.selective_scan.contract import Scan
 from ultralytics.nn.Addmodules.selective_scan.proof import oracle, rms_error
 
 PACKAGE = Path(__file__).resolve().parents[1] / "ultralytics/nn/Addmodules/selective_scan/backends"
 SOURCES = sorted((PACKAGE / "csrc").glob("*.cpp"))
 FLAGS = ["-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-fPIC"]
-spec = importlib.util.spec_from_file_location("vmamba_cpu_under_test", PACKAGE / "cpu.py")
-cpu = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cpu)
+cpu = cpu_module.Cpu()  # apart from the one that layers use
 
 
 def compiler() -> str:
@@ -71,8 +74,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _backend(library: Path, poisoned_memory: None, threads_put_back: None):
     """Load the library, restore instruction set and threads afterwards, and poison fresh memory with NaN."""
-    ok, reason = cpu.load(library)
-    assert ok, reason
+    assert cpu.load(library), cpu.about
     torch.manual_seed(0)
     yield
     cpu.load(library)
@@ -88,10 +90,7 @@ def isa(request: pytest.FixtureRequest) -> str:
         pytest.skip(str(e))
 
 
-def run(args, dout, softplus, orders):
-    """Return output, last state and gradients of the backend, in the order of NAMES."""
-    out, states = cpu.forward(*args, softplus, orders)
-    return [out, states[:, :, -1], *cpu.backward(dout, *args, states, softplus, orders)]
+forward, backward, run = (functools.partial(f, cpu) for f in (scan_cases.forward, scan_cases.backward, scan_cases.run))
 
 
 def rms(x: torch.Tensor) -> float:
@@ -164,7 +163,7 @@ def test_lengths_of_the_model(length):
 def test_longest_of_the_model():
     args = make(1, 1, 16, 25600, 1, gate=False)
     args[1] -= 4
-    out, states = cpu.forward(*args, True, [0])
+    out, states = forward(args, True, [0])
     exact, last = loop(*[None if x is None else x.double() for x in args], True, [0])
     plain, _ = loop(*args, True, [0])
     assert rms_error(out, exact) <= TOLERANCE[torch.float32] * rms_error(plain, exact)
@@ -199,24 +198,24 @@ def test_expanded_inputs(isa):
 def test_output_keeps_a_dense_layout():
     for last in (True, False):
         args = make(2, 2, 8, 9, 4, last=last)
-        out, _ = cpu.forward(*args, True, [0, 1])
+        out, _ = forward(args, True, [0, 1])
         assert out.stride() == args[0].stride()
     args = [x.expand(-1, 2, -1, -1) if x is not None and x.dim() == 4 else x for x in make(1, 1, 8, 9, 4)]
     args[2], args[5], args[7] = (x.repeat(2, *[1] * (x.dim() - 1)) for x in (args[2], args[5], args[7]))
-    assert cpu.forward(*args, True, [0, 1])[0].stride() == (2 * 8 * 9, 8 * 9, 1, 8)
+    assert forward(args, True, [0, 1])[0].stride() == (2 * 8 * 9, 8 * 9, 1, 8)
 
 
 def test_checkpoints_can_be_left_out(isa):
     args = make(2, 2, 19, 100, 16)
-    out, states = cpu.forward(*args, True, [0, 1])
-    short, last = cpu.forward(*args, True, [0, 1], checkpoints=False)
+    out, states = forward(args, True, [0, 1])
+    short, last = forward(args, True, [0, 1], keep=False)
     assert states.shape == (2, 2, cpu.num_checkpoints(100), 19, 16)
     assert last.shape == (2, 2, 1, 19, 16)
     assert torch.equal(out, short)
     assert torch.equal(states[:, :, -1:], last)
     for c in range(states.shape[2]):  # each checkpoint is the last state of a shorter scan
         cut = [x[..., : 32 * (c + 1)] if x is not None and x.dim() == 4 else x for x in args]
-        assert torch.equal(cpu.forward(*cut, True, [0, 0])[1][:, 0, -1], states[:, 0, c])
+        assert torch.equal(forward(cut, True, [0, 0])[1][:, 0, -1], states[:, 0, c])
 
 
 # ---------------------------------------------------------------------------------------------------- extreme values
@@ -234,7 +233,7 @@ def test_decaying_to_subnormals_is_fast_and_leaves_the_mode_alone(isa):
     args[0][..., 1:] = 0  # one impulse, then a long decay through the subnormal numbers
     args[1] = args[1] * 0 + 0.05
     args[2] = -torch.ones_like(args[2])
-    out, states = cpu.forward(*args, False, [0])
+    out, states = forward(args, False, [0])
     assert (states[:, :, -1] == 0).all()
     assert out.isfinite().all()
     subnormal = torch.tensor([1e-40])
@@ -246,7 +245,7 @@ def test_overflow_and_special_inputs_as_in_the_loop(isa, softplus):
     args = make(1, 1, 40, 70, 16, bias=False)
     for i in (0, 1, 3, 4):  # nothing cancels, or the float32 loop itself would be off by more than is allowed here
         args[i] = args[i].abs()
-    clean = cpu.forward(*args, softplus, [0])[0]
+    clean = forward(args, softplus, [0])[0]
     spots = ((0, 3, float("inf")), (0, 20, float("nan")), (1, 5, float("nan")), (1, 22, float("inf")), (1, 36, -3e38))
     for i, channel, value in spots:
         args[i][0, 0, channel, 33] = value
@@ -255,7 +254,7 @@ def test_overflow_and_special_inputs_as_in_the_loop(isa, softplus):
     args[2][0, 11] = -float("inf")
     args[6][0, 0, 12, 30] = float("inf")
     args[6][0, 0, 13, 30] = -200.0
-    got, states = cpu.forward(*args, softplus, [0])
+    got, states = forward(args, softplus, [0])
     want, last = loop(*args, softplus, [0])
     for x, w in ((got, want), (states[:, :, -1], last)):
         # Which of inf and NaN an overflowing channel shows depends on rounding; that it is not finite does not.
@@ -264,7 +263,7 @@ def test_overflow_and_special_inputs_as_in_the_loop(isa, softplus):
     untouched = [c for c in range(40) if c not in (3, 5, 9, 10, 11, 12, 13, 20, 22, 36)]
     # Not the same bits: a tile with such values takes the clamped exponential for all its channels.
     torch.testing.assert_close(got[:, :, untouched], clean[:, :, untouched], rtol=2e-6, atol=2e-6)
-    grads = cpu.backward(torch.ones_like(got), *args, states, softplus, [0])
+    grads = backward(torch.ones_like(got), args, states, softplus, [0])
     assert grads[0][:, :, untouched].isfinite().all()
 
 
@@ -290,7 +289,7 @@ def test_exponential_is_exact_to_rounding(isa):
         u, delta = torch.tensor([1.0, 0.0]).expand(1, 1, 4096, 2), torch.stack([torch.ones(4096), x], -1)[None, None]
         ones = torch.ones(1, 1, 1, 2)
         args = [u, delta, -torch.ones(1, 4096, 1), ones, ones, None, None, None]
-        got = cpu.forward(*args, False, [0])[1][0, 0, -1, :, 0].double()
+        got = forward(args, False, [0])[1][0, 0, -1, :, 0].double()
         relative = (got / torch.exp(-x.double()) - 1).abs().max().item()
         assert relative <= 1.5e-7 + 6e-8 * high, f"{relative:.2e} up to {high}"  # the product dt * A is rounded once
 
@@ -352,12 +351,12 @@ def test_calls_from_several_threads():
 def test_call_after_fork():
     torch.set_num_threads(3)
     args = make(1, 2, 64, 90, 16)
-    want = cpu.forward(*args, True, [0, 1])[0]
+    want = forward(args, True, [0, 1])[0]
     child = os.fork()
     if child == 0:  # only our kernels here: torch's own threads did not survive the fork either
         code = 1
         try:
-            got = cpu.forward(*args, True, [0, 1])[0]
+            got = forward(args, True, [0, 1])[0]
             code = 0 if got.numpy().tobytes() == want.numpy().tobytes() else 2
         finally:
             os._exit(code)
@@ -371,7 +370,7 @@ def test_call_after_fork():
         os.waitpid(child, 0)
         pytest.fail("the child hung")
     assert os.waitstatus_to_exitcode(status) == 0
-    assert torch.equal(cpu.forward(*args, True, [0, 1])[0], want)
+    assert torch.equal(forward(args, True, [0, 1])[0], want)
 
 
 # ------------------------------------------------------------------------------------------------------ any small shape
@@ -413,23 +412,25 @@ def test_any_small_shape(shape, level, flags, reverse, threads):
 
 def test_empty():
     args = make(0, 1, 4, 5, 3)
-    out, states = cpu.forward(*args, True, [0])
+    out, states = forward(args, True, [0])
     assert out.shape == (0, 1, 4, 5)
-    grads = cpu.backward(out, *args, states, True, [0])
+    grads = backward(out, args, states, True, [0])
     assert (grads[2] == 0).all()
 
 
 # ----------------------------------------------------------------------------------------------- refusals, not crashes
 
 
-def test_reasons_for_an_unusable_library(tmp_path):
-    ok, reason = cpu.load(tmp_path / "_cpu.so")
-    assert not ok
-    assert "cannot be loaded" in reason
+def test_reasons_for_an_unusable_library(tmp_path, monkeypatch):
+    assert not cpu.load(tmp_path / "_cpu.so")
+    assert "cannot be loaded" in cpu.about
     (tmp_path / "_cpu.so").write_text("not a library", encoding="utf-8")
-    assert not cpu.load(tmp_path / "_cpu.so")[0]
-    with pytest.raises(RuntimeError, match="not available"):
-        cpu.forward(*make(1, 1, 2, 3, 1), True, [0])
+    assert not cpu.load(tmp_path / "_cpu.so")
+    assert not cpu.works
+    monkeypatch.setitem(registry.BACKENDS, "cpu", cpu)
+    assert registry.choose("scan", Scan(*make(1, 1, 2, 3, 1), True, [0])).name == "chunked"
+    with pytest.raises(RuntimeError, match="'cpu' is not available: _cpu.so cannot be loaded"):
+        torch.ops.vmamba.selective_scan(*make(1, 1, 2, 3, 1), True, [0], "cpu")
     foreign = tmp_path / "foreign.so"
     (tmp_path / "foreign.c").write_text("int answer(void) { return 42; }", encoding="utf-8")
     old = tmp_path / "old.so"
@@ -439,41 +440,35 @@ def test_reasons_for_an_unusable_library(tmp_path):
     for path in (foreign, old):
         source = path.with_suffix(".c")
         subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
-    ok, reason = cpu.load(foreign)
-    assert not ok
-    assert "not this package's library" in reason
-    ok, reason = cpu.load(old)
-    assert not ok
-    assert "another version" in reason
+    assert not cpu.load(foreign)
+    assert "not this package's library" in cpu.about
+    assert not cpu.load(old)
+    assert "another version" in cpu.about
 
 
 def test_missing_library(monkeypatch, tmp_path):
-    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
-    ok, reason = cpu.load()
-    assert not ok
-    assert "not in the package" in reason
+    monkeypatch.setattr(cpu_module, "__file__", str(tmp_path / "cpu.py"))
+    assert not cpu.load()
+    assert "not in the package" in cpu.about
 
 
-def test_available_names_instruction_set_and_compiler(isa):
-    ok, text = cpu.available()
-    assert ok
-    assert text.startswith(isa)
-    assert "built with" in text
+def test_what_it_says_names_instruction_set_and_compiler(isa):
+    assert cpu.works
+    assert cpu.about.startswith(isa)
+    assert "built with" in cpu.about
 
 
-def test_accepts():
+def test_what_is_taken():
     args = make(1, 1, 4, 5, 3)
-    assert cpu.accepts(*args) == (True, "")
+    assert registry.why_not(cpu, "scan", Scan(*args)) == ""
     for i, bad, word in (
         (0, args[0].double(), "float64"),
         (2, args[2].bfloat16(), "bfloat16"),
         (2, args[2].to(torch.complex64), "complex"),
-        (3, args[3].to("meta"), "CPU"),
+        (3, args[3].to("meta"), "on cpu"),
         (2, torch.zeros(1, 4, 257), "257"),
     ):
-        ok, reason = cpu.accepts(*args[:i], bad, *args[i + 1 :])
-        assert not ok
-        assert word in reason
+        assert word in registry.why_not(cpu, "scan", Scan(*args[:i], bad, *args[i + 1 :]))
 
 
 def test_wrong_arguments_raise():
@@ -482,31 +477,67 @@ def test_wrong_arguments_raise():
         wrong = list(args)
         wrong[i] = args[i][..., :-1]
         with pytest.raises(ValueError, match=name if name != "A" else "shape"):
-            cpu.forward(*wrong, True, [0, 1])
+            forward(wrong, True, [0, 1])
     with pytest.raises(ValueError, match="orders"):
-        cpu.forward(*args, True, [0])
+        forward(args, True, [0])
     with pytest.raises(ValueError, match="order"):
-        cpu.forward(*args, True, [0, 7])
-    out, states = cpu.forward(*args, True, [0, 1])
+        forward(args, True, [0, 7])
+    out, states = forward(args, True, [0, 1])
     with pytest.raises(ValueError, match="states"):
-        cpu.backward(out, *args, states[:, :, :0], True, [0, 1])
+        backward(out, args, states[:, :, :0], True, [0, 1])
     with pytest.raises(ValueError, match="avx2"):
         cpu.set_isa("sse9")
 
 
 def test_a_foreign_argument_block_is_refused():
-    block = (ctypes.c_int64 * 80)(99)
-    assert cpu._library.vmamba_forward(block, 80) != 0
-    assert cpu._library.vmamba_forward(block, 79) != 0
+    block = struct.pack("80q", *[99] * 80)
+    assert cpu.library.vmamba_forward(block, 80) != 0
+    assert cpu.library.vmamba_forward(block, 79) != 0
 
 
-def test_module_stands_alone():
-    tree = ast.parse((PACKAGE / "cpu.py").read_text(encoding="utf-8"))
-    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
-    names = {a.name for n in imports if isinstance(n, ast.Import) for a in n.names} | {
-        n.module for n in imports if isinstance(n, ast.ImportFrom)
-    }
-    assert not any((name or "").startswith(("ultralytics", "numpy")) for name in names)
+def fields(name: str) -> tuple[list[str], list[str]]:
+    """Return the names of the sizes and of the tensors in an argument block of scan.h, behind version and threads."""
+    body = re.search(rf"struct {name} {{(.*?)}};", (PACKAGE / "csrc/scan.h").read_text(encoding="utf-8"), re.S)[1]
+    found = {"int64_t": [], "Tensor": []}
+    for kind, names in re.findall(r"(int64_t|Tensor) ([^;]*);", body):
+        found[kind] += [x.strip() for x in names.split(",")]
+    assert found["int64_t"][:2] == ["abi", "threads"]
+    return found["int64_t"][2:], found["Tensor"]
+
+
+@pytest.mark.parametrize("function", cpu_module.FUNCTIONS)
+def test_argument_blocks_are_those_of_the_header(function):
+    """Names in the same order: what is packed under a name is read under it."""
+    block, sizes, tensors = cpu_module.FUNCTIONS[function]
+    assert fields(block) == (sizes.split(), tensors.split())
+
+
+def test_numbers_are_those_of_the_headers():
+    text = "".join((PACKAGE / "csrc" / name).read_text(encoding="utf-8") for name in ("scan.h", "tasks.h"))
+    for name, value in {
+        "kAbiVersion": cpu_module.ABI_VERSION,
+        "kTile": cpu_module.TILE,
+        "kNoMemory": cpu_module.NO_MEMORY,
+        "kFlagSoftplus": cpu_module.SOFTPLUS,
+        "kFlagNoGate": cpu_module.NO_GATE,
+        "kMaxStates": cpu_module.MAX_STATES,
+        "kMaxTaps": cpu_module.MAX_TAPS,
+        "kMaxRank": cpu_module.MAX_RANK,
+        "kMaxDirections": cpu_module.MAX_DIRECTIONS,
+    }.items():
+        assert re.search(rf"\b{name} = (\d+)", text)[1] == str(value), name
+
+
+def test_memory_that_is_not_there_is_a_memory_error(monkeypatch):
+    """Told by the status's number, whatever its text says."""
+
+    def out_of_memory(*_: object) -> int:
+        return cpu_module.NO_MEMORY
+
+    library = SimpleNamespace(vmamba_forward=out_of_memory, vmamba_status=lambda status: b"kein Speicher")
+    monkeypatch.setattr(cpu, "library", library)
+    with pytest.raises(MemoryError, match="kein Speicher"):
+        forward(make(1, 1, 4, 5, 3), True, [0])
 
 
 # ---------------------------------------------------------------------------------------------------------- sanitizers

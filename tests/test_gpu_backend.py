@@ -20,12 +20,17 @@ import pytest
 import torch
 
 from benchmarks import gpu_peer
-from tests import block_cases
+from tests import block_cases, scan_cases
 from tests.scan_cases import TOLERANCE, close, errors, hold, loop, make
 from ultralytics.nn.Addmodules import Mamba
 from ultralytics.nn.Addmodules import selective_scan as engine
-from ultralytics.nn.Addmodules.selective_scan import gpu, op, registry, selective_scan_ref
-from ultralytics.nn.Addmodules.selective_scan.backends import mamba_ssm
+from ultralytics.nn.Addmodules.selective_scan import Scan, op, registry, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan.backends import chunked, mamba_ssm
+from ultralytics.nn.Addmodules.selective_scan.backends import gpu as backend_gpu
+from ultralytics.nn.Addmodules.selective_scan.backends.gpu import block as gpu_block
+from ultralytics.nn.Addmodules.selective_scan.backends.gpu import launch as gpu_launch
+from ultralytics.nn.Addmodules.selective_scan.backends.gpu import load as gpu_load
+from ultralytics.nn.Addmodules.selective_scan.backends.gpu import scan as gpu_scan
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,24 +66,30 @@ def build(kernel: str, target: tuple, folder: Path, monkeypatch, num_warps: int 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from ultralytics.nn.Addmodules.selective_scan import gpu_block_kernels, gpu_kernels
+    from ultralytics.nn.Addmodules.selective_scan.backends.gpu import block_kernels, kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
-    of_block = hasattr(gpu_block_kernels, kernel)
-    function = getattr(gpu_block_kernels if of_block else gpu_kernels, kernel)
+    of_block = hasattr(block_kernels, kernel)
+    function = getattr(block_kernels if of_block else kernels, kernel)
     tokens = {"u", "v", "delta", "B", "C", "low", "proj", "z", "dout", "out", "du", "ddelta", "dz"}
     tokens |= {"x", "y", "ys", "dv", "dx", "dy"}
     wide = {"A", "D", "bias", "states", "enter", "scratch", "packed", "ends", "sums", "dA", "dB", "dC", "dD", "dbias"}
     wide |= {"parts", "part_dB", "part_dC"}
     if of_block:
         tokens, wide = tokens | {"w", "bias"}, wide - {"bias"}
-        constants = {"TAPS": 4, "TOKENS": gpu.BLOCK_TOKENS, "STEPS": gpu.SLOPE_STEPS, "BLOCK_D": 64, **constants}
+        constants = {
+            "TAPS": 4,
+            "TOKENS": gpu_block.BLOCK_TOKENS,
+            "STEPS": gpu_block.SLOPE_STEPS,
+            "BLOCK_D": 64,
+            **constants,
+        }
     else:
         constants = {"N": 16, "BLOCK_N": 16, "BLOCK_D": 32, "RANK": 0, "TILE": 64, **constants}
         constants |= {"BLOCK_R": max(4, constants["RANK"]) if constants["RANK"] else 0, "SOFTPLUS": True}
         row = 2 * constants["BLOCK_N"] + constants["BLOCK_R"]
-        sectors = gpu._power_of_two(-(-constants.get("ROWS", 1) * row // 8))
-        constants = {"FMA_STATES": 0, "SECTORS": sectors, **constants}
+        sectors = gpu_launch.power_of_two(-(-constants.get("ROWS", 1) * row // 8))
+        constants = {"SECTORS": sectors, **constants}
         absent = (*absent, "delta") if constants["RANK"] else (*absent, "low", "proj")
     constants |= dict.fromkeys(absent) | {f"{x}_d": 1 for x in tokens - {"proj", "w", "bias"}}
     signature, values, hints = {}, {}, {}
@@ -98,19 +109,19 @@ def build(kernel: str, target: tuple, folder: Path, monkeypatch, num_warps: int 
 HOPPER, MI300 = ("cuda", 90, 32), ("hip", "gfx942", 64)
 KERNELS = [
     ("pack_weights", {"TOKENS": 64}),
-    ("scan_local", {"ROWS": gpu.FORWARD_ROWS, "ADJOINT": False}),
-    ("scan_local", {"ROWS": gpu.FORWARD_ROWS, "ADJOINT": True}),
-    ("scan_carry", {"ROWS": gpu.CARRY_ROWS, "ADJOINT": False}),
-    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True}),
-    ("scan_forward", {"ROWS": gpu.FORWARD_ROWS, "KEEP": True, "absent": ("z", "enter")}),
-    ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS}),
+    ("scan_local", {"ROWS": gpu_scan.FORWARD_ROWS, "ADJOINT": False}),
+    ("scan_local", {"ROWS": gpu_scan.FORWARD_ROWS, "ADJOINT": True}),
+    ("scan_carry", {"ROWS": gpu_scan.CARRY_ROWS, "ADJOINT": False}),
+    ("scan_forward", {"ROWS": gpu_scan.FORWARD_ROWS, "KEEP": True}),
+    ("scan_forward", {"ROWS": gpu_scan.FORWARD_ROWS, "KEEP": True, "absent": ("z", "enter")}),
+    ("scan_backward", {"ROWS": gpu_scan.BACKWARD_ROWS}),
     ("pack_weights", {"TOKENS": 64, "RANK": 4}),
-    ("scan_local", {"ROWS": gpu.LOW_RANK_ROWS, "ADJOINT": False, "RANK": 4}),
-    ("scan_forward", {"ROWS": gpu.LOW_RANK_ROWS, "KEEP": True, "RANK": 4}),
-    ("scan_forward", {"ROWS": gpu.LOW_RANK_ROWS, "KEEP": True, "RANK": 16}),
-    ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS, "RANK": 4}),
-    ("scan_backward", {"ROWS": gpu.BACKWARD_ROWS, "RANK": 16}),
-    ("add_parts", {"ROWS": gpu.PART_ROWS}),
+    ("scan_local", {"ROWS": gpu_scan.LOW_RANK_ROWS, "ADJOINT": False, "RANK": 4}),
+    ("scan_forward", {"ROWS": gpu_scan.LOW_RANK_ROWS, "KEEP": True, "RANK": 4}),
+    ("scan_forward", {"ROWS": gpu_scan.LOW_RANK_ROWS, "KEEP": True, "RANK": 16}),
+    ("scan_backward", {"ROWS": gpu_scan.BACKWARD_ROWS, "RANK": 4}),
+    ("scan_backward", {"ROWS": gpu_scan.BACKWARD_ROWS, "RANK": 16}),
+    ("add_parts", {"ROWS": gpu_scan.PART_ROWS}),
     ("add_weights", {"TOKENS": 64}),
 ]
 BLOCK_KERNELS = {  # and what may be absent
@@ -168,7 +179,7 @@ def test_kernels_compile_for(target, kernel, constants, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kernel", BLOCK_KERNELS)
 def test_block_kernels_compile_for(target, kernel, tmp_path, monkeypatch):
     for absent in ((), BLOCK_KERNELS[kernel]):
-        asm = build(kernel, target, tmp_path, monkeypatch, gpu.BLOCK_WARPS, absent=absent)
+        asm = build(kernel, target, tmp_path, monkeypatch, gpu_block.BLOCK_WARPS, absent=absent)
         if target is HOPPER:
             assert spills(asm["ptx"], tmp_path) == 0
         else:
@@ -186,24 +197,21 @@ def test_kernels_compile_for_other_state_sizes(state, tmp_path, monkeypatch):
 
 
 def test_reasons_for_an_unusable_backend(monkeypatch):
-    monkeypatch.setattr(gpu, "_state", None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
-    assert gpu.available() == (False, "the package triton is not installed (pip install triton)")
-    monkeypatch.setattr(gpu, "_state", None)
+    monkeypatch.setattr(gpu_load, "find_spec", lambda name: None)
+    assert gpu_load.load() == (False, "the package triton is not installed (pip install triton)")
     monkeypatch.setattr(sys, "platform", "win32")
-    assert "triton-windows" in gpu.available()[1]
-    monkeypatch.setattr(gpu, "_state", None)
-    monkeypatch.setattr(gpu, "find_spec", lambda name: True)
+    assert "triton-windows" in gpu_load.load()[1]
+    monkeypatch.setattr(gpu_load, "find_spec", lambda name: True)
     monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__="2.3.1"))
-    assert "too old" in gpu.available()[1]
-    monkeypatch.setattr(gpu, "_state", None)
+    assert "too old" in gpu_load.load()[1]
     monkeypatch.setitem(sys.modules, "triton", None)
-    ok, reason = gpu.available()
-    assert not ok
-    assert "cannot be imported" in reason
-    with pytest.raises(RuntimeError, match="not available"):
-        gpu.forward(*make(1, 1, 2, 3, 1), True, [0])
+    gpu = backend_gpu.Gpu()
+    assert not gpu.works
+    assert "cannot be imported" in gpu.about
+    monkeypatch.setitem(registry.BACKENDS, "gpu", gpu)
+    with pytest.raises(RuntimeError, match="'gpu' is not available: triton cannot be imported"):
+        torch.ops.vmamba.selective_scan(*make(1, 1, 2, 3, 1), True, [0], "gpu")
 
 
 def test_import_does_not_start_cuda():
@@ -214,79 +222,86 @@ def test_import_does_not_start_cuda():
         "torch.cuda.is_available = torch.cuda._lazy_init = torch.cuda.get_device_properties = started\n"
         "torch.cuda.device_count = lambda: 1\n"
         "from ultralytics.nn.Addmodules.selective_scan import registry\n"
-        "print(registry.get('triton').available())"
+        "print(registry.get('gpu').works)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not has_triton or "True" in done.stdout
 
 
-def test_a_device_that_runs_no_kernel_is_refused_with_the_reason(monkeypatch, caplog):
-    device = torch.device("cuda", 0)
-    monkeypatch.setattr(gpu, "_interpreted", False)
-    monkeypatch.setattr(gpu, "_devices", {})
+def test_a_device_that_runs_no_kernel_is_refused_with_the_reason(monkeypatch):
+    device, gpu = torch.device("cuda", 0), backend_gpu.Gpu()
+    monkeypatch.setattr(gpu_load, "interpreted", False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GeForce GTX 1080")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    assert gpu._try(device) == (False, "GeForce GTX 1080 is older than compute capability 7.5")
+    assert gpu._try(device) == "GeForce GTX 1080 is older than compute capability 7.5"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(gpu, "_Call", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no C\ncompiler")))
-    monkeypatch.setattr(torch, "ones", lambda *a, **k: None)
-    monkeypatch.setattr(torch, "zeros", lambda *a, **k: None)
-    ok, reason = gpu._try(device)
-    assert not ok
-    assert reason.endswith("cannot build or start a kernel for GeForce GTX 1080: RuntimeError: no C compiler")
+
+    def fails(*_, **__):
+        raise RuntimeError("no C\ncompiler")
+
+    monkeypatch.setattr(gpu_scan, "Call", fails)
+    monkeypatch.setattr(torch, "ones", lambda *a, device, make=torch.ones: make(*a))
+    monkeypatch.setattr(torch, "zeros", lambda *a, device, make=torch.zeros: make(*a))
+    why = gpu._try(device)
+    assert why.endswith("cannot build or start a kernel for GeForce GTX 1080: RuntimeError: no C compiler")
+
+
+def on_a_gpu(args):
+    """Return stand-ins for tensors on a GPU, of which the choice of a backend sees as much."""
+    wide = {"device": torch.device("cuda", 0), "layout": torch.strided, "dtype": torch.float32}
+    return [SimpleNamespace(**wide, shape=a.shape, stride=a.stride) for a in args]
 
 
 def test_a_gpu_without_kernels_is_told_once(monkeypatch):
-    told = []
+    told, gpu = [], backend_gpu.Gpu()
+    gpu.works, gpu.about = False, "the package triton is not installed (pip install triton)"
     monkeypatch.setattr(registry, "_logged", set())
     monkeypatch.setattr(registry.LOGGER, "warning", told.append)
-    monkeypatch.setattr(registry, "BACKENDS", (gpu, registry.chunked))
-    monkeypatch.setattr(gpu, "_state", (False, "the package triton is not installed (pip install triton)"))
-    u = SimpleNamespace(device=torch.device("cuda", 0))
+    monkeypatch.setattr(registry, "BACKENDS", {"gpu": gpu, "chunked": chunked.Chunked()})
     for _ in range(2):
-        assert registry.select(u, *make(1, 1, 2, 3, 1)[1:]) == "chunked"
+        assert registry.choose("scan", Scan(*on_a_gpu(make(1, 1, 2, 3, 1)))).name == "chunked"
     assert len(told) == 1
     assert "pip install triton" in told[0]
 
 
-def test_accepts():
-    args = make(1, 1, 4, 5, 3)
-    assert gpu.accepts(*args) == (False, "u is not a dense cuda tensor")
-    wide = SimpleNamespace(device=torch.device("cuda"), layout=torch.strided, dtype=torch.float32)
-    fake = [SimpleNamespace(**vars(wide), shape=a.shape, stride=a.stride) for a in args]
-    assert gpu.accepts(*fake) == (True, "")
+def test_what_is_taken():
+    args, gpu = make(1, 1, 4, 5, 3), backend_gpu.Gpu()
+    gpu.works = True
+    assert registry.why_not(gpu, "scan", Scan(*args)) == "u is torch.strided on cpu: only dense tensors on cuda"
+    fake = on_a_gpu(args)
+    assert registry.why_not(gpu, "scan", Scan(*fake)) == ""
     fake[2].dtype = torch.bfloat16
-    assert gpu.accepts(*fake) == (False, "A is torch.bfloat16: only float32")
+    assert registry.why_not(gpu, "scan", Scan(*fake)) == "A is torch.bfloat16: only float32"
     fake[2].dtype, fake[2].shape = torch.float32, (1, 4, 257)
-    assert "257 states" in gpu.accepts(*fake)[1]
-    fake[2].shape, fake[0].shape = (1, 4, 3), (1, 32, 4, 5)
-    assert "32 groups" in gpu.accepts(*fake)[1]
-    fake[0].shape, fake[0].stride = (1, 1, 4, 5), lambda i=None: (0, 0, 1 << 30, 1) if i is None else 1 << 30
-    assert "strides" in gpu.accepts(*fake)[1]
+    assert "257 states" in registry.why_not(gpu, "scan", Scan(*fake))
+    fake[2].shape = (32, 4, 3)
+    assert "32 groups" in registry.why_not(gpu, "scan", Scan(*fake))
+    fake[2].shape, fake[0].stride = (1, 4, 3), lambda i=None: (0, 0, 1 << 30, 1) if i is None else 1 << 30
+    assert "strides" in registry.why_not(gpu, "scan", Scan(*fake))
 
 
 def test_tiles_cover_every_length():
     for length in [*range(1, 300), 400, 1600, 2048, 2049, 6400, 25600, 25601]:
-        tile, n = gpu.tile_length(length), gpu.num_checkpoints(length)
+        tile, n = gpu_scan.tile_length(length), gpu_scan.num_checkpoints(length)
         assert (n - 1) * tile < length <= n * tile
-        assert tile % gpu.FORWARD_ROWS == tile % gpu.LOW_RANK_ROWS == tile % gpu.BACKWARD_ROWS == 0
+        assert tile % gpu_scan.FORWARD_ROWS == tile % gpu_scan.LOW_RANK_ROWS == tile % gpu_scan.BACKWARD_ROWS == 0
 
 
 @pytest.mark.parametrize(
     ("programs", "cost"),
-    [(gpu.FORWARD_PROGRAMS, gpu.FORWARD_COST), (gpu.BACKWARD_PROGRAMS, gpu.BACKWARD_COST)],
+    [(gpu_scan.FORWARD_PROGRAMS, gpu_scan.FORWARD_COST), (gpu_scan.BACKWARD_PROGRAMS, gpu_scan.BACKWARD_COST)],
 )
 def test_division_of_a_scan(programs, cost):
     for (dim, length), batch in itertools.product(MODEL, (1, 16, 70)):
-        tiles, rows = gpu.num_checkpoints(length), batch * 2 * -(-dim // 32)
-        segments, per_segment = gpu.divide(rows, tiles, 132, programs, cost)
+        tiles, rows = gpu_scan.num_checkpoints(length), batch * 2 * -(-dim // 32)
+        segments, per_segment = gpu_scan.divide(rows, tiles, 132, programs, cost)
         assert (segments - 1) * per_segment < tiles <= segments * per_segment
         if rows < 132:  # no device stays half empty
-            assert rows * segments >= 132 * gpu.SCHEDULERS or segments == tiles
-    assert gpu.divide(132 * programs, 400, 132, programs, cost) == (1, 400), "one full wave needs no dividing"
-    assert gpu.divide(132 * programs + 1, 400, 132, programs, 1.2)[0] > 1, "one program more is a second wave"
-    assert gpu.divide(1, 400, 0, programs, cost) == gpu.divide(0, 400, 132, programs, cost) == (1, 400)
+            assert rows * segments >= 132 * gpu_scan.SCHEDULERS or segments == tiles
+    assert gpu_scan.divide(132 * programs, 400, 132, programs, cost) == (1, 400), "one full wave needs no dividing"
+    assert gpu_scan.divide(132 * programs + 1, 400, 132, programs, 1.2)[0] > 1, "one program more is a second wave"
+    assert gpu_scan.divide(1, 400, 0, programs, cost) == gpu_scan.divide(0, 400, 132, programs, cost) == (1, 400)
 
 
 class _NoDevice:
@@ -327,12 +342,13 @@ def test_a_launch_like_an_earlier_one_is_the_same(tmp_path, monkeypatch):
     """What starts without Triton's look at its arguments is the kernel, and the arguments, that Triton would take."""
     from triton.runtime import driver
 
-    from ultralytics.nn.Addmodules.selective_scan import gpu_block_kernels, gpu_kernels
+    from ultralytics.nn.Addmodules.selective_scan.backends.gpu import block_kernels, kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    state = {"_kernels": gpu_kernels, "_block_kernels": gpu_block_kernels, "_interpreted": True, "_launches": {}}
-    for name, value in {**state, "_state": (True, ""), "_processors": lambda device: 132}.items():
-        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu_load, "kernels", kernels)
+    monkeypatch.setattr(gpu_load, "block_kernels", block_kernels)
+    monkeypatch.setattr(gpu_launch, "launches", {})
+    monkeypatch.setattr(gpu_scan, "processors", lambda device: 132)
     launches: list = []
     calls = []
     for dtype, length in ((torch.bfloat16, 100), (torch.bfloat16, 40)):
@@ -344,8 +360,8 @@ def test_a_launch_like_an_earlier_one_is_the_same(tmp_path, monkeypatch):
     def launched(args: list, orders: list[int]) -> list:
         """Return each launch's kernel, grid and arguments; of working memory, which is new each time, its look."""
         launches.clear()
-        out, states = gpu.forward(*args, True, orders)
-        gpu.backward(out, *args, states, True, orders)
+        out, states = gpu_scan.scan(Scan(*args, True, orders), True)
+        gpu_scan.scan_backward(out, Scan(*args, True, orders), states)
         return [
             (*launch, [(x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x for x in given])
             for *launch, given in launches
@@ -354,20 +370,20 @@ def test_a_launch_like_an_earlier_one_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "_active" if hasattr(driver, "_active") else "active", _NoDevice(launches))
     want = []
     for call in calls:
-        gpu._launches.clear()
+        gpu_launch.launches.clear()
         want.append(launched(*call))
     assert len(want[0]) == 4 + 6
     assert [x[0] for x in want[0]] != [x[0] for x in want[2]], "alignment makes another kernel"
-    gpu._launches.clear()
+    gpu_launch.launches.clear()
     assert [launched(*call) for call in calls] == want
-    known = len(gpu._launches)
+    known = len(gpu_launch.launches)
     assert [launched(*call) for call in calls] == want
-    assert len(gpu._launches) == known, "all of them had been there"
-    monkeypatch.setattr(gpu, "MAX_LAUNCHES", known)
+    assert len(gpu_launch.launches) == known, "all of them had been there"
+    monkeypatch.setattr(gpu_launch, "MAX_LAUNCHES", known)
     launched(make(1, 2, 40, 41, 4), [0, 1])
-    assert len(gpu._launches) <= 10, "what is remembered is bounded"
+    assert len(gpu_launch.launches) <= 10, "what is remembered is bounded"
     for name in {x[0][0] for x in want[0]}:
-        getattr(gpu_kernels, name).device_caches.pop(_NoDevice.index)
+        getattr(kernels, name).device_caches.pop(_NoDevice.index)
 
 
 # The adapter to mamba-ssm, without its compiled module ----------------------------------------------------------------
@@ -411,10 +427,13 @@ def peer_bwd(u, delta, A, B, C, D, z, bias, dout, kept, out, dz, softplus, recom
 
 @pytest.fixture
 def peer(monkeypatch):
-    """Put the reference in the place of mamba-ssm's module, on the CPU."""
-    monkeypatch.setattr(mamba_ssm, "_module", SimpleNamespace(fwd=peer_fwd, bwd=peer_bwd))
-    monkeypatch.setattr(mamba_ssm, "_state", (True, "stand-in"))
+    """Return the adapter with the reference in the place of mamba-ssm's module, on the CPU."""
+    adapter = mamba_ssm.MambaSsm()
+    adapter.kernels, adapter.works, adapter.about = SimpleNamespace(fwd=peer_fwd, bwd=peer_bwd), True, "stand-in"
+    adapter.device = "cpu"
     monkeypatch.setattr(mamba_ssm, "CHUNK", 8)
+    monkeypatch.setitem(registry.BACKENDS, "mamba_ssm", adapter)
+    return adapter
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -423,30 +442,31 @@ def peer(monkeypatch):
 def test_adapter_against_the_loop(peer, dtype, options, last):
     args = make(2, 2, 5, 19, 3, dtype=dtype, last=last, **options)
     dout = torch.randn_like(args[0])
-    out, states = mamba_ssm.forward(*args, True, [0, 1])
-    assert states.shape == (2, 2, mamba_ssm.num_checkpoints(19), 5, 3)
+    out, states = scan_cases.forward(peer, args, True, [0, 1])
+    assert states.shape == (2, 2, peer.num_checkpoints(19), 5, 3)
     assert out.stride() == args[0].stride()
-    ours = [out, states[:, :, -1], *mamba_ssm.backward(dout, *args, states, True, [0, 1])]
-    close(args, dout, True, [0, 1], ours)
-    short, final = mamba_ssm.forward(*args, True, [0, 1], checkpoints=False)
+    close(args, dout, True, [0, 1], scan_cases.run(peer, args, dout, True, [0, 1]))
+    short, final = scan_cases.forward(peer, args, True, [0, 1], keep=False)
     assert torch.equal(short, out)
     assert torch.equal(final, states[:, :, -1:])
 
 
-def test_adapter_is_never_chosen_and_says_why_it_is_not_there(peer, monkeypatch):
+def test_adapter_is_never_chosen(peer):
+    s = Scan(*make(1, 1, 4, 5, 3), True, [1])
+    assert registry.choose("scan", s).name != "mamba_ssm"
+    with engine.use_backend("mamba_ssm"):
+        assert registry.choose("scan", s).name == "mamba_ssm"
+        torch.testing.assert_close(op.scan(s)[0], loop(*s[:8], True, [1])[0], rtol=1e-5, atol=1e-5)
+    assert "bfloat16" in registry.why_not(peer, "scan", s._replace(B=s.B.bfloat16()))
+
+
+@pytest.mark.skipif(registry.get("mamba_ssm").works, reason="mamba-ssm is here")
+def test_adapter_says_why_it_is_not_there():
     args = make(1, 1, 4, 5, 3)
-    monkeypatch.setattr(mamba_ssm, "accepts", lambda *a: (True, ""))
-    assert registry.select(*args) != "cuda"
-    with engine.use_backend("cuda"):
-        assert registry.select(*args) == "cuda"
-        torch.testing.assert_close(op.scan(*args, True, [1])[0], loop(*args, True, [1])[0], rtol=1e-5, atol=1e-5)
-    monkeypatch.undo()
-    if not mamba_ssm.available()[0]:
-        with engine.use_backend("cuda"), pytest.raises(RuntimeError, match="cuda: "):
-            registry.select(*args)
-        with pytest.raises(RuntimeError, match="not available"):
-            mamba_ssm.forward(*args, True, [0])
-    assert mamba_ssm.accepts(*args) == (False, "u is not a dense CUDA tensor")
+    with engine.use_backend("mamba_ssm"), pytest.raises(RuntimeError, match="mamba_ssm: "):
+        registry.choose("scan", Scan(*args))
+    with pytest.raises(RuntimeError, match="'mamba_ssm' is not available"):
+        torch.ops.vmamba.selective_scan(*args, True, [0], "mamba_ssm")
 
 
 # The benchmark --------------------------------------------------------------------------------------------------------
@@ -548,20 +568,20 @@ def test_benchmark_runs():
         env={**os.environ, "TRITON_INTERPRET": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"1, 5, 6 \| bfloat16 \| triton \| \d", done.stdout), done.stdout
+    assert re.search(r"1, 5, 6 \| bfloat16 \| gpu \| \d", done.stdout), done.stdout
     assert "VMamba-yolov8n | train" in done.stdout
 
 
 # On a GPU -------------------------------------------------------------------------------------------------------------
 
-ON_GPU = ["triton", "cuda"]
+ON_GPU = ["gpu", "mamba_ssm"]
 
 # Hardware's own exponentials are less exact than the loop's, by up to 2 units in the last place for Triton's exp2, and
 # by 2 + |1.173 x| for the exp that mamba-ssm's flag -use_fast_math asks for. Source: CUDA C++ Programming Guide,
 # "Mathematical Functions".
 EXPONENTIALS = {
-    "triton": lambda x: torch.exp(x) * (1 + signs(x) * 2**-22),
-    "cuda": lambda x: torch.exp(x) * (1 + signs(x) * (2 + 1.173 * x.detach().abs()) * 2**-23),
+    "gpu": lambda x: torch.exp(x) * (1 + signs(x) * 2**-22),
+    "mamba_ssm": lambda x: torch.exp(x) * (1 + signs(x) * (2 + 1.173 * x.detach().abs()) * 2**-23),
 }
 
 
@@ -572,24 +592,21 @@ def signs(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def backend(request):
-    """Return a GPU backend's module, or skip with the reason why it cannot run here."""
-    module = registry.get(request.param)
-    ok, reason = module.available()
-    if not ok:
-        pytest.skip(f"{request.param}: {reason}")
+    """Return a GPU backend, or skip with the reason why it cannot run here."""
+    found = registry.get(request.param)
+    if not found.works:
+        pytest.skip(f"{request.param}: {found.about}")
     torch.manual_seed(0)
-    return module
+    return found
 
 
 def on_gpu(args):
     return [None if x is None else x.cuda() for x in args]
 
 
-def run(module, args, dout, softplus, orders):
+def run(backend, args, dout, softplus, orders):
     """Return output, last state and gradients, back on the CPU."""
-    args, dout = on_gpu(args), dout.cuda()
-    out, states = module.forward(*args, softplus, orders)
-    results = [out, states[:, :, -1], *module.backward(dout, *args, states, softplus, orders)]
+    results = scan_cases.run(backend, on_gpu(args), dout.cuda(), softplus, orders)
     return [None if x is None else x.cpu() for x in results]
 
 
@@ -645,7 +662,7 @@ def test_gpu_lengths_of_the_model(backend, dim, length, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 @pytest.mark.parametrize(("dim", "length"), MODEL)
 def test_gpu_gradients_are_the_same_bits_every_time(backend, dim, length):
     args = make(4, 2, dim, length, 16, dtype=torch.bfloat16)
@@ -657,34 +674,34 @@ def test_gpu_gradients_are_the_same_bits_every_time(backend, dim, length):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_gpu_division_does_not_change_the_result(backend, monkeypatch):
     args = make(2, 2, 40, 1000, 16)
     dout = torch.randn_like(args[0])
     whole, parts = [], []
     for results, processors in ((whole, 0), (parts, 1000)):
-        monkeypatch.setattr(gpu, "_processors", lambda device, n=processors: n)
+        monkeypatch.setattr(gpu_scan, "processors", lambda device, n=processors: n)
         results += run(backend, args, dout, True, [0, 1])
     for x, y in zip(whole, parts):  # sums over all tokens cancel: what is left may be small beside their rounding
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5 * y.abs().max().item())
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_gpu_is_chosen_and_passes_opcheck(backend):
     args = [x.requires_grad_() for x in on_gpu(make(1, 2, 8, 21, 4))]
-    assert registry.select(*args) == "triton"
-    call = (*args, True, [0, 1], "triton")
-    torch.library.opcheck(torch.ops.vmamba.selective_scan.default, call)
-    out, states = op.scan(*call)
+    s = Scan(*args, True, [0, 1])
+    assert registry.choose("scan", s).name == "gpu"
+    torch.library.opcheck(torch.ops.vmamba.selective_scan.default, (*s, "gpu"))
+    out, states = op.scan(s, "gpu")
     torch.library.opcheck(
         torch.ops.vmamba.selective_scan_backward.default,
-        (out.detach(), *(a.detach() for a in args), states, True, [0, 1], "triton"),
+        (out.detach(), *(a.detach() for a in args), states, True, [0, 1], "gpu"),
     )
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 @pytest.mark.parametrize("case", block_cases.CASES, ids=lambda c: "-".join(map(str, c[:7])))
 def test_gpu_block_and_every_gradient(backend, case):
     *sizes, orders = case
@@ -693,12 +710,12 @@ def test_gpu_block_and_every_gradient(backend, case):
     ours = {n: None if t is None else t.cuda() for n, t in block_cases.cast(args, torch.float32).items()}
     torch.backends.cuda.matmul.allow_tf32 = False
     dout = torch.randn(truth["out"].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    for name, x in block_cases.run(ours, orders, "triton", dout=dout.cuda()).items():
+    for name, x in block_cases.run(ours, orders, "gpu", dout=dout.cuda()).items():
         assert rms_error(x.cpu(), truth[name]) < block_cases.FLOAT32, name
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("dim", "length"), MODEL)
 def test_gpu_block_against_its_composition(backend, dim, length, dtype, monkeypatch):
@@ -708,7 +725,7 @@ def test_gpu_block_against_its_composition(backend, dim, length, dtype, monkeypa
     found = []
     for whole in (True, False):
         if not whole:
-            monkeypatch.setattr(gpu, "block_accepts", lambda *args: (False, "left out"))
+            monkeypatch.setattr(backend, "fuses", lambda b: False)
         block.zero_grad()
         torch.cuda.reset_peak_memory_stats()
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
@@ -723,7 +740,7 @@ def test_gpu_block_against_its_composition(backend, dim, length, dtype, monkeypa
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "autocast"])
 def test_gpu_compiled_block(backend, amp):
     """A whole block, forward and backward in one graph, with and without autocast."""
@@ -742,14 +759,14 @@ def test_gpu_compiled_block(backend, amp):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_gpu_graph_replays(backend):
     args = on_gpu(make(1, 2, 64, 1600, 16))
     dout = torch.randn_like(args[0])
 
     def step():
-        out, states = backend.forward(*args, True, [0, 1])
-        return [out, *backend.backward(dout, *args, states, True, [0, 1])]
+        out, states = scan_cases.forward(backend, args, True, [0, 1])
+        return [out, *scan_cases.backward(backend, dout, args, states, True, [0, 1])]
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -768,10 +785,10 @@ def test_gpu_graph_replays(backend):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_gpu_other_device_than_the_current_one(backend):
     if torch.cuda.device_count() < 2:
         pytest.skip("one device")
     args = [None if x is None else x.to("cuda:1") for x in make(1, 2, 8, 40, 4)]
-    out, _ = backend.forward(*args, True, [0, 1])
+    out, _ = scan_cases.forward(backend, args, True, [0, 1])
     torch.testing.assert_close(out.cpu(), loop(*(x.cpu() for x in args), True, [0, 1])[0], rtol=1e-4, atol=1e-5)

@@ -17,10 +17,10 @@ from ultralytics import YOLO
 from ultralytics.nn.Addmodules import SS2D, MambaLayer
 from ultralytics.nn.Addmodules.hooks import notices, threads
 from ultralytics.nn.Addmodules.selective_scan import registry
-from ultralytics.nn.Addmodules.selective_scan.backends import cpu
 from ultralytics.nn.Addmodules.tools import machine
 from ultralytics.utils import LOGGER
 
+CPU = registry.get("cpu")
 IMAGE = np.full((64, 64, 3), 114, np.uint8)
 
 
@@ -62,11 +62,13 @@ class Larger(nn.Linear):
 
 
 def no_library(patch: pytest.MonkeyPatch, model: YOLO) -> None:
-    patch.setattr(cpu, "available", lambda: (False, "no compiled library"))
+    patch.setattr(CPU, "works", False)
+    patch.setattr(CPU, "about", "no compiled library")
 
 
 def old_library(patch: pytest.MonkeyPatch, model: YOLO) -> None:
-    patch.setattr(cpu, "available", lambda: (False, "the library is of an older version"))
+    patch.setattr(CPU, "works", False)
+    patch.setattr(CPU, "about", "the library is of an older version")
 
 
 def forced(patch: pytest.MonkeyPatch, model: YOLO) -> None:
@@ -92,8 +94,8 @@ CALLED = (
     "1 block with scans run operation by operation, slower and with more memory, because of hooks or replaced layers"
 )
 MODES = {
-    no_library: "plain PyTorch on cpu, many times slower than compiled kernels (cpp: no compiled library)",
-    old_library: "plain PyTorch on cpu, many times slower than compiled kernels (cpp: the library is of an older",
+    no_library: "plain PyTorch on cpu, many times slower than compiled kernels (cpu: no compiled library)",
+    old_library: "plain PyTorch on cpu, many times slower than compiled kernels (cpu: the library is of an older",
     forced: "every scan takes the backend 'chunked', which is forced",
     one_core: f"with 1 of {threads.cores_here()} CPU cores",
     hook: CALLED,
@@ -148,7 +150,7 @@ def test_stock_models_say_nothing_and_keep_their_threads(data: str, log: list[st
     assert torch.get_num_threads() == NUM_THREADS
 
 
-@pytest.mark.skipif(not cpu.available()[0], reason="without the compiled library nothing falls back from it")
+@pytest.mark.skipif(not CPU.works, reason="without the compiled library nothing falls back from it")
 def test_float64_says_that_it_is_slower(log: list[str]) -> None:
     layer = MambaLayer(8).double()
     for _ in range(2):
@@ -158,7 +160,7 @@ def test_float64_says_that_it_is_slower(log: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("device", "reasons", "text"),
-    [("cuda", {"triton": "triton cannot be imported"}, "(triton: triton cannot"), ("mps", {}, "no kernels for mps")],
+    [("cuda", {"gpu": "triton cannot be imported"}, "(gpu: triton cannot"), ("mps", {}, "no kernels for mps")],
 )
 def test_other_devices(device: str, reasons: dict, text: str, log: list[str]) -> None:
     for _ in range(2):
@@ -185,10 +187,11 @@ def test_rows_of_checks(monkeypatch: pytest.MonkeyPatch, threads_put_back: None)
     assert row("float64 on cpu").detail.startswith("chunked: ")
     with registry.use_backend("chunked"):
         assert row("scan on cpu").detail == "chunked, forced by VMAMBA_BACKEND"
-    monkeypatch.setattr(cpu, "available", lambda: (False, "no compiled library"))
-    assert row("backend cpp").detail == "no compiled library"
-    assert "To compile it" in row("backend cpp").advice
-    assert row("backend triton").state == ("ok" if torch.cuda.is_available() else "absent")
+    monkeypatch.setattr(CPU, "works", False)
+    monkeypatch.setattr(CPU, "about", "no compiled library")
+    assert row("backend cpu").detail == "no compiled library"
+    assert "To compile it" in row("backend cpu").advice
+    assert row("backend gpu").state == ("ok" if torch.cuda.is_available() else "absent")
 
 
 # Embeddings -----------------------------------------------------------------------------------------------------------

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from ultralytics.nn.Addmodules import selective_scan as engine
-from ultralytics.nn.Addmodules.selective_scan import op, registry, selective_scan_fn, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan import Scan, op, registry, selective_scan_fn, selective_scan_ref
 from ultralytics.nn.Addmodules.selective_scan.backends import chunked
 from ultralytics.nn.Addmodules.selective_scan.proof import oracle, rms_error, run_with_gradients, scan_inputs
 
 # RMS error against float64 over that of the plain reference in the same dtype, or twice its eps; never loosened.
 TOLERANCE = {torch.float32: 2.0, torch.bfloat16: 2.0, torch.float16: 2.0}
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-BACKENDS = [b.name for b in registry.BACKENDS]
+BACKENDS = [name for name, b in registry.BACKENDS.items() if b.operator and name != "mamba_ssm"]
 
 
 def make(
@@ -71,14 +71,7 @@ def assert_close_to_truth(args: dict, backend: str, delta_softplus: bool) -> Non
 
 def accepting(backend: str, dtype: torch.dtype) -> str:
     """Return the backend, or skip with the reason why it cannot run here."""
-    module = registry.get(backend)
-    ok, reason = module.available()
-    if not ok:
-        pytest.skip(f"{backend}: {reason}")
-    args = make(dtype=dtype, groups=1)
-    canonical = {k: None if v is None else v.unsqueeze(1 if v.dim() == 3 else 0) for k, v in args.items()}
-    ok, reason = module.accepts(**{**canonical, "B": args["B"], "C": args["C"]})
-    if not ok:
+    if reason := registry.why_not(registry.get(backend), "scan", Scan(*canonical([0], dtype))):
         pytest.skip(f"{backend}: {reason}")
     return backend
 
@@ -166,7 +159,7 @@ def test_reversed_groups_equal_flipped_tokens(orders: list[int]) -> None:
     states = []
 
     def scan(*x: torch.Tensor) -> torch.Tensor:
-        out, kept = op.scan(*x, True, orders, "chunked")
+        out, kept = op.scan(Scan(*x, True, orders), "chunked")
         states.append(kept)
         return out
 
@@ -178,7 +171,7 @@ def test_reversed_groups_equal_flipped_tokens(orders: list[int]) -> None:
 @pytest.mark.parametrize("orders", [[0], [1], [0, 1]])
 def test_gradcheck(orders: list[int]) -> None:
     args = [t.requires_grad_() for t in canonical(orders, length=7, dim=2)]
-    assert gradcheck(lambda *a: op.scan(*a, True, orders, "chunked")[0], args)
+    assert gradcheck(lambda *a: op.scan(Scan(*a, True, orders), "chunked")[0], args)
 
 
 @pytest.mark.parametrize("form", ["dn", "bnl", "bgnl"])
@@ -225,6 +218,36 @@ def test_every_form_of_b_and_c(form: str, is_complex: bool) -> None:
     assert not last.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", ["dn", "bnl", "bgnl"])
+def test_complex_forms_in_low_precision(form: str, dtype: torch.dtype) -> None:
+    """Computed in float32, so that the error is the rounding of results; gradients in the dtypes of their inputs."""
+    args = make(groups=2 if form == "bgnl" else 0, dim=4, length=9)
+    g = torch.Generator().manual_seed(5)
+    args["A"] = torch.complex(args["A"], torch.randn(args["A"].shape, generator=g, dtype=torch.float64))
+    for k in ("B", "C"):
+        shape = (4, 4, 2) if form == "dn" else (*args[k].shape[:-1], 2 * args[k].shape[-1])
+        x = torch.randn(shape, generator=g, dtype=torch.float64)
+        args[k] = torch.view_as_complex(x).to(torch.complex64) if form == "dn" else x.to(dtype)
+    narrow = {k: x.to(dtype) if k in ("u", "delta", "z") else x.float() for k, x in args.items() if k not in "ABC"}
+    args = {**args, **narrow, "A": args["A"].to(torch.complex64)}
+    wide = {k: x.to(torch.complex128 if x.is_complex() else torch.float64) for k, x in args.items()}
+    results = []
+    for inputs in (args, wide):
+        leaves = {k: x.detach().clone().requires_grad_() for k, x in inputs.items()}
+        out, last = selective_scan_fn(**leaves, delta_softplus=True, return_last_state=True)
+        out.double().square().sum().backward()
+        results.append({"out": out.detach(), "last": last, **{k: x.grad for k, x in leaves.items()}})
+    ours, exact = results
+    assert ours["out"].dtype == dtype
+    for name, x in ours.items():
+        if name in args:
+            assert x.dtype == args[name].dtype
+        x, want = (torch.view_as_real(t) if t.is_complex() else t for t in (x, exact[name]))
+        assert rms_error(x, want) < 4 * torch.finfo(dtype).eps, name
+    assert selective_scan_ref(**args, delta_softplus=True).isfinite().all()  # the definition takes them, too
+
+
 def test_groups_of_b_and_c_may_differ() -> None:
     args = make(groups=2)
     args["C"] = make(groups=3, seed=1)["C"]
@@ -267,13 +290,13 @@ def test_extreme_values_are_defined(backend: str) -> None:
 
 def test_chunk_length_covers_every_length() -> None:
     for length in [*range(1, 300), 400, 1600, 6400, 25600, 25601]:
-        chunk, n = chunked.chunk_length(length), chunked.num_checkpoints(length)
+        chunk, n = chunked.chunk_length(length), registry.get("chunked").num_checkpoints(length)
         assert (n - 1) * chunk < length <= n * chunk
 
 
 def test_backward_in_blocks_equals_backward_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     args = [t.requires_grad_() for t in canonical([0, 1], length=90)]
-    out = op.scan(*args, True, [0, 1], "chunked")[0]
+    out = op.scan(Scan(*args, True, [0, 1]), "chunked")[0]
     whole = torch.autograd.grad(out.sum(), args, retain_graph=True)
     monkeypatch.setattr(chunked, "BLOCK_ELEMENTS", 1)
     for a, b in zip(whole, torch.autograd.grad(out.sum(), args)):
@@ -285,26 +308,26 @@ def test_no_full_state_tensor_is_kept() -> None:
     args = [t.requires_grad_() for t in canonical([0], length=400, dim=8)]
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        op.scan(*args, True, [0], "chunked")
+        op.scan(Scan(*args, True, [0]), "chunked")
     beyond_inputs = [t for t in kept if not any(t is a or t.data_ptr() == a.data_ptr() for a in args)]
-    assert sum(t.numel() for t in beyond_inputs) == 2 * 8 * 4 * chunked.num_checkpoints(400)
+    assert sum(t.numel() for t in beyond_inputs) == 2 * 8 * 4 * registry.get("chunked").num_checkpoints(400)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_without_a_gradient_only_the_last_state_is_kept(backend: str) -> None:
     accepting(backend, torch.float32)
     args = canonical([0, 1], torch.float32, length=100)
-    whole, states = op.scan(*args, True, [0, 1], backend, keep=True)
-    out, last = op.scan(*args, True, [0, 1], backend)
+    whole, states = op.scan(Scan(*args, True, [0, 1]), backend, keep=True)
+    out, last = op.scan(Scan(*args, True, [0, 1]), backend)
     assert states.shape[2] == registry.get(backend).num_checkpoints(100) > 1
     assert last.shape[2] == 1
     assert torch.equal(out, whole)
     assert torch.equal(last, states[:, :, -1:])
     assert last.untyped_storage().nbytes() == 4 * last.numel()
     args[0].requires_grad_()
-    assert op.scan(*args, True, [0, 1], backend)[1].shape == states.shape
+    assert op.scan(Scan(*args, True, [0, 1]), backend)[1].shape == states.shape
     with torch.no_grad():
-        assert op.scan(*args, True, [0, 1], backend)[1].shape == last.shape
+        assert op.scan(Scan(*args, True, [0, 1]), backend)[1].shape == last.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -318,7 +341,7 @@ def test_opcheck(backend: str, dtype: torch.dtype, full: bool) -> None:
     args = (u, delta, A, B, C, *((D, z, bias) if full else (None, None, None)), True, [0, 1], backend)
     leaves = tuple(a.detach().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args)
     torch.library.opcheck(torch.ops.vmamba.selective_scan.default, leaves)
-    out, states = op.scan(*args, keep=True)
+    out, states = op.scan(Scan(*args[:-1]), backend, keep=True)
     torch.library.opcheck(torch.ops.vmamba.selective_scan_backward.default, (out, *args[:8], states, *args[8:]))
 
 
@@ -333,7 +356,7 @@ def test_every_registered_operator_is_checked() -> None:
 
 def test_compile_fullgraph_forward_and_backward() -> None:
     args = [t.requires_grad_() for t in canonical([0, 1], torch.float32)]
-    fn = lambda *a: op.scan(*a, True, [0, 1])[0].square().sum()  # noqa: E731
+    fn = lambda *a: op.scan(Scan(*a, True, [0, 1]))[0].square().sum()  # noqa: E731
     expected = torch.autograd.grad(fn(*args), args)
     compiled = torch.compile(fn, fullgraph=True, backend="aot_eager")
     for a, b in zip(expected, torch.autograd.grad(compiled(*args), args)):
@@ -345,7 +368,7 @@ def test_flops_of_a_scan() -> None:
 
     args = [t.requires_grad_() for t in canonical([0, 1], torch.float32)]
     with FlopCounterMode(display=False) as counter:
-        out = op.scan(*args, True, [0, 1])[0]
+        out = op.scan(Scan(*args, True, [0, 1]))[0]
     forward = counter.get_total_flops()
     assert forward == 9 * 2 * (2 * 3) * 11 * 4 == engine.scan_flops(2, 6, 11, 4)
     with FlopCounterMode(display=False) as counter:
@@ -359,14 +382,15 @@ def test_flops_of_a_scan() -> None:
 def test_forced_backend_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     args = make(dtype=torch.float32)
     calls = []
-    monkeypatch.setattr(chunked, "forward", lambda *a, run=chunked.forward: calls.append(1) or run(*a))
+    backend = registry.get("chunked")
+    monkeypatch.setattr(backend, "scan", lambda *a, run=backend.scan: calls.append(1) or run(*a))
     with engine.use_backend("chunked"):
         selective_scan_fn(**args)
     assert calls == [1]
     with engine.use_backend("reference"):
         selective_scan_fn(**args)
     assert calls == [1]
-    monkeypatch.setattr(chunked, "accepts", lambda *a: (False, "it rains"))
+    monkeypatch.setattr(chunked.Chunked, "refuses", lambda self, problem: "it rains")
     with engine.use_backend("chunked"), pytest.raises(RuntimeError, match="chunked: it rains"):
         selective_scan_fn(**args)
     with (
@@ -378,11 +402,11 @@ def test_forced_backend_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_unavailable_backend_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    for b in registry.BACKENDS:
+    for b in registry.BACKENDS.values():
         if b.name != "chunked":
-            monkeypatch.setattr(b, "available", lambda: (False, "no binary"))
-    u, delta, A, B, C, D, z, bias = canonical([0])
-    assert registry.select(u, delta, A, B, C, D, z, bias) == "chunked"
+            monkeypatch.setattr(b, "works", False)
+            monkeypatch.setattr(b, "about", "no binary")
+    assert registry.choose("scan", Scan(*canonical([0], torch.float32))).name == "chunked"
     assert all(isinstance(ok, bool) and reason for _, ok, reason in registry.report())
 
 
@@ -441,20 +465,20 @@ def test_no_tokens_is_an_error() -> None:
 def test_canonical_inputs_are_not_broadcast() -> None:
     u, delta, A, B, C, D, z, bias = canonical([0, 1])
     for args, message in (
-        ((u, delta, A[:1], B, C), r"A must have shape \(K, D, N\) with K = 2"),
+        ((u, delta, A[:1], B, C), r"A must have shape \(K, D, N\) = \(2, 3, 4\), got \(1, 3, 4\)"),
         ((u, delta, A, B[:1], C), r"B must have shape \(B, K, N, L\) = \(2, 2, 4, 11\), got \(1, 2, 4, 11\)"),
-        ((u[..., :0], delta[..., :0], A, B[..., :0], C[..., :0]), "L >= 1"),
+        ((u[..., :0], delta[..., :0], A, B[..., :0], C[..., :0]), "no tokens"),
     ):
         with pytest.raises(ValueError, match=message):
-            op.scan(*args)
+            op.scan(Scan(*args))
     with pytest.raises(ValueError, match="backend 'foo' is no scan backend"):
-        op.scan(u, delta, A, B, C, backend="foo")
-    assert not op.scan(u.requires_grad_(), delta, A, B, C)[1].requires_grad
+        op.scan(Scan(u, delta, A, B, C), "foo")
+    assert not op.scan(Scan(u.requires_grad_(), delta, A, B, C))[1].requires_grad
 
 
 def test_bad_orders_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"orders must hold 0 or 1 for each of 1 groups, got \[0, 7\]"):
-        op.scan(*canonical([0]), True, [0, 7])
+        op.scan(Scan(*canonical([0]), True, [0, 7]))
 
 
 def test_nothing_is_left_behind_by_a_failing_block() -> None:

@@ -22,7 +22,7 @@ SIZES = ((1, 1), (1, 7), (5, 1), (5, 7), (8, 8), (3, 40))
 
 def cpu_backends() -> list[str]:
     """Names of the backends that take CPU tensors here."""
-    return [name for name, ok, _ in report() if ok and name in ("reference", "cpp", "chunked")]
+    return [name for name, ok, _ in report() if ok and name in ("reference", "cpu", "chunked")]
 
 
 def parameters(dim: int, state: int, rank: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -110,7 +110,7 @@ def test_operator_without_convolution_and_gate_passes_opcheck() -> None:
     x, (x_proj, dt_proj, A, D, bias) = torch.randn(1, 9, 6), (p[:2].float() for p in parameters(6, 3, 2))
     args = [x, None, None, x_proj, dt_proj, A, D, bias, None, None]
     args = [t if t is None else t.requires_grad_() for t in args]
-    for backend in ("cpp", "chunked"):
+    for backend in ("cpu", "chunked"):
         if backend in cpu_backends():
             torch.library.opcheck(torch.ops.vmamba.mamba_inner.default, (*args, True, [0, 1], backend, True))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .layers.check_arguments import arguments, flag, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
-from .layers.plain import call, plain
+from .layers.plain import call, plain, stacked
 from .layers.ss2d import SS2D
 from .layers.state_space import StateSpace, StepProjection, s4d_real
 from .layers.tokens import norm_tokens
@@ -33,7 +33,7 @@ from .recipe import (
     selective_scan_fn,
     selective_scan_ref,
 )
-from .selective_scan import FORWARD, REVERSED, mamba_inner, scan, scan_flops, token_linear
+from .selective_scan import FORWARD, REVERSED, Block, Scan, mamba_inner, scan, scan_flops
 
 __all__ = (
     "SS2D",
@@ -198,32 +198,35 @@ class Mamba(StateSpace):
                 f"Mamba expects (B, L, d_model) with d_model = {self.d_model} and L >= 1, "
                 f"got {tuple(hidden_states.shape)}"
             )
+        modules = self._modules  # a child is found in no time there, and as an attribute in a microsecond
         ends = ("", "_b") if self.bimamba_type == "v2" else ("",)
-        children = [getattr(self, f"{name}{end}") for end in ends for name in ("conv1d", "x_proj", "dt_proj")]
-        A_log = torch.stack([getattr(self, n) for n in ("A_log", "A_b_log") if hasattr(self, n)])
+        convs, x_projs, dt_projs = ([modules[n + e] for e in ends] for n in ("conv1d", "x_proj", "dt_proj"))
+        A_log = torch.stack([self.A_log] if self.bimamba_type == "none" else [self.A_log, self.A_b_log])
         A = -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
-        D = torch.stack([getattr(self, f"D{end}") for end in ends]).expand(A.shape[0], -1)
-        if not self.use_fast_path or not plain(self.in_proj, self.out_proj, *children):
+        D = torch.stack([self.D, self.D_b] if self.bimamba_type == "v2" else [self.D])
+        directions = A.shape[0]
+        if directions > len(ends):  # "v1" shares all but A
+            D = D.expand(directions, -1)
+        into, out = modules["in_proj"], modules["out_proj"]
+        if not self.use_fast_path or not plain(into, out, *convs, *x_projs, *dt_projs):
             return self._called(hidden_states, ends, A, D)
-
-        def rows(name: str, attribute: str = "weight") -> Tensor | None:
-            """Stack a parameter of one or two directions."""
-            values = [getattr(getattr(self, f"{name}{end}"), attribute) for end in ends]
-            return None if values[0] is None else torch.stack(values)
-
+        dt_bias = stacked(dt_projs, "bias")
         return mamba_inner(
-            token_linear(hidden_states, self.in_proj.weight, self.in_proj.bias),
-            rows("conv1d").squeeze(2),
-            rows("conv1d", "bias"),
-            rows("x_proj"),
-            rows("dt_proj"),
-            A,
-            D,
-            rows("dt_proj", "bias").expand(A.shape[0], -1),
-            self.out_proj.weight,
-            self.out_proj.bias,
-            True,
-            (FORWARD, REVERSED)[: A.shape[0]],
+            Block(
+                xz=hidden_states,
+                conv_w=stacked(convs).squeeze(2),
+                conv_b=stacked(convs, "bias"),
+                x_proj=stacked(x_projs),
+                dt_proj=stacked(dt_projs),
+                A=A,
+                D=D,
+                dt_bias=dt_bias.expand(directions, -1) if directions > len(ends) else dt_bias,
+                out_w=out.weight,
+                out_b=out.bias,
+                orders=(FORWARD, REVERSED)[:directions],
+                in_w=into.weight,
+                in_b=into.bias,
+            )
         )
 
     def _called(self, hidden_states: Tensor, ends: tuple[str, ...], A: Tensor, D: Tensor) -> Tensor:
@@ -255,7 +258,7 @@ class Mamba(StateSpace):
         if own_bias:
             bias = torch.stack([getattr(self, f"dt_proj{end}").bias for end in ends]).expand(directions, -1).to(A.dtype)
         orders = (FORWARD, REVERSED)[:directions]
-        y, _ = scan(u, delta, A, B, C, D.to(A.dtype), None, bias, True, orders)
+        y, _ = scan(Scan(u, delta, A, B, C, D.to(A.dtype), None, bias, True, orders))
         y = y.sum(1).transpose(1, 2) * F.silu(z)
         return call(self, "out_proj", y.to(z.dtype), (batch, length, self.d_model))
 

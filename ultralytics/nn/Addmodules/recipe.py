@@ -17,15 +17,16 @@ They return (B, L, M), `..._no_out_proj` (B, D, L), and raise ValueError where s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .selective_scan import FORWARD, REVERSED, mamba_inner, selective_scan_fn, selective_scan_ref
+from .selective_scan import FORWARD, REVERSED, Block, mamba_inner, selective_scan_fn, selective_scan_ref
 from .selective_scan.checks import check_inner_inputs
 
 __all__ = (
@@ -66,6 +67,15 @@ class Given(NamedTuple):
     delta_softplus: bool
 
 
+def _parts(a: Mapping[str, Any]) -> tuple[Tensor, Weights, tuple[Tensor, ...], Given]:
+    """Sort the arguments of a function of the recipe, by their names."""
+    w = Weights(
+        a["conv1d_weight"], a["conv1d_bias"], a["x_proj_weight"], a["delta_proj_weight"],
+        a.get("out_proj_weight"), a.get("out_proj_bias"),
+    )  # fmt: skip
+    return a["xz"], w, tuple(a[name] for name in ("A", "A_b") if name in a), Given(*(a[n] for n in Given._fields))
+
+
 def _composed(xz: Tensor, w: Weights, As: tuple[Tensor, ...], given: Given, scan: Callable) -> Tensor:
     """Compute a block step by step, for every form of A, B and C. A second A scans the reversed sequence."""
     length, rank, state = xz.shape[-1], w.delta_proj.shape[1], As[0].shape[-1]
@@ -96,23 +106,25 @@ def _composed(xz: Tensor, w: Weights, As: tuple[Tensor, ...], given: Given, scan
 
 def _block(xz: Tensor, w: Weights, As: tuple[Tensor, ...], given: Given) -> Tensor:
     """Compute a block by the recomputing operator where it applies (real A, projected B and C), else step by step."""
-    check_inner_inputs(xz, *w, As, *given[:-1])
+    check_inner_inputs(xz, w, As, given)
     if As[0].is_complex() or any(t is not None for t in (given.B, given.C, given.B_proj_bias, given.C_proj_bias)):
         return _composed(xz, w, As, given, selective_scan_fn)
     D, delta_bias = (None if t is None else t.expand(len(As), -1) for t in (given.D, given.delta_bias))
     return mamba_inner(
-        xz.transpose(1, 2),
-        w.conv.transpose(0, 1),
-        None if w.conv_bias is None else w.conv_bias[None],
-        w.x_proj[None],
-        w.delta_proj[None],
-        torch.stack(As),
-        D,
-        delta_bias,
-        w.out_proj,
-        w.out_proj_bias,
-        given.delta_softplus,
-        (FORWARD, REVERSED)[: len(As)],
+        Block(
+            xz=xz.transpose(1, 2),
+            conv_w=w.conv.transpose(0, 1),
+            conv_b=None if w.conv_bias is None else w.conv_bias[None],
+            x_proj=w.x_proj[None],
+            dt_proj=w.delta_proj[None],
+            A=torch.stack(As),
+            D=D,
+            dt_bias=delta_bias,
+            out_w=w.out_proj,
+            out_b=w.out_proj_bias,
+            delta_softplus=given.delta_softplus,
+            orders=(FORWARD, REVERSED)[: len(As)],
+        )
     )
 
 
@@ -132,9 +144,7 @@ def mamba_inner_fn_no_out_proj(
     delta_softplus: bool = True,
 ) -> Tensor:
     """Compute a block of one direction in one differentiable call that recomputes in backward: (B, D, L)."""
-    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
-    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return _block(xz, w, (A,), given).transpose(1, 2)
+    return _block(*_parts(locals())).transpose(1, 2)
 
 
 def mamba_inner_fn(
@@ -155,9 +165,7 @@ def mamba_inner_fn(
     delta_softplus: bool = True,
 ) -> Tensor:
     """Do what `mamba_inner_fn_no_out_proj` does, and the output projection: (B, L, M)."""
-    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
-    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return _block(xz, w, (A,), given)
+    return _block(*_parts(locals()))
 
 
 def bimamba_inner_fn(
@@ -185,56 +193,26 @@ def bimamba_inner_fn(
     Source:
         Zhu et al., "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", 2024.
     """
-    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
-    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return _block(xz, w, (A, A_b), given)
+    return _block(*_parts(locals()))
 
 
-def mamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """Define `mamba_inner_fn`, step by step, with `selective_scan_ref`."""
-    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
-    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return _composed(xz, w, (A,), given, selective_scan_ref)
+def _definition_of(fn: Callable, name: str) -> Callable[..., Tensor]:
+    """Return what a function computes, step by step, with `selective_scan_ref`; it takes the same arguments."""
+    signature = inspect.signature(fn)
+
+    def definition(*args, **kwargs) -> Tensor:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        return _composed(*_parts(given.arguments), selective_scan_ref)
+
+    definition.__name__ = definition.__qualname__ = name
+    definition.__doc__ = f"Define `{fn.__name__}`, with the same arguments, step by step, with `selective_scan_ref`."
+    definition.__signature__ = signature
+    return definition
 
 
-def bimamba_inner_ref(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    A: Tensor,
-    A_b: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-) -> Tensor:
-    """Define `bimamba_inner_fn`, step by step, with `selective_scan_ref`."""
-    w = Weights(conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias)
-    given = Given(B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    return _composed(xz, w, (A, A_b), given, selective_scan_ref)
+mamba_inner_ref = _definition_of(mamba_inner_fn, "mamba_inner_ref")
+bimamba_inner_ref = _definition_of(bimamba_inner_fn, "bimamba_inner_ref")
 
 
 class SelectiveScanFn:

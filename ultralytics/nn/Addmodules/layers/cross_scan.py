@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..selective_scan import FORWARD, REVERSED, mamba_inner
-from ..selective_scan.inner import graph_scans
-from ..selective_scan.op import exporting, no_autocast
+from ..selective_scan import FORWARD, REVERSED, Block, mamba_inner
+from ..selective_scan.compose import graph_scans
+from ..selective_scan.op import no_autocast
+from ..selective_scan.registry import exporting
 
 __all__ = ("COLUMNS", "COLUMNS_REVERSED", "ROWS", "ROWS_REVERSED", "cross_scan", "token_order", "transpose_tokens")
 
@@ -76,7 +77,7 @@ def cross_scan(
 
     def both_ways(tokens: Tensor, forward: int, reversed: int) -> Tensor:
         own = (p[forward : reversed + 1 : reversed - forward] for p in (x_proj, dt_proj, A, D, dt_bias))
-        return mamba_inner(tokens, None, None, *own, orders=(FORWARD, REVERSED))
+        return mamba_inner(Block(tokens, None, None, *own, orders=(FORWARD, REVERSED)))
 
     if x_proj.shape[0] == 2:
         return both_ways(x, 0, 1)
@@ -95,7 +96,7 @@ def _graph(
     columns = transpose_tokens(u, height, width)
     with no_autocast(x.device.type):
         weights = (p.to(x.dtype) for p in (x_proj, dt_proj))
-        ys = graph_scans((u, columns) * 2, *weights, A, D, dt_bias, True, (FORWARD, FORWARD, REVERSED, REVERSED))
-    return (ys[ROWS] + ys[ROWS_REVERSED] + transpose_tokens(ys[COLUMNS] + ys[COLUMNS_REVERSED], width, height)).to(
-        x.dtype
-    )
+        orders = FORWARD, FORWARD, REVERSED, REVERSED
+        ys = graph_scans((u, columns) * 2, Block(x, None, None, *weights, A, D, dt_bias, orders=orders))
+    rows, columns = ys[ROWS] + ys[ROWS_REVERSED], ys[COLUMNS] + ys[COLUMNS_REVERSED]
+    return (rows + transpose_tokens(columns, width, height)).to(x.dtype)

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registries
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .state_space import StepProjection
 
-__all__ = ("call", "plain")
+__all__ = ("call", "plain", "stacked")
 
 KINDS = (nn.Linear, nn.Conv1d, nn.LayerNorm, StepProjection)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS = tuple(
     getattr(registries, f"_global_{name}")
     for name in ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
@@ -30,11 +32,24 @@ def plain(*children: nn.Module) -> bool:
         return False
     for child in children:
         state = child.__dict__
-        if type(child) not in KINDS or "forward" in state or any(state[hooks] for hooks in HOOKS):
+        if type(child) not in KINDS or "forward" in state:
             return False
-        if is_traceable_wrapper_subclass(child.weight):
+        if state["_forward_hooks"] or state["_forward_pre_hooks"]:
+            return False
+        if state["_backward_hooks"] or state["_backward_pre_hooks"]:
+            return False
+        weight = state["_parameters"].get("weight")
+        if type(weight) is not nn.Parameter and (weight is None or is_traceable_wrapper_subclass(weight)):
             return False
     return True
+
+
+def stacked(children: Sequence[nn.Module], attribute: str = "weight") -> Tensor | None:
+    """Return a parameter of one child or several, whose rows are the children."""
+    values = [
+        child._parameters[attribute] for child in children
+    ]  # of plain children: `getattr` takes eight times as long
+    return None if values[0] is None else torch.stack(values)
 
 
 def call(owner: nn.Module, name: str, x: Tensor, shape: tuple[int | None, ...]) -> Tensor:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..selective_scan import token_norm
-from ..selective_scan.op import composed
 from .plain import plain
 
 __all__ = ("check_map", "flatten_pointwise", "norm_tokens", "to_map", "to_tokens")
@@ -37,6 +36,6 @@ def flatten_pointwise(state_dict: dict, prefix: str, names: tuple[str, ...]) -> 
 
 def norm_tokens(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one."""
-    if plain(norm) and norm.elementwise_affine and norm.bias is not None and not composed():
-        return token_norm(x, norm.weight, norm.bias, norm.eps)  # a graph needs the width as the norm's number
+    if plain(norm) and norm.elementwise_affine and norm.bias is not None:
+        return token_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     return norm(x.transpose(1, 2))

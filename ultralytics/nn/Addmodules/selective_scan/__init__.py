@@ -1,16 +1,16 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Selective scan (S6): one operator, several backends, and the block around it. Never imports ultralytics."""
+"""Selective scan (S6) and the block around it: operators, and backends for them. Never imports ultralytics."""
 
 from .backends.reference import selective_scan_ref
-from .inner import mamba_inner
-from .linear import token_linear
-from .norm import token_norm
-from .op import FORWARD, REVERSED, scan, scan_flops, selective_scan_fn
+from .contract import FORWARD, REVERSED, Block, Scan
+from .op import mamba_inner, scan, scan_flops, selective_scan_fn, token_linear, token_norm
 from .registry import names, report, use_backend
 
 __all__ = (
     "FORWARD",
     "REVERSED",
+    "Block",
+    "Scan",
     "mamba_inner",
     "names",
     "report",

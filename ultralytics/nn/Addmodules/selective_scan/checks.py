@@ -1,11 +1,13 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Argument checks of the selective scan: each error names the tensor, what it got and what it expects."""
+"""Argument checks of the recipe's functions: each error names the tensor, what it got and what it expects."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
-__all__ = ("check_canonical", "check_inner_inputs", "check_scan_inputs")
+__all__ = ("check_inner_inputs", "check_scan_inputs")
 
 
 def _shape(name: str, x: Tensor, expected: tuple[int, ...], grammar: str) -> None:
@@ -99,104 +101,27 @@ def check_scan_inputs(
         _shape("z", z, (batch, dim, length), "(B, D, L)")
 
 
-def check_canonical(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> None:
-    """Check the canonical arguments of `op.scan`: nothing is broadcast.
-
-    Args:
-        u (Tensor): (B, K, D, L).
-        delta (Tensor): (B, K, D, L).
-        A (Tensor): (K, D, N).
-        B (Tensor): (B, K, N, L).
-        C (Tensor): (B, K, N, L).
-        D (Tensor, optional): (K, D).
-        z (Tensor, optional): (B, K, D, L).
-        delta_bias (Tensor, optional): (K, D).
-
-    Raises:
-        TypeError: If something is no real floating point tensor.
-        ValueError: If a shape or a device does not fit, or there are no tokens.
-    """
-    _kinds({"u": u, "delta": delta, "A": A, "B": B, "C": C}, {"D": D, "z": z, "delta_bias": delta_bias}, set())
-    if u.dim() != 4 or u.shape[3] == 0:
-        raise ValueError(f"u must have shape (B, K, D, L) with L >= 1, got {tuple(u.shape)}")
-    batch, groups, dim, length = u.shape
-    if A.dim() != 3 or tuple(A.shape[:2]) != (groups, dim) or A.shape[2] < 1:
-        raise ValueError(f"A must have shape (K, D, N) with K = {groups}, D = {dim}, N >= 1, got {tuple(A.shape)}")
-    for name, x in (("delta", delta), ("z", z)):
-        if x is not None:
-            _shape(name, x, (batch, groups, dim, length), "(B, K, D, L)")
-    for name, x in (("B", B), ("C", C)):
-        _shape(name, x, (batch, groups, A.shape[2], length), "(B, K, N, L)")
-    for name, x in (("D", D), ("delta_bias", delta_bias)):
-        if x is not None:
-            _shape(name, x, (groups, dim), "(K, D)")
-
-
-def check_inner_inputs(
-    xz: Tensor,
-    conv1d_weight: Tensor,
-    conv1d_bias: Tensor | None,
-    x_proj_weight: Tensor,
-    delta_proj_weight: Tensor,
-    out_proj_weight: Tensor | None,
-    out_proj_bias: Tensor | None,
-    As: tuple[Tensor, ...],
-    B: Tensor | None,
-    C: Tensor | None,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    B_proj_bias: Tensor | None,
-    C_proj_bias: Tensor | None,
-) -> None:
+def check_inner_inputs(xz: Tensor, w: NamedTuple, As: tuple[Tensor, ...], given: NamedTuple) -> None:
     """Check that the arguments of an inner function fit together.
 
     Args:
         xz (Tensor): (B, 2D, L).
-        conv1d_weight (Tensor): (D, 1, W).
-        conv1d_bias (Tensor, optional): (D).
-        x_proj_weight (Tensor): (R + N for each of B and C that is not given, D); twice the N for a complex A.
-        delta_proj_weight (Tensor): (D, R).
-        out_proj_weight (Tensor, optional): (M, D).
-        out_proj_bias (Tensor, optional): (M).
+        w (Weights): The layers of the block; x_proj has R + N rows for each of B and C that is not given, twice the N
+            for a complex A.
         As (tuple[Tensor, ...]): One or two (D, N).
-        B (Tensor, optional): Given B; the scan checks its form.
-        C (Tensor, optional): Given C.
-        D (Tensor, optional): (D).
-        delta_bias (Tensor, optional): (D).
-        B_proj_bias (Tensor, optional): (N), or (2N) for a complex A.
-        C_proj_bias (Tensor, optional): As B_proj_bias.
+        given (Given): What a call gives beside them; the scan checks the forms of B and C.
 
     Raises:
         TypeError: If something is no floating point tensor, or complex where it must be real.
         ValueError: If a shape or a device does not fit, or there are no tokens.
     """
-    required = {
-        "xz": xz,
-        "conv1d_weight": conv1d_weight,
-        "x_proj_weight": x_proj_weight,
-        "delta_proj_weight": delta_proj_weight,
-        **dict(zip(("A", "A_b"), As)),
-    }
-    optional = {
-        "conv1d_bias": conv1d_bias,
-        "out_proj_weight": out_proj_weight,
-        "out_proj_bias": out_proj_bias,
-        "B": B,
-        "C": C,
-        "D": D,
-        "delta_bias": delta_bias,
-        "B_proj_bias": B_proj_bias,
-        "C_proj_bias": C_proj_bias,
-    }
+    conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias = w
+    B, C, D, delta_bias, B_proj_bias, C_proj_bias, _ = given
+    required = {"xz": xz, "conv1d_weight": conv1d_weight, "x_proj_weight": x_proj_weight}
+    required |= {"delta_proj_weight": delta_proj_weight, **dict(zip(("A", "A_b"), As))}
+    optional = {"conv1d_bias": conv1d_bias, "out_proj_weight": out_proj_weight, "out_proj_bias": out_proj_bias}
+    optional |= given._asdict()
+    del optional["delta_softplus"]
     _kinds(required, optional, {"A", "A_b", "B", "C"})
     if xz.dim() != 3 or xz.shape[1] % 2 or xz.shape[2] == 0:
         raise ValueError(f"xz must have shape (B, 2D, L) with L >= 1, got {tuple(xz.shape)}")

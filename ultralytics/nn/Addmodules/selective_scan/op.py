@@ -1,37 +1,88 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""The registered operator behind every selective scan: schema, fake, backward, autograd, FLOPs, and its callers.
+"""The registered operators (schema, fake, backward, FLOPs) and the functions that call them, each on a chosen backend.
 
-Canonical form: K groups of D channels are scanned at once, each in its own token order; u, delta, z are (B, K, D, L),
-A is (K, D, N), B and C are (B, K, N, L), D and delta_bias are (K, D), with any strides. The recipe's G groups are K,
-and the directions of a bidirectional block are K too.
+Every operator takes the parts of its problem one by one, as schemas want them, and the backend's name: backward runs on
+the backend that ran forward, and torch.compile sees a constant.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import export, registry
+from . import compose, export
 from .backends.reference import selective_scan_ref
-from .checks import check_canonical, check_scan_inputs
+from .checks import check_scan_inputs
+from .contract import FORWARD, Backend, Block, Linear, Norm, Scan
+from .registry import BACKENDS, REFERENCE, choose, exporting, forced, get
 
-__all__ = ("FORWARD", "REVERSED", "choose", "composed", "scan", "scan_flops", "selective_scan_fn")
+__all__ = ("mamba_inner", "no_autocast", "scan", "scan_flops", "selective_scan_fn", "token_linear", "token_norm")
 
-FORWARD, REVERSED = 0, 1  # token orders
+_SCAN = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias{}, "
+    "bool delta_softplus, int[] orders, str backend"
+)  # schemas in full: PyTorch 2.4 infers fewer annotations
+_BLOCK = (
+    "Tensor xz, Tensor? conv_w, Tensor? conv_b, Tensor x_proj, Tensor dt_proj, Tensor A, Tensor? D, Tensor? dt_bias, "
+    "Tensor? out_w, Tensor? out_b{}, bool delta_softplus, int[] orders, str backend"
+)
 
 
 def no_autocast(device_type: str) -> AbstractContextManager:
     """Return a context without autocast, also for devices that have none (meta, and MPS before PyTorch 2.5)."""
-    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    return torch.autocast(device_type, enabled=False) if on else nullcontext()
+    return torch.autocast(device_type, enabled=False) if autocasts(device_type) else nullcontext()
 
 
-def differentiable_once(backward: torch.library.CustomOpDef, name: str) -> None:
+def autocasts(device_type: str) -> bool:
+    """Return whether autocast is on for a device."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def _running(name: str) -> Backend:
+    """Return a backend by its name, or raise RuntimeError with the reason why it cannot run here."""
+    backend = BACKENDS[name] if name in BACKENDS else get(name)
+    if not backend.works:
+        raise RuntimeError(f"scan backend '{name}' is not available: {backend.about}")
+    return backend
+
+
+def _recorded(*tensors: Tensor | None) -> bool:
+    """Return whether autograd records what is made of these tensors."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
+
+
+def _direct(x: Tensor) -> bool:
+    """Return whether a kernel may be called without its operator: nobody records, traces or counts.
+
+    The dispatcher costs an operator 15 to 25 us, as long as a kernel takes for a small map.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return type(x) in (Tensor, torch.nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+
+
+def _operator(name: str, inputs: str, outputs: int, run: Callable) -> torch.library.CustomOpDef:
+    """Register an operator of tensors."""
+    returns = "Tensor" if outputs == 1 else f"({', '.join(['Tensor'] * outputs)})"
+    return torch.library.custom_op(f"vmamba::{name}", run, mutates_args=(), schema=f"({inputs}) -> {returns}")
+
+
+def _present(grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """Return gradients with an empty tensor for each absent one: operators return tensors only."""
+    return tuple(like.new_empty(0) if g is None else g for g in grads)
+
+
+def _differentiable_once(backward: torch.library.CustomOpDef, name: str) -> None:
     """Answer whoever differentiates a backward pass in one sentence: its kernels have no derivative of their own.
 
     Args:
@@ -48,89 +99,61 @@ def differentiable_once(backward: torch.library.CustomOpDef, name: str) -> None:
     backward.register_autograd(refuse)
 
 
-_INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
-_SETTINGS = "bool delta_softplus, int[] orders, str backend"  # schemas in full: PyTorch 2.4 infers fewer annotations
+# The scan -------------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op(
-    "vmamba::selective_scan", mutates_args=(), schema=f"({_INPUTS}, {_SETTINGS}, bool keep=True) -> (Tensor, Tensor)"
+def _run_scan(*args) -> tuple[Tensor, Tensor]:
+    s, backend, keep = Scan(*args[:10]), _running(args[10]), args[11] if len(args) > 11 else True
+    with no_autocast(s.u.device.type):
+        s.check()
+        return backend.scan(s, keep)
+
+
+def _run_scan_backward(dout: Tensor, *args) -> tuple[Tensor, ...]:
+    s, states, backend = Scan(*args[:8], *args[9:11]), args[8], _running(args[11])
+    with no_autocast(dout.device.type):
+        s.check()
+        return _present(backend.scan_backward(dout, s, states), dout)
+
+
+_scan = _operator("selective_scan", f"{_SCAN.format('')}, bool keep=True", 2, _run_scan)
+_scan_backward = _operator(
+    "selective_scan_backward", f"Tensor dout, {_SCAN.format(', Tensor states')}", 8, _run_scan_backward
 )
-def _scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    orders: Sequence[int],
-    backend: str,
-    keep: bool = True,
-) -> tuple[Tensor, Tensor]:
-    run = registry.get(backend).forward
-    with no_autocast(u.device.type):
-        return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, list(orders), keep)
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend, keep=True):
-    batch, groups, dim, length = u.shape
-    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    count = registry.get(backend).num_checkpoints(length) if keep else 1
-    states = u.new_empty(batch, groups, count, A.shape[-1], dim, dtype=dtype)
-    return torch.empty_like(u), states.transpose(-1, -2)  # channels innermost, as the backends work
-
-
-@torch.library.custom_op(
-    "vmamba::selective_scan_backward",
-    mutates_args=(),
-    schema=f"(Tensor dout, {_INPUTS}, Tensor states, {_SETTINGS}) -> ({', '.join(['Tensor'] * 8)})",
-)
-def _scan_backward(
-    dout: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    states: Tensor,
-    delta_softplus: bool,
-    orders: Sequence[int],
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    run = registry.get(backend).backward
-    with no_autocast(u.device.type):
-        grads = run(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, list(orders))
-    return tuple(u.new_empty(0) if g is None else g for g in grads)
+def _(*args):
+    s, backend, keep = Scan(*args[:10]), args[10], args[11] if len(args) > 11 else True
+    s.check()
+    batch, groups, dim, length = s.u.shape
+    dtype = torch.float64 if s.u.dtype == torch.float64 else torch.float32
+    count = get(backend).num_checkpoints(length) if keep else 1
+    states = s.u.new_empty(batch, groups, count, s.A.shape[-1], dim, dtype=dtype)
+    return torch.empty_like(s.u), states.transpose(-1, -2)  # channels innermost, as the backends work
 
 
 @_scan_backward.register_fake
-def _(dout, u, delta, A, B, C, D, z, delta_bias, states, delta_softplus, orders, backend):
-    inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return tuple(u.new_empty(0) if x is None else torch.empty_like(x) for x in inputs)
+def _(dout, *args):
+    return _present([None if x is None else torch.empty_like(x) for x in args[:8]], dout)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.delta_softplus, ctx.orders, ctx.backend, _ = inputs
+def _setup_scan(ctx, inputs, output) -> None:
+    *tensors, ctx.softplus, ctx.orders, ctx.backend, _ = inputs
     ctx.set_materialize_grads(False)  # nobody differentiates the states: no zeros in their place
     ctx.save_for_backward(*tensors, output[1])
 
 
-def _backward(ctx, dout, dstates):
-    *tensors, states = ctx.saved_tensors
+def _backward_scan(ctx, dout, dstates):
     if dout is None:
         return (None,) * 12
-    grads = _scan_backward(dout, *tensors, states, ctx.delta_softplus, ctx.orders, ctx.backend)
+    tensors = ctx.saved_tensors
+    grads = _scan_backward(dout, *tensors, ctx.softplus, ctx.orders, ctx.backend)
     return *(None if x is None else g for x, g in zip(tensors, grads)), None, None, None, None
 
 
-_scan.register_autograd(_backward, setup_context=_setup_context)
-differentiable_once(_scan_backward, "the selective scan")
+_scan.register_autograd(_backward_scan, setup_context=_setup_scan)
+_differentiable_once(_scan_backward, "the selective scan")
 
 
 def scan_flops(batch: int, dim: int, length: int, state: int) -> int:
@@ -143,89 +166,26 @@ def scan_flops(batch: int, dim: int, length: int, state: int) -> int:
 
 
 @register_flop_formula(torch.ops.vmamba.selective_scan)
-def _flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+def _flops_scan(u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
     """Return the FLOPs of the operator from the shapes of its arguments."""
     batch, groups, dim, length = u_shape
     return scan_flops(batch, groups * dim, length, A_shape[-1])
 
 
 @register_flop_formula(torch.ops.vmamba.selective_scan_backward)
-def _flops_backward(dout_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+def _flops_scan_backward(dout_shape, *shapes, **kwargs) -> int:
     """Return 3 times the forward FLOPs: one recomputation, and twice the forward as for a matmul's backward."""
-    return 3 * _flops(u_shape, delta_shape, A_shape)
+    return 3 * _flops_scan(*shapes)
 
 
-def exporting() -> bool:
-    """Return whether a graph is being recorded for export, where custom operators cannot go."""
-    exporting = getattr(torch.compiler, "is_exporting", bool)  # since PyTorch 2.7
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or exporting()
-
-
-def composed() -> bool:
-    """Return whether a scan is composed of plain PyTorch operators now.
-
-    That is during export; where the reference is forced; under the transforms of torch.func (vmap, grad, jvp, ...),
-    which custom operators have no rules for; and under forward-mode differentiation, which takes the derivative of a
-    custom operator for zero without a word.
-    """
-    forward_mode = getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
-    return exporting() or forward_mode or _transformed() or registry.forced() == registry.REFERENCE
-
-
-def _transformed() -> bool:
-    """Return whether a transform of torch.func is at work; torch.compile cannot trace the question."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def choose(*inputs: Tensor | None) -> str | None:
-    """Return the backend that takes these canonical inputs, or None where the scan is composed of plain operators."""
-    return None if composed() else registry.select(*inputs)
-
-
-def _scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders):
-    """Run `selective_scan_ref` on each group, reversed tokens flipped there and back."""
-    outs, states = [], []
-    for k, order in enumerate(orders):
-        u_k, delta_k, B_k, C_k, z_k = (
-            None if x is None else x[:, k].flip(-1) if order == REVERSED else x[:, k] for x in (u, delta, B, C, z)
-        )
-        D_k, bias_k = (None if x is None else x[k] for x in (D, delta_bias))
-        out, state = selective_scan_ref(u_k, delta_k, A[k], B_k, C_k, D_k, z_k, bias_k, delta_softplus, True)
-        outs.append(out.flip(-1) if order == REVERSED else out)
-        states.append(state)
-    return torch.stack(outs, 1), torch.stack(states, 1).unsqueeze(2)
-
-
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    orders: Sequence[int] | None = None,
-    backend: str | None = None,
-    keep: bool | None = None,
-) -> tuple[Tensor, Tensor]:
+def scan(s: Scan, backend: str | None = None, keep: bool | None = None) -> tuple[Tensor, Tensor]:
     """Scan K groups of channels in one call, each in its own token order, with nothing flipped.
 
     State, decay and softplus are float32 for any input dtype (float64 for float64), so AMP needs no special case.
 
     Args:
-        u (Tensor): (B, K, D, L), any strides; channel-last tokens (stride 1 along D) are the fastest.
-        delta (Tensor): (B, K, D, L).
-        A (Tensor): (K, D, N).
-        B (Tensor): (B, K, N, L).
-        C (Tensor): (B, K, N, L).
-        D (Tensor, optional): (K, D).
-        z (Tensor, optional): (B, K, D, L).
-        delta_bias (Tensor, optional): (K, D).
-        delta_softplus (bool): Apply softplus to delta after the bias.
-        orders (Sequence[int], optional): FORWARD or REVERSED for each group; all FORWARD by default.
-        backend (str, optional): A backend name; by default the registry chooses.
+        s (Scan): The scan.
+        backend (str, optional): A backend's name; by default it is chosen.
         keep (bool, optional): Keep the states that backward needs; by default where a gradient is recorded.
 
     Returns:
@@ -235,26 +195,22 @@ def scan(
 
     Raises:
         TypeError: If something is no real floating point tensor.
-        ValueError: If a shape, a device, an order or the backend's name does not fit.
+        ValueError: If a shape, a device, an order or the backend's name does not fit, or there are no tokens.
     """
-    check_canonical(u, delta, A, B, C, D, z, delta_bias)
-    return _scan_checked(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend, keep)
-
-
-def _scan_checked(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders=None, backend=None, keep=None):
-    """Do what `scan` does with tensors whose shapes have been checked."""
-    orders = [FORWARD] * u.shape[1] if orders is None else list(orders)
-    if len(orders) != u.shape[1] or any(o not in (FORWARD, REVERSED) for o in orders):
-        raise ValueError(f"orders must hold {FORWARD} or {REVERSED} for each of {u.shape[1]} groups, got {orders}")
-    backend = backend or choose(u, delta, A, B, C, D, z, delta_bias)
-    if backend is None:
-        if exporting():
-            return export.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders), u.new_empty(0)
-        return _scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders)
-    if keep is None:
-        given = u, delta, A, B, C, D, z, delta_bias
-        keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    out, states = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, backend, keep)
+    s = s._replace(orders=[FORWARD] * len(s.A) if s.orders is None else list(s.orders))
+    if s.u.dim() == 4 and s.u.shape[3] == 0:
+        raise ValueError(f"u has no tokens (L = 0): shape (B, K, D, L) = {tuple(s.u.shape)}")
+    if exporting() and backend is None:
+        s.check()
+        return export.scan(*s), s.u.new_empty(0)
+    chosen = choose("scan", s) if backend is None else _running(backend)
+    recorded = _recorded(*s[:8])
+    keep = recorded if keep is None else keep
+    if not chosen.operator:
+        s.check()
+        return chosen.scan(s, keep)
+    run = _run_scan if not recorded and _direct(s.u) else _scan
+    out, states = run(*s, chosen.name, keep)
     return out, states.detach()
 
 
@@ -272,7 +228,7 @@ def selective_scan_fn(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run the S6 selective scan with the fastest backend that takes the inputs.
 
-    Complex A and constant B or C are served by the sequential reference.
+    Complex A and constant B or C are served by the sequential reference, computed in float32 at the least.
 
     Args:
         u (Tensor): Input (B, D, L).
@@ -304,8 +260,14 @@ def selective_scan_fn(
     check_scan_inputs(u, delta, A, B, C, D, z, delta_bias)
     if return_last_state and exporting():
         raise ValueError("return_last_state=True cannot be exported: graphs hold the outputs of a scan only")
-    if registry.forced() == registry.REFERENCE or A.is_complex() or B.dim() == 2 or C.dim() == 2:
+    if forced() == REFERENCE:
         return selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    if A.is_complex() or B.dim() == 2 or C.dim() == 2:
+        # The definition casts nothing up; a scan's state is float32 at the least
+        given = (u, delta, A, B, C, D, z, delta_bias)
+        wide = (x if x is None else x.to(torch.promote_types(x.dtype, torch.float32)) for x in given)
+        found = selective_scan_ref(*wide, delta_softplus, return_last_state)
+        return (found[0].to(u.dtype), found[1]) if return_last_state else found.to(u.dtype)
     B, C = (x if x.dim() == 4 else x.unsqueeze(1) for x in (B, C))
     groups = math.lcm(B.shape[1], C.shape[1])
     B, C = (x if x.shape[1] == groups else x.repeat_interleave(groups // x.shape[1], 1) for x in (B, C))
@@ -316,16 +278,319 @@ def selective_scan_fn(
             return None if x is None else x.unsqueeze(dim)
         return x.reshape(*x.shape[:dim], groups, x.shape[dim] // groups, *x.shape[dim + 1 :])
 
-    out, states = _scan_checked(
-        by_group(u, 1),
-        by_group(delta, 1),
-        by_group(A, 0),
-        B,
-        C,
-        by_group(D, 0),
-        by_group(z, 1),
-        by_group(delta_bias, 0),
-        delta_softplus,
-    )
+    u, delta, z = (by_group(x, 1) for x in (u, delta, z))
+    A, D, delta_bias = (by_group(x, 0) for x in (A, D, delta_bias))
+    out, states = scan(Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, [0] * groups))
     out = out.flatten(1, 2)
     return (out, states[:, :, -1].flatten(1, 2).detach()) if return_last_state else out
+
+
+# The block ------------------------------------------------------------------------------------------------------------
+
+
+def _compute_block(b: Block, backend: Backend, keep: bool) -> tuple[Tensor | None, ...]:
+    b.check()
+    out, *kept = backend.block(b, keep)
+    if b.out_w is not None:
+        out = backend.linear(Linear(out.flatten(0, 1), b.out_w.t(), b.out_b)).view(*out.shape[:2], len(b.out_w))
+    return out, *kept
+
+
+def _run_block(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    b, backend, keep = Block(*args[:12]), _running(args[12]), args[13]
+    with no_autocast(b.xz.device.type):
+        out, *kept = _compute_block(b, backend, keep)
+    return out, *_present(kept, out)
+
+
+def _run_block_backward(dout: Tensor, *args) -> tuple[Tensor, ...]:
+    b, kept, backend = Block(*args[:10], *args[13:15]), args[10:13], _running(args[15])
+    with no_autocast(dout.device.type):  # it may run inside an autocast block, where forward's casts are no use
+        b.check()
+        flat, projects = dout.flatten(0, 1), b.out_w is not None
+        if projects:
+            dout = backend.linear(Linear(flat, b.out_w)).unflatten(0, dout.shape[:2])
+        kept = (None if b.xz.shape[2] == b.A.shape[1] else kept[0], *kept[1:])
+        *grads, out = backend.block_backward(dout, b, kept, projects)
+        dout_w = backend.linear(Linear(flat.t(), out.flatten(0, 1))) if projects else None
+        dout_b = flat.sum(0) if projects and b.out_b is not None else None
+    grads = (None if g is None else g.contiguous() for g in (*grads, dout_w, dout_b))
+    return _present(grads, dout)
+
+
+_block = _operator("mamba_inner", f"{_BLOCK.format('')}, bool keep", 4, _run_block)
+_block_backward = _operator(
+    "mamba_inner_backward",
+    f"Tensor dout, {_BLOCK.format(', Tensor y, Tensor projected, Tensor states')}",
+    10,
+    _run_block_backward,
+)
+
+
+@_block.register_fake
+def _(*args) -> tuple[Tensor, ...]:
+    b, backend, keep = Block(*args[:12]), args[12], args[13]
+    b.check()
+    (batch, length, width), (groups, dim, state), xz = b.xz.shape, b.A.shape, b.xz
+    out = xz.new_empty(batch, length, dim if b.out_w is None else b.out_w.shape[0])
+    if not keep:
+        return out, *(xz.new_empty(0) for _ in range(3))
+    y = xz.new_empty(0) if width == dim else xz.new_empty(batch, length, dim)
+    projected = xz.new_empty(batch, b.x_proj.shape[0], length, b.x_proj.shape[1])
+    count = get(backend).num_checkpoints(length)
+    return out, y, projected, b.A.new_empty(batch, groups, count, state, dim).transpose(-1, -2)
+
+
+@_block_backward.register_fake
+def _(dout, *args) -> tuple[Tensor, ...]:
+    return _present([None if t is None else t.new_empty(t.shape) for t in args[:10]], dout)
+
+
+def _setup_block(ctx, inputs, output) -> None:
+    *tensors, ctx.softplus, ctx.orders, ctx.backend, _ = inputs
+    ctx.set_materialize_grads(False)  # nobody differentiates what is kept: no zeros in its place
+    ctx.save_for_backward(*tensors, *output[1:])
+
+
+def _backward_block(ctx, dout, *_):
+    if dout is None:
+        return (None,) * 14
+    saved = ctx.saved_tensors
+    grads = _block_backward(dout, *saved, ctx.softplus, ctx.orders, ctx.backend)
+    return *(None if t is None else g for t, g in zip(saved, grads)), None, None, None, None
+
+
+_block.register_autograd(_backward_block, setup_context=_setup_block)
+_differentiable_once(_block_backward, "the Mamba block")
+
+
+def _flops_of_parts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out_w) -> tuple[int, int, int, int, int]:
+    """Return the FLOPs of the convolutions, x_proj, dt_proj, the scans and out_proj, from shapes, 2 a multiply-add."""
+    (batch, length, _), (groups, dim, state), rows = xz, A, x_proj[0]
+    tokens = 2 * batch * length * dim
+    convolution = 0 if conv_w is None else tokens * rows * conv_w[2]
+    scans = scan_flops(batch, groups * dim, length, state)
+    return convolution, tokens * rows * x_proj[1], tokens * rows * dt_proj[2], scans, tokens * out_w[0] if out_w else 0
+
+
+@register_flop_formula(torch.ops.vmamba.mamba_inner)
+def _flops_block(*shapes, **kwargs) -> int:
+    """Return the FLOPs of the operator from the shapes of its arguments."""
+    return sum(_flops_of_parts(*shapes[:9]))
+
+
+@register_flop_formula(torch.ops.vmamba.mamba_inner_backward)
+def _flops_block_backward(dout_shape, *shapes, **kwargs) -> int:
+    """Return twice the forward FLOPs, and once more what is recomputed: convolutions, dt_proj and scans."""
+    convolution, project, rank, scans, out = _flops_of_parts(*shapes[:9])
+    return 3 * (convolution + rank + scans) + 2 * (project + out)
+
+
+def mamba_inner(b: Block) -> Tensor:
+    """Compute a Mamba block of K directions in one differentiable call that keeps little and recomputes in backward.
+
+    Parameters are cast to the dtype of the tokens, but for A, D and dt_bias, which stay float32 (float64 for float64).
+
+    Args:
+        b (Block): The block.
+
+    Returns:
+        (Tensor): (B, L, M), or (B, L, D) without out_w.
+
+    Raises:
+        TypeError: If something is no real floating point tensor.
+        ValueError: If shapes, devices or the number of orders do not fit together.
+
+    Source:
+        Gu and Dao, "Mamba", 2023, figure 3; Zhu et al., "Vision Mamba", 2024, algorithm 1 for two directions.
+    """
+    if not autocasts(b.xz.device.type):
+        return _mamba_inner(b)
+    if b.in_w is not None:  # the only product that autocast decides about
+        b = b._replace(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
+    with torch.autocast(b.xz.device.type, enabled=False):
+        return _mamba_inner(b)
+
+
+def _mamba_inner(b: Block) -> Tensor:
+    """Do what `mamba_inner` does, without autocast."""
+    b = _cast(b)
+    backend = choose("block", b)
+    if not backend.operator:
+        return _by_pytorch(b, compose.graph if exporting() else lambda x: backend.block(x)[0])
+    recorded = _recorded(*b[:10], b.in_w, b.in_b)
+    direct = not recorded and _direct(b.xz)
+    if b.in_w is not None:
+        xz, weight, bias = b.xz, b.in_w, b.in_b
+        if _multiplies(backend, xz, weight, bias):
+            flat = xz.flatten(0, 1), weight.t(), bias
+            y = backend.linear(Linear(*flat)) if direct else _linear(*flat, backend.name)
+            xz = y.view(*xz.shape[:2], len(weight))
+        else:
+            xz = F.linear(xz, weight, bias)
+        b = b._replace(xz=xz, in_w=None, in_b=None)
+    return _compute_block(b, backend, False)[0] if direct else _block(*b[:12], backend.name, recorded)[0]
+
+
+def _cast(b: Block) -> Block:
+    """Return the block with its parameters in the dtypes in which backends take them."""
+    dtype = b.xz.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    cast = [
+        p if not isinstance(p, Tensor) or p.dtype == want else p.to(want)
+        for p, want in zip(b, (*(dtype,) * 5, *(wide,) * 3, *(dtype,) * 6))
+    ]
+    return Block(*cast[:11], [FORWARD] * len(b.A) if b.orders is None else list(b.orders), *cast[12:])
+
+
+def _by_pytorch(b: Block, inside: Callable[[Block], Tensor]) -> Tensor:
+    """Return a block around a function for what is between in_proj and out_proj, for autograd or an exporter."""
+    b.check()
+    if b.in_w is not None:
+        b = b._replace(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
+    out = inside(b).to(b.xz.dtype)
+    return out if b.out_w is None else F.linear(out, b.out_w, b.out_b)
+
+
+# Linear layers --------------------------------------------------------------------------------------------------------
+
+
+def _run_linear(a: Tensor, b: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    with no_autocast(a.device.type):
+        return _running(backend).linear(Linear(a, b, bias))
+
+
+_linear = _operator("matmul", "Tensor a, Tensor b, Tensor? bias, str backend", 1, _run_linear)
+
+
+@_linear.register_fake
+def _(a, b, bias, backend) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+def _setup_linear(ctx, inputs, output) -> None:
+    a, b, bias, ctx.backend = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(a, b)
+
+
+def _backward_linear(ctx, dout):
+    a, b = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    da = _linear(dout, b.t(), None, ctx.backend) if need[0] else None
+    db = _linear(dout.t(), a, None, ctx.backend).t() if need[1] else None  # b is a transposed weight: laid out as it is
+    return da, db, dout.sum(0) if ctx.has_bias and need[2] else None, None
+
+
+_linear.register_autograd(_backward_linear, setup_context=_setup_linear)
+
+
+@register_flop_formula(torch.ops.vmamba.matmul)
+def _flops_linear(a_shape, b_shape, *args, **kwargs) -> int:
+    """Return 2 for each multiply-add, as PyTorch counts its own product."""
+    return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+
+
+def _multiplies(backend: Backend, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether a backend's product is faster than PyTorch's for a linear layer."""
+    if not backend.columns or weight.shape[0] % backend.columns or not weight.shape[1]:
+        return False
+    return x.dtype == weight.dtype == torch.float32 and (bias is None or bias.dtype == torch.float32)
+
+
+def token_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Do what `F.linear` does, with a backend's product if one takes the tensors.
+
+    Args:
+        x (Tensor): (..., K).
+        weight (Tensor): (N, K).
+        bias (Tensor, optional): (N).
+
+    Returns:
+        (Tensor): (..., N).
+    """
+    if x.dim() > 1 and x.shape[-1] == weight.shape[-1] and not autocasts(x.device.type):
+        backend = choose("linear", Linear(x, weight, bias))
+        if backend is not None and _multiplies(backend, x, weight, bias):
+            return _linear(x.flatten(0, -2), weight.t(), bias, backend.name).unflatten(0, x.shape[:-1])
+    return F.linear(x, weight, bias)
+
+
+# The norm of a map's tokens -------------------------------------------------------------------------------------------
+
+
+def _run_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    n, runs = Norm(x, weight, bias, eps), _running(backend)
+    n.check()
+    return runs.norm(n)
+
+
+def _run_norm_backward(
+    dout: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, runs = Norm(x, weight, weight), _running(backend)
+    n.check()
+    return runs.norm_backward(dout, n, mean, rstd)
+
+
+_norm = _operator("token_norm", "Tensor x, Tensor weight, Tensor bias, float eps, str backend", 3, _run_norm)
+_norm_backward = _operator(
+    "token_norm_backward",
+    "Tensor dout, Tensor x, Tensor weight, Tensor mean, Tensor rstd, str backend",
+    3,
+    _run_norm_backward,
+)
+
+
+@_norm.register_fake
+def _(x, weight, bias, eps, backend) -> tuple[Tensor, Tensor, Tensor]:
+    batch, channels, length = x.shape
+    mean, rstd = (x.new_empty((batch, length), dtype=torch.float32) for _ in range(2))
+    return x.new_empty(batch, length, channels), mean, rstd
+
+
+@_norm_backward.register_fake
+def _(dout, x, weight, mean, rstd, backend) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _setup_norm(ctx, inputs, output) -> None:
+    x, weight, _, _, ctx.backend = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, *output[1:])
+
+
+def _backward_norm(ctx, dout, *_):
+    if dout is None:
+        return (None,) * 5
+    return *_norm_backward(dout, *ctx.saved_tensors, ctx.backend), None, None
+
+
+_norm.register_autograd(_backward_norm, setup_context=_setup_norm)
+_differentiable_once(_norm_backward, "the norm of a map's tokens")
+
+
+def token_norm(x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalise the channels of each token of a map, with the turn from map to tokens in the same pass.
+
+    Args:
+        x (Tensor): Map (B, C, L); channels_last or not.
+        shape (Sequence[int]): C alone, as a number: an exported graph needs it apart from the map.
+        weight (Tensor): (C).
+        bias (Tensor): (C).
+        eps (float): Added to the variance.
+
+    Returns:
+        (Tensor): Tokens (B, L, C) in the dtype of x.
+
+    Source:
+        Ba et al., "Layer Normalization", 2016.
+    """
+    backend = choose("norm", Norm(x, weight, bias, eps))
+    if backend is None:
+        return F.layer_norm(x.transpose(1, 2), shape, weight, bias, eps)
+    run = _run_norm if not _recorded(x, weight, bias) and _direct(x) else _norm
+    if not autocasts(x.device.type):
+        return run(x, weight, bias, eps, backend.name)[0]
+    with torch.autocast(x.device.type, enabled=False):
+        return run(x, weight, bias, eps, backend.name)[0]

@@ -19,8 +19,7 @@ import torch
 
 from ..hooks import threads as cores
 from ..hooks.threads import cores_here
-from ..selective_scan import registry
-from ..selective_scan.backends import cpu
+from ..selective_scan import Scan, registry
 from .report_rows import ABSENT, OK, PROBLEM, Row
 
 __all__ = ("chosen", "devices", "environment", "threads")
@@ -356,7 +355,7 @@ def _msvc() -> Row | str:
 
 
 def packages_row() -> Row:
-    """Return which of the recipe's CUDA packages are here; only VMAMBA_BACKEND=cuda uses one."""
+    """Return which of the recipe's CUDA packages are here; only VMAMBA_BACKEND=mamba_ssm uses one."""
     found = []
     for name in ("mamba-ssm", "causal-conv1d"):
         try:
@@ -364,7 +363,7 @@ def packages_row() -> Row:
         except metadata.PackageNotFoundError:
             continue
     if found:
-        return Row("recipe's kernels", OK, f"{', '.join(found)}; only for VMAMBA_BACKEND=cuda")
+        return Row("recipe's kernels", OK, f"{', '.join(found)}; only for VMAMBA_BACKEND=mamba_ssm")
     return Row("recipe's kernels", ABSENT, "mamba-ssm, causal-conv1d: not needed")
 
 
@@ -373,8 +372,8 @@ def backend_rows() -> list[Row]:
     rows = []
     for name, ok, reason in registry.report():
         advice = ""
-        if not ok and name == cpu.name:
-            library = cpu.find_library()
+        if not ok and name == "cpu":
+            library = registry.get(name).find_library()
             file = (
                 f"delete {library.name} in ultralytics/nn/Addmodules/selective_scan/backends, then " if library else ""
             )
@@ -401,9 +400,9 @@ def choice_rows() -> list[Row]:
 def double_row() -> Row:
     """Return the backend that float64 tensors get on the CPU, which is not the fastest."""
     x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    call = (x, x, x[0], x, x, x[0, 0], x, x[0, 0])
-    for backend in registry.candidates():  # `registry.select` would say in the log that such scans are slow
-        if backend.available()[0] and backend.accepts(*call)[0]:
+    scan = Scan(x, x, x[0], x, x, x[0, 0], x, x[0, 0])
+    for backend in registry.candidates():  # `registry.choose` would say in the log that such scans are slow
+        if not registry.why_not(backend, "scan", scan):
             return Row("float64 on cpu", OK, f"{backend.name}: for tests, slower than float32")
     return Row("float64 on cpu", ABSENT, f"none: '{registry.forced()}' is forced")
 
@@ -414,10 +413,8 @@ def chosen(device: str) -> str:
     Raises:
         RuntimeError: If a backend is forced that cannot take them, or the device does not work.
     """
-    if registry.forced() == registry.REFERENCE:
-        return registry.REFERENCE
     x = torch.zeros(1, 1, 1, 1, device=device)
-    return registry.select(x, x, x[0], x, x, x[0, 0], x, x[0, 0])
+    return registry.choose("scan", Scan(x, x, x[0], x, x, x[0, 0], x, x[0, 0])).name
 
 
 def environment() -> list[Row]:
@@ -426,7 +423,7 @@ def environment() -> list[Row]:
     rows = [system_row(), installation_row(), torch_row(facts), threads_row(), driver, cuda_row(facts, driver)]
     if platform.system() == "Darwin":
         rows.append(mps_row())
-    compiled = any(name == cpu.name and ok for name, ok, _ in registry.report())
+    compiled = any(name == "cpu" and ok for name, ok, _ in registry.report())
     return [
         *rows,
         nvcc_row(),

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..selective_scan import registry
-from ..selective_scan.op import FORWARD, REVERSED, scan
+from ..selective_scan import FORWARD, REVERSED, Scan, registry, scan
 from ..selective_scan.proof import median_ms, oracle, run_with_gradients, scan_inputs, worst
 from ..VMamba import MambaLayer
 from .machine import devices
@@ -25,7 +24,7 @@ SPEED_SECONDS = 5.0
 
 def _by_backend(*inputs: Tensor) -> Tensor:
     """Scan two groups, forward and reversed, by the backend in use."""
-    return scan(*inputs, delta_softplus=True, orders=ORDERS)[0]
+    return scan(Scan(*inputs, True, ORDERS))[0]
 
 
 def _layer_results(device: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -61,7 +60,7 @@ def self_test() -> list[Row]:
             try:
                 x = inputs.to(device)
                 with registry.use_backend(name):
-                    if name != registry.REFERENCE and not registry.get(name).accepts(*x)[0]:
+                    if registry.why_not(registry.get(name), "scan", Scan(*x, True, ORDERS)):
                         continue
                     where, off = worst(run_with_gradients(_by_backend, x, dout), truth)
                     if off <= BOUND:  # a wrong scan makes the layer wrong, and is what to name
@@ -100,10 +99,10 @@ def speed(tested: Sequence[Row], seconds: float = SPEED_SECONDS) -> list[Row]:
 
         def forward(x=x) -> Tensor:
             with torch.no_grad():
-                return scan(*x, delta_softplus=True)[0]
+                return scan(Scan(*x, True))[0]
 
         def both(leaves=leaves) -> None:
-            torch.autograd.grad(scan(*leaves, delta_softplus=True)[0].sum(), leaves)
+            torch.autograd.grad(scan(Scan(*leaves, True))[0].sum(), leaves)
 
         share = seconds / len(cases) / 2
         try:

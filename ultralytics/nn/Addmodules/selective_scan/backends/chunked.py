@@ -14,40 +14,18 @@ import math
 import torch
 from torch import Tensor
 
-name = "chunked"
+from ..contract import Backend, Scan
+
+__all__ = ("Chunked", "chunk_length")
 
 # Elements of one (tokens, N, D) block of states that backward holds at a time: 2**24 float32 are 64 MiB.
 BLOCK_ELEMENTS = 1 << 24
 SUM_LENGTH = 32  # states that are added up in one go
 
 
-def available() -> tuple[bool, str]:
-    """Return that this backend runs wherever PyTorch does."""
-    return True, "plain PyTorch, any device"
-
-
-def accepts(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> tuple[bool, str]:
-    """Return that every canonical input is accepted."""
-    return True, "any real input"
-
-
 def chunk_length(length: int) -> int:
     """Return the chunk length that balances steps inside a chunk and steps of the carry: about sqrt(L)."""
     return max(1, math.isqrt(length - 1) + 1)
-
-
-def num_checkpoints(length: int) -> int:
-    """Return how many states forward keeps for backward: one at the end of each chunk."""
-    return -(-length // chunk_length(length))
 
 
 def _compute_dtype(u: Tensor) -> torch.dtype:
@@ -111,182 +89,132 @@ def _carry(decay: Tensor, local: Tensor) -> Tensor:
     return start
 
 
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    orders: list[int],
-    checkpoints: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Scan K groups of channels at once.
+class Chunked(Backend):
+    """Plain PyTorch on any device and for any dtype."""
 
-    Args:
-        u (Tensor): (B, K, D, L).
-        delta (Tensor): (B, K, D, L).
-        A (Tensor): (K, D, N).
-        B (Tensor): (B, K, N, L).
-        C (Tensor): (B, K, N, L).
-        D (Tensor, optional): (K, D).
-        z (Tensor, optional): (B, K, D, L).
-        delta_bias (Tensor, optional): (K, D).
-        delta_softplus (bool): Apply softplus to delta after the bias.
-        orders (list[int]): Token order of each group, FORWARD or REVERSED.
-        checkpoints (bool): Keep the states that backward needs; otherwise only the last one.
+    name = "chunked"
+    about = "plain PyTorch, any device"
 
-    Returns:
-        out (Tensor): (B, K, D, L) in the dtype and layout of u.
-        states (Tensor): Chunk-end states in scan order, (B, K, n or 1, D, N) in the compute dtype.
-    """
-    dtype, length = _compute_dtype(u), u.shape[-1]
-    chunk = chunk_length(length)
-    dt = _step_sizes(delta, delta_bias, delta_softplus, dtype)
-    x = _chunks(dt * u.to(dtype), orders, chunk, dtype).unsqueeze(-2)  # (T, B, K, n, 1, D)
-    dt = _chunks(dt, orders, chunk, dtype).unsqueeze(-2)
-    Bs = _chunks(B, orders, chunk, dtype).unsqueeze(-1)  # (T, B, K, n, N, 1)
-    Cs = _chunks(C, orders, chunk, dtype).unsqueeze(-2)  # (T, B, K, n, 1, N)
-    At = A.to(dtype).transpose(1, 2).unsqueeze(1).contiguous()  # (K, 1, N, D)
+    def num_checkpoints(self, length: int) -> int:
+        """Return how many states are kept: one at the end of each chunk."""
+        return -(-length // chunk_length(length))
 
-    h = x[0] * Bs[0]
-    decay = torch.empty_like(h)
-    for t in range(1, chunk):
-        torch.mul(dt[t], At, out=decay)
-        h.mul_(decay.exp_()).addcmul_(x[t], Bs[t])
-    torch.mul(dt.sum(0), At, out=decay)
-    h = _carry(decay.exp_(), h)
-    y = torch.empty_like(x)
-    for t in range(chunk):
-        torch.mul(dt[t], At, out=decay)
-        h.mul_(decay.exp_()).addcmul_(x[t], Bs[t])
-        y[t] = _contract(Cs[t], h)
+    def scan(self, s: Scan, keep: bool = True) -> tuple[Tensor, Tensor]:
+        """Scan all groups; states are those at the ends of chunks."""
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders = s
+        dtype, length = _compute_dtype(u), u.shape[-1]
+        chunk = chunk_length(length)
+        dt = _step_sizes(delta, delta_bias, delta_softplus, dtype)
+        x = _chunks(dt * u.to(dtype), orders, chunk, dtype).unsqueeze(-2)  # (T, B, K, n, 1, D)
+        dt = _chunks(dt, orders, chunk, dtype).unsqueeze(-2)
+        Bs = _chunks(B, orders, chunk, dtype).unsqueeze(-1)  # (T, B, K, n, N, 1)
+        Cs = _chunks(C, orders, chunk, dtype).unsqueeze(-2)  # (T, B, K, n, 1, N)
+        At = A.to(dtype).transpose(1, 2).unsqueeze(1).contiguous()  # (K, 1, N, D)
 
-    y = _tokens(y.squeeze(-2), orders, length).transpose(2, 3)  # (B, K, D, L)
-    if D is not None:
-        y = y + u.to(dtype) * D.to(dtype)[:, :, None]
-    if z is not None:
-        y = y * torch.nn.functional.silu(z.to(dtype))
-    out = torch.empty_like(u)
-    out.copy_(y)
-    h = h if checkpoints else h[:, :, -1:].clone()  # a view would hold all of them
-    return out, h.transpose(-1, -2)
-
-
-def backward(
-    dout: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    states: Tensor,
-    delta_softplus: bool,
-    orders: list[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of `forward` by its tensor arguments, in their dtypes.
-
-    Args:
-        dout (Tensor): Gradient of out, (B, K, D, L).
-        u (Tensor): (B, K, D, L), and the other inputs as in `forward`.
-        delta (Tensor): (B, K, D, L).
-        A (Tensor): (K, D, N).
-        B (Tensor): (B, K, N, L).
-        C (Tensor): (B, K, N, L).
-        D (Tensor, optional): (K, D).
-        z (Tensor, optional): (B, K, D, L).
-        delta_bias (Tensor, optional): (K, D).
-        states (Tensor): Chunk-end states of `forward`, (B, K, n, D, N).
-        delta_softplus (bool): As in `forward`.
-        orders (list[int]): As in `forward`.
-
-    Returns:
-        (tuple): du, ddelta, dA, dB, dC, dD, dz, ddelta_bias; None for each absent input.
-    """
-    dtype, length = _compute_dtype(u), u.shape[-1]
-    chunk = chunk_length(length)
-    u32, dy = u.to(dtype), dout.to(dtype)
-    dt = _step_sizes(delta, delta_bias, delta_softplus, dtype)
-    if z is not None:
-        z32 = z.to(dtype)
-        gate = torch.sigmoid(z32)
-        dz = dy * (gate + z32 * gate * (1 - gate))  # to be multiplied by y, which is recomputed below
-        dy = dy * (z32 * gate)
-    us, dys, dts = (_chunks(v, orders, chunk, dtype).unsqueeze(-2) for v in (u32, dy, dt))  # (T, B, K, n, 1, D)
-    xs = us * dts
-    Bn, Cn = (_chunks(v, orders, chunk, dtype) for v in (B, C))  # (T, B, K, n, N)
-    Bs, Cs = Bn.unsqueeze(-1), Cn.unsqueeze(-1)
-    At = A.to(dtype).transpose(1, 2).unsqueeze(1).contiguous()  # (K, 1, N, D)
-    start = states.to(dtype).transpose(-1, -2).roll(1, 2).contiguous()  # (B, K, n, N, D)
-    start[:, :, 0] = 0
-
-    # Adjoint g_t = dL/dh_t = C_t dy_t + a_(t+1) g_(t+1): what enters each chunk from the later ones.
-    g = torch.zeros_like(start)
-    decay = torch.empty_like(start)
-    for t in reversed(range(chunk)):
-        g.addcmul_(Cs[t], dys[t])
-        torch.mul(dts[t], At, out=decay)
-        g.mul_(decay.exp_())
-    torch.mul(dts.sum(0), At, out=decay)
-    incoming = _carry(decay.exp_().flip(2), g.flip(2)).flip(2)
-
-    # Then chunk by chunk group: the states again, from the borders, and the gradients against scan order.
-    dus, ddts, y = torch.empty_like(xs), torch.empty_like(xs), torch.empty_like(xs) if z is not None else None
-    dBs, dCs = torch.empty_like(Bs), torch.empty_like(Cs)
-    dA = torch.zeros_like(At.squeeze(1))  # (K, N, D)
-    n = start.shape[2]
-    per_group = max(1, BLOCK_ELEMENTS // max(1, chunk * start[:, :, 0].numel()))
-    for c in range(0, n, per_group):
-        s = slice(c, min(c + per_group, n))
-        h = start[:, :, s].contiguous()
-        hs = h.new_empty(chunk, *h.shape)  # state before each step
-        decays = torch.empty_like(hs)
+        h = x[0] * Bs[0]
+        decay = torch.empty_like(h)
+        for t in range(1, chunk):
+            torch.mul(dt[t], At, out=decay)
+            h.mul_(decay.exp_()).addcmul_(x[t], Bs[t])
+        torch.mul(dt.sum(0), At, out=decay)
+        h = _carry(decay.exp_(), h)
+        y = torch.empty_like(x)
         for t in range(chunk):
-            hs[t] = h
-            torch.mul(dts[t][:, :, s], At, out=decays[t])
-            h.mul_(decays[t].exp_()).addcmul_(xs[t][:, :, s], Bs[t][:, :, s])
-        g = incoming[:, :, s].contiguous()
-        dA_block = torch.zeros_like(g)
-        for t in reversed(range(chunk)):
-            dy_t, dt_t, u_t, x_t = (v[t][:, :, s] for v in (dys, dts, us, xs))  # (B, K, n, 1, D)
-            dCs[t][:, :, s] = h @ dy_t.transpose(-1, -2)  # h is the state after step t
-            if y is not None:
-                y[t][:, :, s] = _contract(Cs[t][:, :, s].transpose(-1, -2), h)
-            g.addcmul_(Cs[t][:, :, s], dy_t)
-            dBs[t][:, :, s] = g @ x_t.transpose(-1, -2)
-            dx = _contract(Bs[t][:, :, s].transpose(-1, -2), g)
-            h = hs[t]
-            g.mul_(decays[t])  # now the adjoint of the state before step t
-            q = g * h  # gradient of delta_t A
-            ddts[t][:, :, s] = (q * At).sum(-2, keepdim=True) + dx * u_t
-            dus[t][:, :, s] = dx * dt_t
-            dA_block.addcmul_(q, dt_t)
-        dA += dA_block.sum((0, 2))
+            torch.mul(dt[t], At, out=decay)
+            h.mul_(decay.exp_()).addcmul_(x[t], Bs[t])
+            y[t] = _contract(Cs[t], h)
 
-    du, ddt = (_tokens(v.squeeze(-2), orders, length).transpose(2, 3) for v in (dus, ddts))
-    dB, dC = (_tokens(v.squeeze(-1), orders, length).transpose(2, 3) for v in (dBs, dCs))
-    dD = None
-    if D is not None:
-        dD = (dy * u32).sum((0, 3)).to(D.dtype)
-        du = du + dy * D.to(dtype)[:, :, None]
-    if z is not None:
-        y = _tokens(y.squeeze(-2), orders, length).transpose(2, 3)
-        dz = dz * (y if D is None else y + u32 * D.to(dtype)[:, :, None])
-    if delta_softplus:
-        ddt = ddt * -torch.expm1(-dt)  # the derivative of softplus, sigmoid(x), is 1 - exp(-softplus(x))
-    return (
-        torch.empty_like(u).copy_(du),
-        torch.empty_like(delta).copy_(ddt),
-        dA.transpose(1, 2).contiguous().to(A.dtype),
-        torch.empty_like(B).copy_(dB),
-        torch.empty_like(C).copy_(dC),
-        dD,
-        torch.empty_like(z).copy_(dz) if z is not None else None,
-        ddt.sum((0, 3)).to(delta_bias.dtype) if delta_bias is not None else None,
-    )
+        y = _tokens(y.squeeze(-2), orders, length).transpose(2, 3)  # (B, K, D, L)
+        if D is not None:
+            y = y + u.to(dtype) * D.to(dtype)[:, :, None]
+        if z is not None:
+            y = y * torch.nn.functional.silu(z.to(dtype))
+        out = torch.empty_like(u)
+        out.copy_(y)
+        h = h if keep else h[:, :, -1:].clone()  # a view would hold all of them
+        return out, h.transpose(-1, -2)
+
+    def scan_backward(self, dout: Tensor, s: Scan, states: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of `scan`."""
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders = s
+        dtype, length = _compute_dtype(u), u.shape[-1]
+        chunk = chunk_length(length)
+        u32, dy = u.to(dtype), dout.to(dtype)
+        dt = _step_sizes(delta, delta_bias, delta_softplus, dtype)
+        if z is not None:
+            z32 = z.to(dtype)
+            gate = torch.sigmoid(z32)
+            dz = dy * (gate + z32 * gate * (1 - gate))  # to be multiplied by y, which is recomputed below
+            dy = dy * (z32 * gate)
+        us, dys, dts = (_chunks(v, orders, chunk, dtype).unsqueeze(-2) for v in (u32, dy, dt))  # (T, B, K, n, 1, D)
+        xs = us * dts
+        Bn, Cn = (_chunks(v, orders, chunk, dtype) for v in (B, C))  # (T, B, K, n, N)
+        Bs, Cs = Bn.unsqueeze(-1), Cn.unsqueeze(-1)
+        At = A.to(dtype).transpose(1, 2).unsqueeze(1).contiguous()  # (K, 1, N, D)
+        start = states.to(dtype).transpose(-1, -2).roll(1, 2).contiguous()  # (B, K, n, N, D)
+        start[:, :, 0] = 0
+
+        # Adjoint g_t = dL/dh_t = C_t dy_t + a_(t+1) g_(t+1): what enters each chunk from the later ones.
+        g = torch.zeros_like(start)
+        decay = torch.empty_like(start)
+        for t in reversed(range(chunk)):
+            g.addcmul_(Cs[t], dys[t])
+            torch.mul(dts[t], At, out=decay)
+            g.mul_(decay.exp_())
+        torch.mul(dts.sum(0), At, out=decay)
+        incoming = _carry(decay.exp_().flip(2), g.flip(2)).flip(2)
+
+        # Then chunk by chunk group: the states again, from the borders, and the gradients against scan order.
+        dus, ddts, y = torch.empty_like(xs), torch.empty_like(xs), torch.empty_like(xs) if z is not None else None
+        dBs, dCs = torch.empty_like(Bs), torch.empty_like(Cs)
+        dA = torch.zeros_like(At.squeeze(1))  # (K, N, D)
+        n = start.shape[2]
+        per_group = max(1, BLOCK_ELEMENTS // max(1, chunk * start[:, :, 0].numel()))
+        for c in range(0, n, per_group):
+            part = slice(c, min(c + per_group, n))
+            h = start[:, :, part].contiguous()
+            hs = h.new_empty(chunk, *h.shape)  # state before each step
+            decays = torch.empty_like(hs)
+            for t in range(chunk):
+                hs[t] = h
+                torch.mul(dts[t][:, :, part], At, out=decays[t])
+                h.mul_(decays[t].exp_()).addcmul_(xs[t][:, :, part], Bs[t][:, :, part])
+            g = incoming[:, :, part].contiguous()
+            dA_block = torch.zeros_like(g)
+            for t in reversed(range(chunk)):
+                dy_t, dt_t, u_t, x_t = (v[t][:, :, part] for v in (dys, dts, us, xs))  # (B, K, n, 1, D)
+                dCs[t][:, :, part] = h @ dy_t.transpose(-1, -2)  # h is the state after step t
+                if y is not None:
+                    y[t][:, :, part] = _contract(Cs[t][:, :, part].transpose(-1, -2), h)
+                g.addcmul_(Cs[t][:, :, part], dy_t)
+                dBs[t][:, :, part] = g @ x_t.transpose(-1, -2)
+                dx = _contract(Bs[t][:, :, part].transpose(-1, -2), g)
+                h = hs[t]
+                g.mul_(decays[t])  # now the adjoint of the state before step t
+                q = g * h  # gradient of delta_t A
+                ddts[t][:, :, part] = (q * At).sum(-2, keepdim=True) + dx * u_t
+                dus[t][:, :, part] = dx * dt_t
+                dA_block.addcmul_(q, dt_t)
+            dA += dA_block.sum((0, 2))
+
+        du, ddt = (_tokens(v.squeeze(-2), orders, length).transpose(2, 3) for v in (dus, ddts))
+        dB, dC = (_tokens(v.squeeze(-1), orders, length).transpose(2, 3) for v in (dBs, dCs))
+        dD = None
+        if D is not None:
+            dD = (dy * u32).sum((0, 3)).to(D.dtype)
+            du = du + dy * D.to(dtype)[:, :, None]
+        if z is not None:
+            y = _tokens(y.squeeze(-2), orders, length).transpose(2, 3)
+            dz = dz * (y if D is None else y + u32 * D.to(dtype)[:, :, None])
+        if delta_softplus:
+            ddt = ddt * -torch.expm1(-dt)  # the derivative of softplus, sigmoid(x), is 1 - exp(-softplus(x))
+        return (
+            torch.empty_like(u).copy_(du),
+            torch.empty_like(delta).copy_(ddt),
+            dA.transpose(1, 2).contiguous().to(A.dtype),
+            torch.empty_like(B).copy_(dB),
+            torch.empty_like(C).copy_(dC),
+            dD,
+            torch.empty_like(z).copy_(dz) if z is not None else None,
+            ddt.sum((0, 3)).to(delta_bias.dtype) if delta_bias is not None else None,
+        )

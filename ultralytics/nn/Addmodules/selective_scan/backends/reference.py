@@ -1,5 +1,5 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Sequential selective scan in plain PyTorch: the definition that every backend is held to."""
+"""Sequential selective scan in plain PyTorch: the definition that every backend is held to, and a backend by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ..checks import check_scan_inputs
+from ..contract import Backend, Scan
 
-__all__ = ("per_token", "selective_scan_ref")
+__all__ = ("Reference", "per_token", "selective_scan_ref")
 
 
 def per_token(x: Tensor, dim: int, complex_: bool) -> list[Tensor]:
@@ -28,7 +29,8 @@ def per_token(x: Tensor, dim: int, complex_: bool) -> list[Tensor]:
         return [x.unsqueeze(0)]
     if x.dim() == 3:
         x = x.unsqueeze(1)
-    if complex_:
+    if complex_:  # of A's precision: PyTorch hardly computes with complex numbers of two halves
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         x = torch.view_as_complex(rearrange(x, "b g n (l two) -> b g n l two", two=2).contiguous())
     x = repeat(x, "b g n l -> b (g h) n l", h=dim // x.shape[1])
     return list(x.unbind(-1))  # unbind, not indexing: the backward of L indexings is quadratic in L
@@ -99,3 +101,23 @@ def selective_scan_ref(
         out = out * F.silu(z)
     out = out.to(u.dtype)
     return (out, h.detach()) if return_last_state else out
+
+
+class Reference(Backend):
+    """The definition, differentiated by autograd as often as one likes."""
+
+    name = "reference"
+    operator = automatic = False
+    about = "sequential definition, for tests"
+
+    def scan(self, s: Scan, keep: bool = True) -> tuple[Tensor, Tensor]:
+        """Run `selective_scan_ref` on each group, with reversed tokens flipped there and back; the last state alone."""
+        outs, states = [], []
+        for k, order in enumerate(s.orders):
+            tokens = (None if x is None else x[:, k] for x in (s.u, s.delta, s.B, s.C, s.z))
+            u, delta, B, C, z = (x.flip(-1) if order and x is not None else x for x in tokens)
+            D, bias = (None if x is None else x[k] for x in (s.D, s.delta_bias))
+            out, state = selective_scan_ref(u, delta, s.A[k], B, C, D, z, bias, s.delta_softplus, True)
+            outs.append(out.flip(-1) if order else out)
+            states.append(state)
+        return torch.stack(outs, 1), torch.stack(states, 1).unsqueeze(2)

@@ -189,8 +189,9 @@ static void block_stream(const BlockArgs& p, const ForwardArgs& f, const StreamT
     for (int64_t d0 = 0; d0 < p.D; d0 += kCols) {
       const int cols = (int)(p.D - d0 < kCols ? p.D - d0 : kCols);
       conv_tile(f.u, b, 0, d0, s, p.L, cols, kCols, weights, Dp, p.W, source.mirrored[k], window, u + d0, Dp);
+      // In pieces: one running sum over hundreds of channels doubles the error of the projections.
+      gemm(s.T, width, cols, u + d0, Dp, 1, weights.to_rows + d0 * width, width, rows, width, d0 > 0);
     }
-    gemm(s.T, width, p.D, u, Dp, 1, weights.to_rows, width, rows, width, false);
     if (p.projected.data && k < p.Q) store_projections(p, p.projected, b, k, s, rows);
     float* y = task.y + s.first * task.y_ld;
     const int64_t y_ld = s.step * task.y_ld;

@@ -3,7 +3,7 @@
 
 Tokens are (B, L, channels) with the channels last, directions come in front of them. A program has TOKENS tokens of one
 picture and BLOCK_D channels. Arithmetic is float32 whatever comes in, and no rounding stands between convolution and
-SiLU. Names of the arguments are those of gpu_kernels.py; the causal convolution of direction k is
+SiLU. Names of the arguments are those of kernels.py; the causal convolution of direction k is
 v[t] = bias + sum_j w[j] x[t - sign (TAPS - 1 - j)], where sign is -1 if the direction runs against token order.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .gpu_kernels import _sigmoid
+from .kernels import _sigmoid
 
 # Strides are specialised, unlike in the scan: here wide loads of neighbouring channels are what is wanted.
 _RUNTIME = ["L", "blocks", "chunks", "orders", "rows"]

@@ -1,5 +1,5 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Triton kernels of the GPU backend; imported by gpu.py when a call needs them, since it needs triton.
+"""Triton kernels of the GPU backend; of the scan; imported by load.py alone, because they need triton.
 
 A state tile is (N, channels) with the channels last: Triton then gives each thread whole channels, all N states of
 them, and sums over states cost no exchange between threads. docs/design/gpu-kernel.md derives the passes and counts
@@ -68,25 +68,6 @@ def _touch_tokens(x, x_d, x_l, sign, pos, at, L, rows, d, ok_d):
 def _keep(packed, sectors, seen, L):
     """Use what was asked for: a store that never happens."""
     tl.store(packed + sectors, seen.to(tl.float32, bitcast=True), (sectors >= 0) & (L < 0))
-
-
-@triton.jit
-def _exp2(x, n, FMA_STATES: tl.constexpr):
-    """Return 2^x, for the first FMA_STATES states n by a polynomial on the FMA units instead of the SFU.
-
-    Constant and linear coefficients are exact: near 0 the error that adds up over a scan is relative to x.
-    """
-    y = tl.exp2(x)
-    if FMA_STATES > 0:
-        x = tl.where(x < -126.0, -126.0, x)  # where, not max: NaN has to come through
-        x = tl.where(x > 128.0, 128.0, x)
-        whole = tl.floor(x + 0.5)
-        f = x - whole
-        p = 0.00966637852267177 + f * 0.0013387047606856954
-        p = 1.0 + f * (0.6931471805599453 + f * (0.24022348880578676 + f * (0.05550369048121613 + f * p)))
-        bits = p.to(tl.int32, bitcast=True) + (whole.to(tl.int32) << 23)
-        y = tl.where(n < FMA_STATES, bits.to(tl.float32, bitcast=True), y)
-    return y
 
 
 @triton.jit
@@ -197,7 +178,6 @@ def scan_local(
     K, channels, L, tiles, per_seg, segs, blocks, orders, first,
     N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
     TILE: tl.constexpr, ROWS: tl.constexpr, SECTORS: tl.constexpr, SOFTPLUS: tl.constexpr, ADJOINT: tl.constexpr,
-    FMA_STATES: tl.constexpr,
 ):  # fmt: skip
     """Scan each segment from zero: its end state and the sum of its steps.
 
@@ -282,7 +262,7 @@ def scan_local(
         total += tl.sum(dt, axis=0)
         for r in tl.static_range(FIRST, STOP, STRIDE):
             weight = tl.load(B_or_C + (at + r).to(tl.int64) * ROW)
-            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
+            decay = tl.exp2(_row(dt, r, ROWS)[None, :] * a2)
             drive = weight[:, None] * _row(x, r, ROWS)[None, :]
             h = decay * (h + drive) if ADJOINT else decay * h + drive
     _keep(packed, sectors, seen | _bits(asked), L)
@@ -332,7 +312,6 @@ def scan_forward(
     K, channels, L, tiles, per_seg, segs, blocks, orders,
     N: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
     TILE: tl.constexpr, ROWS: tl.constexpr, SECTORS: tl.constexpr, SOFTPLUS: tl.constexpr, KEEP: tl.constexpr,
-    FMA_STATES: tl.constexpr,
 ):  # fmt: skip
     """Scan each segment from the state that enters it, with output and the state after every tile.
 
@@ -415,7 +394,7 @@ def scan_forward(
             weight = packed + (at + r).to(tl.int64) * ROW + n
             B_r = tl.load(weight)
             C_r = tl.load(weight + BLOCK_N)
-            decay = _exp2(_row(dt, r, ROWS)[None, :] * a2, n[:, None], FMA_STATES)
+            decay = tl.exp2(_row(dt, r, ROWS)[None, :] * a2)
             h = decay * h + B_r[:, None] * _row(v, r, ROWS)[None, :]
             y = tl.where(rows[:, None] == r, tl.sum(h * C_r[:, None], axis=0)[None, :], y)
         if D is not None:
