@@ -73,6 +73,16 @@ VERBS = (
         ),
     ),
     Verb(
+        "dataset",
+        "what a training reads of a data set, what is wrong with it, and a picture of its boxes",
+        "dataset:draw_dataset",
+        (
+            Option("data", str, ..., "data set YAML"),
+            Option("count", count, 20, "images at most"),
+            *PICTURE,
+        ),
+    ),
+    Verb(
         "visualize",
         "pictures of what models see",
         kinds=(

@@ -1,0 +1,210 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""`vmamba dataset`: it counts what a training reads, names each fault that is put into a set, and changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data import make_data
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.nn.Addmodules.tools.contact_sheet import Labelled, plot_contact_sheet
+from ultralytics.nn.Addmodules.tools.dataset import choose, problems, read_splits, tables
+from ultralytics.nn.Addmodules.tools.report_rows import PROBLEM
+from ultralytics.nn.Addmodules.tools.verbs import main as vmamba
+from ultralytics.utils import YAML
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return the YAML of a set without a fault, in a folder with Chinese characters and a space."""
+    return make_data(tmp_path / "我的 数据", "detect")
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return the bytes and the time of change of every file."""
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def details(data: Path) -> list[str]:
+    """Return what is said to be wrong with a set."""
+    return [f"{row.item}: {row.detail}" for row in problems(*read_splits(str(data))) if row.state == PROBLEM]
+
+
+def label(data: Path, file: str, *rows: str) -> None:
+    """Write a label file."""
+    (data.parent / "labels" / file).write_text("\n".join(rows), encoding="utf-8")
+
+
+def test_a_set_without_a_fault(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    before = contents(data.parent)
+    assert vmamba(["dataset", f"data={data}", f"out={tmp_path / 'sheet.png'}", "count=4"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{data}, as a training reads it"
+    assert [line.split() for line in said[3:5]] == [
+        ["train", "12", "12", "0", "0", "0", "24"],
+        ["val", "4", "4", "0", "0", "0", "8"],
+    ]
+    assert [line.split() for line in said[7:9]] == [["0", "square", "12", "4"], ["1", "bar", "12", "4"]]
+    assert details(data) == []
+    assert contents(data.parent) == before
+    assert np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).std() > 10
+    # nothing is replaced, and nothing is put among the pictures
+    assert vmamba(["dataset", f"data={data}", f"out={tmp_path / 'sheet.png'}"]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert vmamba(["dataset", f"data={data}", f"out={data.parent / 'images/train/x.png'}"]) == 1
+    assert "lies among the pictures" in capsys.readouterr().err
+    assert contents(data.parent) == before
+
+
+def test_counts_are_those_of_a_training(data: Path) -> None:
+    label(data, "train/0.txt")  # empty
+    label(data, "train/1.txt", "0 0.5 0.5 0.2 0.2", "0 0.5 0.5 0.2 0.2")  # twice
+    label(data, "train/2.txt", "0 0.5 0.5 1.2 0.2")  # left out
+    (data.parent / "labels/train/3.txt").unlink()
+    names, splits = read_splits(str(data))
+    found = check_det_dataset(str(data))
+    upstream = YOLODataset(img_path=found["train"], data=found, augment=False)
+    rows = np.concatenate([item["cls"] for item in upstream.labels])[:, 0]
+    assert len(upstream.labels) == len(splits["train"].labels) == 11
+    assert dict(splits["train"].counts()) == {c: int((rows == c).sum()) for c in (0, 1)}
+    line = next(line for line in tables("x", names, splits).splitlines() if line.startswith("train"))
+    assert line.split() == ["train", "12", "9", "1", "1", "1", "17"]
+
+
+FAULTS = {
+    "out of range": (
+        lambda data: label(data, "train/2.txt", "0 1.5 0.5 0.2 0.2"),
+        "train: 1 pictures would be left out: 2.png: non-normalized or out of bounds coordinates [",
+    ),
+    "no such class": (
+        lambda data: label(data, "val/2.txt", "7 0.5 0.5 0.2 0.2"),
+        "val: 1 pictures would be left out: 2.png: Label class 7 exceeds dataset class count 2. Possible class labels "
+        "are 0-1",
+    ),
+    "no picture": (
+        lambda data: (data.parent / "images/train/4.png").write_bytes(b"no picture"),
+        "train: 1 pictures would be left out: 4.png: no picture of a format that can be read here",
+    ),
+    "twice": (
+        lambda data: label(data, "train/1.txt", "0 0.5 0.5 0.2 0.2", "0 0.5 0.5 0.2 0.2"),
+        "train: 1 pictures would be mended: 1.png: 1 boxes stand there twice",
+    ),
+    "no label file": (
+        lambda data: (data.parent / "labels/train/3.txt").unlink(),
+        "train: 1 pictures have no label file: 3.png",
+    ),
+    "beyond": (
+        lambda data: label(data, "train/5.txt", "0 0.9 0.5 0.4 0.2"),
+        "train: 1 boxes reach beyond their picture, in 1 pictures: 5.png",
+    ),
+    "thin": (
+        lambda data: label(data, "train/6.txt", "0 0.5 0.5 0.02 0.2"),
+        "train: 1 boxes are thinner than 2 pixels, in 1 pictures: 6.png",
+    ),
+    "one label for two": (
+        lambda data: Image.new("RGB", (64, 64)).save(data.parent / "images/train/7.jpg"),
+        "names: 2 pictures share a label file with another: 7.jpg; 7.png",
+    ),
+    "label alone": (
+        lambda data: label(data, "train/gone.txt", "0 0.5 0.5 0.2 0.2"),
+        "names: 1 label files have no picture: gone.txt",
+    ),
+    "in two splits": (
+        lambda data: shutil.copy(data.parent / "images/train/8.png", data.parent / "images/val/1.png"),
+        "splits: 1 pictures are in two splits: train/8.png = val/1.png",
+    ),
+    "mixed": (
+        lambda data: label(data, "train/9.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5"),
+        "kind: outlines in 1 pictures, boxes in 15",
+    ),
+    "class without objects": (
+        lambda data: YAML.save(data, {**YAML.load(data), "names": {0: "square", 1: "bar", 2: "细胞"}}),
+        "class: no object of class 2 (细胞) in any split",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_nothing_else(fault: str, data: Path) -> None:
+    put, said = FAULTS[fault]
+    put(data)
+    before = contents(data.parent)
+    [found] = details(data)
+    assert found.startswith(said)
+    assert contents(data.parent) == before
+
+
+def test_a_broken_jpeg_is_named_and_not_repaired(data: Path) -> None:
+    file = data.parent / "images/train/0.png"
+    Image.open(file).save(file.with_suffix(".jpg"), quality=95)
+    file.unlink()
+    file = file.with_suffix(".jpg")
+    file.write_bytes(file.read_bytes()[:-2])
+    before = file.read_bytes()
+    assert details(data) == [
+        "train: 1 pictures would be mended: 0.jpg: the end of the JPEG file is missing; a training writes the file anew"
+    ]
+    assert file.read_bytes() == before
+
+
+def test_splits_that_are_lists_share_their_folders(data: Path) -> None:
+    folder = data.parent
+    for split, rest in (("train", range(8)), ("val", range(8, 11))):  # the last picture is in no list
+        lines = "".join(f"./images/train/{i}.png\n" for i in rest)
+        (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
+    YAML.save(data, {"path": str(folder), "train": "train.txt", "val": "val.txt", "names": {0: "square", 1: "bar"}})
+    assert details(data) == []
+
+
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_other_tasks(task: str, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", task)
+    _, splits = read_splits(str(data))
+    assert details(data) == []
+    assert splits["train"].counts() == {0: 12, 1: 12}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["data=none.yaml"], "vmamba dataset: data=none.yaml:"),
+        (["data=pictures"], "vmamba dataset: data=pictures is a folder without a YAML"),
+        (["data=data/data.yaml", "count=1000"], "count=1000: a picture of the data set shows at most 100"),
+    ],
+)
+def test_errors_are_one_sentence(args: list[str], said: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    assert vmamba(["dataset", *args, "out=x.png"]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_pictures_to_look_at_show_every_class_and_every_split(data: Path) -> None:
+    label(data, "train/7.txt", "1 0.5 0.5 0.2 0.2")
+    for i in (*range(7), *range(8, 12)):
+        label(data, f"train/{i}.txt", "0 0.5 0.5 0.2 0.2")
+    for i in range(4):
+        label(data, f"val/{i}.txt", "0 0.5 0.5 0.2 0.2")
+    _, splits = read_splits(str(data))
+    chosen = [(split, Path(file).name) for split, file in choose(splits, 4)]
+    assert len(chosen) == 4
+    assert ("train", "7.png") in chosen  # the one picture of the rarer class
+    assert {split for split, _ in chosen} == {"train", "val"}
+    assert len(choose(splits, 99)) == 16
+
+
+def test_boxes_are_drawn_where_they_are() -> None:
+    picture = np.zeros((100, 200, 3), np.uint8)
+    figure = plot_contact_sheet([Labelled("a", picture, np.array([[1, 0.5, 0.25, 0.2, 0.1]]))], {0: "x", 1: "y"})
+    [box] = figure.axes[0].patches
+    assert np.allclose([*box.get_xy(), box.get_width(), box.get_height()], [79.5, 19.5, 40, 10])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["y"]
