@@ -247,7 +247,8 @@ class Repository:
         """Make the repository in a folder and commit the series, one commit a patch."""
         self.at(root)
         self.git("-c", "init.defaultBranch=main", "init", "-q", "--template=")
-        for setting in ("core.autocrlf false", "core.compression 0", "core.fsync none", "gc.auto 0"):
+        fast = "core.compression 0", "core.fsync none", "gc.auto 0"
+        for setting in ("core.autocrlf false", "core.longpaths true", *fast):
             self.git("config", *setting.split())
         self.commit(self.base, "upstream")
         self.commits = [self.git("rev-parse", "HEAD")]

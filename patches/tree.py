@@ -9,6 +9,7 @@ any other hash is somebody's work and is never overwritten unasked.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -176,8 +177,18 @@ def setup(force: bool = False) -> tuple[dict, str]:
             return _setup(force)
     except OSError as e:
         raise PatchesError(
-            f"Set-up stopped: {e}.\nRun it again once that is cured; it goes on where it stopped and nothing is lost."
+            f"Set-up stopped: {e}.\n{_cure(e)}"
+            f"Run it again once that is cured; it goes on where it stopped and nothing is lost."
         ) from e
+
+
+def _cure(e: OSError) -> str:
+    """Return what to do about a file that cannot be written, as a sentence, or an empty text."""
+    if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ""
+    if os.name == "nt":
+        return "Close the programs that have this file open, editors and Python programs among them.\n"
+    return "Installation writes into the checkout: get the right to, or copy the checkout to a folder of yours.\n"
 
 
 def compare(

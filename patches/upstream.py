@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -22,6 +23,7 @@ from patches import WORK, PatchesError
 PIN = Path(__file__).with_name("upstream.json")
 CACHE = WORK / "cache"
 FOLDER_VARIABLE = "VMAMBA_UPSTREAM_DIR"
+PAUSES = (0.05, 0.2, 0.5, 1.0) if os.name == "nt" else ()  # seconds between tries to replace a file
 NUMBERED = re.compile(r"\d+(?:\.\d+)+")  # releases; not their candidates or development versions
 
 
@@ -86,6 +88,11 @@ def replace(path: Path, data: bytes) -> None:
     aside.parent.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside.write_bytes(data)
+    for pause in PAUSES:
+        try:
+            return os.replace(aside, path)
+        except PermissionError:  # on Windows: a virus scanner or an indexer has just opened the file
+            time.sleep(pause)
     os.replace(aside, path)
 
 

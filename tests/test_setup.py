@@ -5,6 +5,7 @@ Each test gets a fork of its own in a temporary folder, with a copy of the tool 
 runs the tool as users do, as a process.
 """
 
+import errno
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 from forks import TASKS, UPSTREAM, Fork, patched_fork, patches_of
 
-from patches import ROOT
+from patches import ROOT, PatchesError, tree, upstream
 
 
 @pytest.fixture
@@ -164,6 +165,41 @@ def test_foreign_file_is_refused(fork):
 def test_folder_in_the_way_is_refused(fork):
     (fork.root / "ultralytics/__init__.py").mkdir()
     assert "is a folder where upstream has a file" in fork.run("setup", code=1)
+
+
+@pytest.mark.parametrize(
+    ("system", "said"), [("posix", "copy the checkout to a folder of yours"), ("nt", "Close the prog")]
+)
+def test_checkout_that_cannot_be_written_to_is_told(monkeypatch, system, said):
+    def locked(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", ".upstream/lock")
+
+    monkeypatch.setattr(tree, "lock", locked)
+    monkeypatch.setattr(tree.os, "name", system)
+    with pytest.raises(PatchesError, match=r"Set-up stopped: .*Permission denied: '\.upstream/lock'") as told:
+        tree.setup()
+    monkeypatch.undo()
+    assert said in str(told.value)
+
+
+def test_file_that_another_program_holds_for_a_moment_is_replaced(monkeypatch, tmp_path):
+    """On Windows a virus scanner opens what was just written."""
+    replace, refusals = os.replace, [1, 1]
+
+    def held(source, target):
+        if refusals:
+            refusals.pop()
+            raise PermissionError(errno.EACCES, "being used by another process", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(upstream, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(upstream, "WORK", tmp_path)
+    monkeypatch.setattr(os, "replace", held)
+    upstream.replace(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    refusals += [1, 1, 1]
+    with pytest.raises(PermissionError):
+        upstream.replace(tmp_path / "a", b"newer")
 
 
 # Where the wheel comes from
