@@ -8,21 +8,30 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
-from setuptools.command.build_ext import build_ext
+from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
-from setuptools.modified import newer_group
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT))  # build front ends leave the source folder out
+# Build front ends leave the source folder out; `building` is imported without what lies around it, which needs PyTorch
+sys.path[:0] = [str(ROOT), str(ROOT / "ultralytics/nn/Addmodules")]
+
+from building import library, wheels  # noqa: E402
+from building.compilers import CompilerError  # noqa: E402
+from building.machines import problem  # noqa: E402
 
 from patches import PatchesError, tree  # noqa: E402
 from patches.upstream import load_pin, split_requires  # noqa: E402
 
-SCAN = Path("ultralytics/nn/Addmodules/selective_scan/backends")
 ONNX = ["onnx>=1.16.1,<2", "onnxruntime>=1.18", "onnxslim>=0.1.82"]
-REQUIRES = ["torch>=2.4.0", "einops>=0.6.0", "scikit-learn>=1.0"]  # torch: torch.library.custom_op
+REQUIRES = [
+    "torch>=2.4.0",  # torch.library.custom_op
+    "einops>=0.6.0",
+    "scikit-learn>=1.0",
+    # PyTorch brings Triton on Linux alone
+    'triton-windows>=3.2; sys_platform == "win32" and platform_machine == "AMD64"',
+]
 EXTRAS = {
     "cuda": ["mamba-ssm>=2.2.0", "causal-conv1d>=1.4.0"],
     "deploy": [*ONNX, "openvino>=2025.2"],
@@ -38,6 +47,7 @@ EXTRAS = {
     ],
     "bench": ["mambapy>=1.2.0,<1.3"],  # a peer that benchmarks/scan_cpu.py times
     "dev": ["ultralytics[test]", "build>=1.0"],
+    "release": [f"{name}=={number}" for name, number in wheels.RELEASE.items()],
 }
 
 
@@ -51,29 +61,13 @@ class BuildPy(build_py):
         super().run()
 
 
-class BuildExt(build_ext):
-    """Compiles the CPU scan where there is a compiler, and says plainly when there is none."""
+class BdistWheel(bdist_wheel):
+    """Names the wheel for its platform alone: the library needs no Python.h and serves every Python."""
 
-    def build_extension(self, ext):
-        """Compile the extension, unless this is an editable installation again and no source has changed."""
-        target = Path(self.get_ext_fullpath(ext.name))
-        beside = SCAN / target.name
-        if self.editable_mode and not newer_group([*ext.sources, *ext.depends, "setup.py"], beside):
-            self.mkpath(str(target.parent))
-            self.copy_file(str(beside), str(target))
-            return
-        msvc = self.compiler.compiler_type == "msvc"
-        ext.extra_compile_args = (
-            ["/O2", "/std:c++17"] if msvc else ["-O3", "-std=c++17", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
-        )
-        try:
-            super().build_extension(ext)
-        except Exception as e:
-            self.warn(
-                f"The C++ selective scan was not compiled ({e}); installation goes on, and the CPU uses plain PyTorch "
-                f"for it. For the faster one, install a C++17 compiler and install again."
-            )
-            raise  # setuptools goes on, because the extension is optional
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tags of the wheel."""
+        python, abi, system = super().get_tag()
+        return (python, abi, system) if self.root_is_pure else ("py3", "none", system)
 
 
 class Sdist(sdist):
@@ -87,18 +81,17 @@ class Sdist(sdist):
 
 def main():
     """Lay the tree and package it."""
+    if said := problem():
+        raise SystemExit(f"\nVMamba-YOLO cannot be installed here.\n{said}\n")
     try:
+        extensions = library.extensions()
         manifest, did = tree.setup()
-    except PatchesError as e:
+    except (PatchesError, CompilerError) as e:
         raise SystemExit(f"\nVMamba-YOLO could not be set up.\n{e}\n") from None
     if did:
         print(did, flush=True)
     requires, extras = split_requires(manifest["requires"])
     files = sorted({*manifest["files"], *tree.own_files(compiled=False)})
-    sources = sorted(path.as_posix() for path in (SCAN / "csrc").glob("*.cpp"))
-    included = sorted(path.as_posix() for path in (SCAN / "csrc").iterdir()) if sources else []
-    name = ".".join((*SCAN.parts, "_cpu"))
-    extension = Extension(name, sources, depends=included, language="c++", optional=True)
     setup(
         version=load_pin().fork_version,
         install_requires=requires + REQUIRES,
@@ -107,8 +100,8 @@ def main():
         # Named one by one, so that nothing else that lies in the tree gets into a wheel
         package_data={"ultralytics": [path.partition("/")[2] for path in files if not path.endswith(".py")]},
         include_package_data=False,
-        ext_modules=[extension] if sources else [],
-        cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "sdist": Sdist},
+        ext_modules=extensions,
+        cmdclass={"build_py": BuildPy, "build_ext": library.BuildExt, "bdist_wheel": BdistWheel, "sdist": Sdist},
     )
 
 

@@ -136,6 +136,14 @@ def test_gitignore_and_the_tool_agree(built, tracked):
     assert [path for path in [*ours, *others] if is_ours(path)] == ours
 
 
+# Windows
+
+
+def test_paths_leave_room_on_windows(built, tracked):
+    """Windows allows 260 characters; the folder of a checkout or an environment comes before ours."""
+    assert max(map(len, [*built[1], *tracked])) <= 110
+
+
 # Packages
 
 
@@ -193,7 +201,7 @@ def test_wheel_without_compiler_is_whole_and_runs(checkout, tmp_path, built, tra
         names = set(archive.namelist())
     info = f"ultralytics-{load_pin().fork_version}.dist-info"
     ours = {path for path in tracked if is_ours(path)}
-    found = {name for name in names if not name.startswith(info) and not re.search(r"_cpu.*\.(so|pyd)$", name)}
+    found = {name for name in names if not name.startswith(info) and not re.search(r"_cpu\.(so|dll|dylib)$", name)}
     assert found == built[1].keys() | ours
     for path, data in built[1].items():
         assert (tmp_path / "site" / path).read_bytes() == data
@@ -239,7 +247,7 @@ def test_wheel_has_the_compiled_scan_and_nothing_stale(checkout, tmp_path):
         names = archive.namelist()
     assert "was not compiled" not in said
     assert any(
-        re.fullmatch(r"ultralytics/nn/Addmodules/selective_scan/backends/_cpu.*\.(so|pyd)", name) for name in names
+        re.fullmatch(r"ultralytics/nn/Addmodules/selective_scan/backends/_cpu\.(so|dll|dylib)", name) for name in names
     )
     assert not any("stale" in name for name in names)
 

@@ -306,7 +306,8 @@ def compiler_row(wanted: bool) -> Row:
     managers = [line for program, line in PACKAGE_MANAGERS.items() if shutil.which(program)]
     how = {"Windows": BUILD_TOOLS, "Darwin": "xcode-select --install"}.get(system) or (*managers, "install g++")[0]
     without_root = ", without root `conda install -c conda-forge gxx`" if system == "Linux" else ""
-    return Row("C++ compiler", PROBLEM, found, f"`{how}`{without_root}; then `{install_command()}`")
+    brings = f"`{install_command()}` with a network, which brings a compiler for the time it takes"
+    return Row("C++ compiler", PROBLEM, found, f"{brings}. To have one: `{how}`{without_root}")
 
 
 def _unix_compiler() -> Row | str:

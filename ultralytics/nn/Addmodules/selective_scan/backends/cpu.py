@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from importlib.machinery import EXTENSION_SUFFIXES
+import sys
 from pathlib import Path
 
 import torch
@@ -51,6 +51,24 @@ _ABSENT = (0,) * 7
 _PADDING = [(0,) * (5 - axes) for axes in range(6)]
 
 
+def made_for(path: Path) -> str:
+    """Return which system and processor a library was made for: loaders tell a wrong one in words that mislead."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head[:4] == b"\x7fELF":
+        kind, system = head[18:20], "Linux"
+    elif head[:2] == b"MZ":
+        at = int.from_bytes(head[60:64], "little") + 4
+        kind, system = head[at : at + 2], "Windows"
+    elif head[:4] == b"\xcf\xfa\xed\xfe":
+        kind, system = head[4:8], "macOS"
+    else:
+        return "no library of any system"
+    arm = (b"\xb7\x00", b"\x64\xaa", b"\x0c\x00\x00\x01")
+    x86 = (b"\x3e\x00", b"\x64\x86", b"\x07\x00\x00\x01")
+    return f"made for {system} on {'arm64' if kind in arm else 'x86-64' if kind in x86 else 'another processor'}"
+
+
 class Cpu(Backend):
     """Kernels for the scan, the block, the norm and, with AVX-512, linear layers.
 
@@ -72,13 +90,10 @@ class Cpu(Backend):
 
     @staticmethod
     def find_library() -> Path | None:
-        """Return the compiled library beside this file, or None."""
-        folder = Path(__file__).resolve().parent
-        for suffix in dict.fromkeys((*EXTENSION_SUFFIXES, ".so", ".dylib", ".pyd")):
-            path = folder / f"_cpu{suffix}"
-            if path.is_file():
-                return path
-        return None
+        """Return the compiled library beside this file, or None. One checkout may hold those of several systems."""
+        suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+        path = Path(__file__).resolve().with_name(f"_cpu{suffix}")
+        return path if path.is_file() else None
 
     def load(self, path: str | Path | None = None) -> bool:
         """Load the library, from `path` if given, and return whether it can be used; `about` says what or why not.
@@ -89,12 +104,13 @@ class Cpu(Backend):
         self.works, self.library, self.columns = False, None, 0
         path = Path(path) if path else self.find_library()
         if path is None:
-            self.about = "the compiled library _cpu is not in the package: no C++ compiler when it was installed?"
+            self.about = "the compiled library _cpu is not in the package: it was installed without a C++ compiler"
             return False
         try:
             library = ctypes.CDLL(str(path))
         except OSError as e:
-            self.about = f"{path.name} cannot be loaded: {e}"
+            made = made_for(path) if path.is_file() else "not there"
+            self.about = f"{path.name} cannot be loaded ({made}): {e}"
             return False
         try:
             library.vmamba_abi_version.restype = library.vmamba_tile.restype = ctypes.c_int64

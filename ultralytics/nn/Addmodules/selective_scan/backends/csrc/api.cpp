@@ -408,8 +408,3 @@ VM_EXPORT int vmamba_norm_backward(const int64_t* args, int64_t count) {
 }
 
 VM_EXPORT int vmamba_matmul(const int64_t* args, int64_t count) { return call<MatmulArgs, run_matmul>(args, count); }
-
-#if defined(_WIN32)
-// setuptools links an extension module with its init function exported. Nobody imports this library as a module.
-VM_EXPORT void* PyInit__cpu() { return nullptr; }
-#endif

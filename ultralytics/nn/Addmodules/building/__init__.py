@@ -1,0 +1,58 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""How the C++ library is compiled and how wheels are made; and what pip asks first: does this build need zig?
+
+`pyproject.toml` names this package as the build backend (PEP 517). It is setuptools' own, but for one answer: where no
+compiler works, pip is asked to bring the package ziglang, a C++ compiler, into the build's environment. Installation
+imports this package as `building`, from the folder above, so that nothing of Ultralytics is needed.
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+)
+
+
+def __getattr__(name: str):
+    """Return setuptools' hooks. Only when asked for: Ultralytics runs where there is no setuptools."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from setuptools import build_meta
+
+    return getattr(build_meta, name)
+
+
+def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:
+    """Return what building a wheel needs beside setuptools."""
+    from setuptools import build_meta
+
+    return [*build_meta.get_requires_for_build_wheel(config_settings), *_compiler(compiled=False)]
+
+
+def get_requires_for_build_editable(config_settings: dict | None = None) -> list[str]:
+    """Return what an editable installation needs beside setuptools."""
+    from setuptools import build_meta
+
+    from .library import up_to_date
+
+    return [*build_meta.get_requires_for_build_editable(config_settings), *_compiler(compiled=up_to_date())]
+
+
+def _compiler(compiled: bool) -> list[str]:
+    """Return zig if there is something to compile and no compiler that works."""
+    from . import compilers
+
+    try:
+        wish = compilers.choice()
+    except compilers.CompilerError as e:
+        raise SystemExit(f"\n{e}\n") from None
+    if wish == "zig" or (wish == "auto" and not compiled and compilers.here() and compilers.system_problem()):
+        return [compilers.ZIG]
+    return []
