@@ -481,3 +481,20 @@ def test_other_versions_of_the_tools_are_refused(monkeypatch, tmp_path):
     with pytest.raises(compilers.CompilerError, match=r'setuptools is 0.1, and wheels are made with .*"\.\[release\]"'):
         wheels.make(tmp_path, "HEAD", [])
     assert wheels.main(["--out", str(tmp_path)]) == 1
+
+
+# Workflows
+
+
+def test_workflows_call_parts_that_exist_and_test_the_oldest_that_we_claim():
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    parts = {*re.findall(r"wanted (\w+)", script)}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / ".github/workflows").glob("*.yml")}
+    called = re.findall(r"bash \.ci/run *([\w ]*)\n", "".join(texts.values()))
+    assert "" in called, "one job runs everything"
+    assert {word for words in called for word in words.split()} <= parts
+    assert {*re.findall(r"^#   (\w+) ", script, re.MULTILINE)} == parts, "the comment on top lists the parts"
+    torch = re.search(r'"torch>=([\d.]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
+    python = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
+    assert f"torch=={torch} " in texts["ci.yml"]
+    assert f'python: ["{python}", ' in texts["ci.yml"]
