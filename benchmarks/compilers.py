@@ -1,0 +1,68 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""One scan by the libraries of several compilers, in turn: python benchmarks/compilers.py LIBRARY LIBRARY ...
+
+For each instruction set, a Markdown table of medians in ms, one thread, and ratios to the first library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ultralytics.nn.Addmodules.selective_scan.backends import cpu
+from ultralytics.nn.Addmodules.selective_scan.proof import scan_inputs
+
+SHAPE = (1, 1, 64, 25600, 16)  # B, K, D, L, N: the largest map of a model at 640 pixels
+
+
+def once(args: list, dout: torch.Tensor) -> tuple[float, float]:
+    """Return the seconds of a forward and of a backward pass."""
+    start = time.perf_counter()
+    _, states = cpu.forward(*args, True, [0])
+    middle = time.perf_counter()
+    cpu.backward(dout, *args, states, True, [0])
+    return middle - start, time.perf_counter() - middle
+
+
+def main() -> None:
+    """Time the libraries and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("libraries", nargs="+", type=Path)
+    parser.add_argument("--runs", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    args = list(scan_inputs(*SHAPE))
+    dout = torch.randn_like(args[0])
+    times: dict[tuple[str, Path], list[tuple[float, float]]] = {}
+    said: dict[tuple[str, Path], str] = {}
+    for run in range(options.runs + 1):
+        for library in options.libraries:
+            ok, reason = cpu.load(library)
+            if not ok:
+                raise SystemExit(reason)
+            for level in ("plain", "avx2", "avx512"):
+                try:
+                    cpu.set_isa(level)
+                except ValueError:
+                    continue
+                said[level, library] = cpu.available()[1]
+                took = once(args, dout)
+                if run:  # the first warms up
+                    times.setdefault((level, library), []).append(took)
+    print("| library | forward ms | backward ms | forward | backward |\n|---|---|---|---|---|")
+    for level in ("plain", "avx2", "avx512"):
+        rows = [[statistics.median(t[i] for t in times[level, lib]) * 1e3 for i in (0, 1)] for lib in options.libraries]
+        for library, row in zip(options.libraries, rows):
+            ratios = [f"{mine / first:.2f}x" for mine, first in zip(row, rows[0])]
+            print(f"| {said[level, library]} | {row[0]:.1f} | {row[1]:.1f} | {ratios[0]} | {ratios[1]} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""The library of other systems: built here by zig, read, and run under qemu and wine at every instruction set.
+
+Inputs, oracle and bounds are those of the tests of this system's library. Only the C++ functions run elsewhere, each in
+a process that gets the memory of the tensors by a file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import block_cases
+from tests.scan_cases import errors, hold, make
+from ultralytics.nn.Addmodules.building.binaries import read_binary
+from ultralytics.nn.Addmodules.building.compilers import CSRC, compile_library, zig
+from ultralytics.nn.Addmodules.building.targets import TARGETS
+from ultralytics.nn.Addmodules.building.wheels import WORK, check_library
+from ultralytics.nn.Addmodules.selective_scan.backends import cpu
+from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
+
+pytestmark = [
+    pytest.mark.foreign,
+    pytest.mark.timeout(3600),  # zig makes a C++ runtime for each platform first
+    pytest.mark.skipif(not find_spec("ziglang"), reason='needs zig: pip install -e ".[release]"'),
+]
+HERE = Path(__file__).resolve().parent
+RUNNERS = {  # what runs a program of that platform on Linux for x86-64, and the packages of Debian that bring it
+    "linux-x86_64": ([], ""),
+    "linux-arm64": (["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"], "qemu-user libc6-arm64-cross"),
+    "windows-x86_64": (["wine"], "wine64"),
+}
+LEVELS = {"linux-arm64": ("plain",)}
+RUNS = [(name, level) for name in RUNNERS for level in LEVELS.get(name, ("plain", "avx2", "avx512"))]
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory) -> dict[str, Path]:
+    """Return libraries as they are asked for: zig compiles each once, with the caches that releases use, too."""
+
+    class Built(dict):
+        def __missing__(self, name: str) -> Path:
+            path = tmp_path_factory.mktemp(name) / TARGETS[name].library
+            compile_library(TARGETS[name], path, WORK)
+            self[name] = path
+            return path
+
+    return Built()
+
+
+@pytest.fixture(scope="session")
+def callers(tmp_path_factory) -> dict[str, Path]:
+    """Return the program that calls the library, for each platform."""
+
+    class Built(dict):
+        def __missing__(self, name: str) -> Path:
+            path = tmp_path_factory.mktemp(f"call-{name}") / ("call.exe" if "windows" in name else "call")
+            link = [] if "windows" in name else ["-ldl"]
+            zig(TARGETS[name], ["-O1", str(HERE / "foreign_call.cpp"), "-o", str(path), *link], WORK)
+            self[name] = path
+            return path
+
+    return Built()
+
+
+class Elsewhere:
+    """Stands for the loaded library: each call runs in a process of its own.
+
+    Attributes:
+        said (str): What the last process said of its library.
+    """
+
+    def __init__(self, command: list[str], library: Path, level: int, folder: Path, env: dict[str, str]):
+        """Remember how a process is started."""
+        self.command, self.library, self.level, self.folder, self.env = command, library, level, folder, env
+        self.said = ""
+
+    def __getattr__(self, name: str):
+        """Return a function of the library, or this process' own answer where it computes nothing."""
+        if not name.startswith("vmamba_"):
+            raise AttributeError(name)
+        if name == "vmamba_status":
+            return lambda status: f"status {status}".encode()
+        return lambda args, count: self.call(name, args, count)
+
+    def call(self, name: str, args, count: int) -> int:
+        """Run a function on a copy of the memory that its arguments point to, and bring the memory back."""
+        words = struct.unpack(f"={count}q", ctypes.string_at(ctypes.addressof(args), 8 * count))
+        pieces = {}
+        held = [t.untyped_storage() for t in gc.get_objects() if type(t) is torch.Tensor and t.device.type == "cpu"]
+        spans = {(s.data_ptr(), s.nbytes()) for s in held if s.nbytes()}
+        for word in words:
+            if 2**32 < word < 2**47:  # an address: sizes are smaller, and a double's bits are more
+                span = next(((at, size) for at, size in spans if at <= word < at + size), (word, 16 * 8))
+                pieces[span[0]] = span[1]
+        file = self.folder / "call.bin"
+        data = struct.pack(f"=2q{count}q", count, len(pieces), *words)
+        for at, size in pieces.items():
+            data += struct.pack("=2q", at, size) + ctypes.string_at(at, size) + bytes(-size % 8)
+        file.write_bytes(data)
+        command = [*self.command, str(self.library), name, str(self.level), str(file)]
+        done = subprocess.run(command, capture_output=True, env=self.env, timeout=600)
+        if done.returncode == 93:
+            pytest.skip("this processor lacks the level")
+        assert done.returncode == 0, (done.returncode, done.stdout, done.stderr[-2000:])
+        back, start = file.read_bytes(), 0
+        for at, size in pieces.items():
+            if any(at == first for first, _ in spans):
+                ctypes.memmove(at, back[start : start + size], size)
+            start += (size + 7) // 8 * 8
+        status, _, self.said = done.stdout.decode().strip().partition(" ")
+        return int(status)
+
+
+@pytest.fixture(params=RUNS, ids="-".join)
+def elsewhere(request, libraries, callers, tmp_path, tmp_path_factory, monkeypatch, poisoned_memory) -> Elsewhere:
+    """Let the backend's functions call a library of another system at one instruction set."""
+    name, level = request.param
+    command, packages = RUNNERS[name]
+    if sys.platform != "linux" or (command and not shutil.which(command[0])):
+        pytest.skip(f"needs Linux and: apt-get install {packages}")
+    env = {**os.environ, "WINEDEBUG": "-all", "WINEPREFIX": str(tmp_path_factory.getbasetemp() / "wine")}
+    library = Elsewhere([*command, str(callers[name])], libraries[name], cpu.ISA_LEVELS[level], tmp_path, env)
+    monkeypatch.setattr(cpu, "_loaded", lambda: library)
+    torch.manual_seed(0)
+    yield library
+    assert re.match({"avx512": "AVX-512", "avx2": "AVX2"}.get(level, "NEON" if "arm" in name else "SSE2"), library.said)
+    assert "clang" in library.said  # zig's
+
+
+SHAPES = [(2, 2, 17, 67, 16, [0, 1]), (1, 1, 35, 33, 5, [1]), (1, 2, 8, 19, 256, [0, 1])]
+
+
+def scan(args: list, dout: torch.Tensor, orders: list[int]) -> list[torch.Tensor]:
+    """Return output, last state and gradients."""
+    out, states = cpu.forward(*args, True, orders)
+    return [out, states[:, :, -1], *cpu.backward(dout, *args, states, True, orders)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_scan_and_its_gradients(elsewhere, dtype):
+    for *shape, orders in SHAPES:
+        runs = []
+        for seed in range(2):
+            args = make(*shape, dtype=dtype, seed=seed)
+            dout = torch.randn_like(args[0])
+            runs.append(errors(args, dout, True, orders, scan(args, dout, orders)))
+        hold(*runs)
+
+
+def test_threads_do_not_change_a_bit(elsewhere, threads_put_back):
+    args = make(1, 2, 64, 257, 16)
+    dout, results = torch.randn_like(args[0]), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(scan(args, dout, [0, 1])[:2])
+    assert all(torch.equal(x, y) for x, y in zip(*results))
+
+
+def test_block_norm_and_product(elsewhere):
+    *sizes, orders = block_cases.CASES[0]
+    args = block_cases.make(*sizes, orders)
+    truth = block_cases.run(args, orders, "reference")
+    for name, x in block_cases.run(block_cases.cast(args, torch.float32), orders, "cpp").items():
+        assert rms_error(x, truth[name]) < block_cases.FLOAT32, name
+
+    x, weight, bias = torch.randn(2, 48, 33), torch.randn(48), torch.randn(48)
+    out, _, _ = cpu.norm_forward(x, weight, bias, 1e-5)
+    exact = torch.nn.functional.layer_norm(x.double().transpose(1, 2), (48,), weight.double(), bias.double())
+    torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-5)
+
+    a, b = torch.randn(37, 50), torch.randn(50, 32)
+    torch.testing.assert_close(cpu.matmul(a, b, None).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_library_is_what_its_wheel_promises(libraries, name):
+    """Platform, exported names and the oldest C library; needed libraries that every such system has."""
+    data = libraries[name].read_bytes()
+    check_library(TARGETS[name], data)
+    found = read_binary(data)
+    allowed = {
+        "linux": r"lib(c|m|dl|pthread)\.so\.\d|ld-linux-.*",
+        "windows": r"api-ms-win-crt-.*|KERNEL32\.dll",
+        "macos": r"/usr/lib/libSystem\.B\.dylib",
+    }[name.partition("-")[0]]
+    assert all(re.fullmatch(allowed, lib) for lib in found.needs), found.needs
+
+
+def test_the_same_library_each_time_wherever_it_is_built(libraries, tmp_path):
+    """In another folder, of another name, from a copy of the sources, without what the cache holds of them."""
+    sources = tmp_path / "a copy 文件" / "csrc"
+    shutil.copytree(CSRC, sources)
+    for name in ("linux-x86_64",):
+        again = tmp_path / name / TARGETS[name].library
+        compile_library(TARGETS[name], again, WORK, sources)
+        assert again.read_bytes() == libraries[name].read_bytes(), name
+
+
+WIDE = re.compile(r"%[yz]mm\d|\tv[a-z]+\d*[a-z]* ")
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="needs binutils")
+@pytest.mark.parametrize("name", ["linux-x86_64", "windows-x86_64"])
+def test_common_path_has_no_instruction_that_old_processors_lack(name, tmp_path):
+    """AVX is in the kernels that the processor is asked for, and nowhere else: not in zig's C++ runtime either."""
+    library = tmp_path / TARGETS[name].library
+    compile_library(TARGETS[name], library, WORK, strip=False)
+    command = ["objdump", "-d", "--no-show-raw-insn", str(library)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    function, wide, functions = "", set(), set()
+    for line in said.splitlines():
+        if match := re.match(r"[0-9a-f]+ <(.+)>:$", line):
+            function = match[1]
+            functions.add(function)
+        elif WIDE.search(line):
+            wide.add(function)
+    assert len(functions) > 100, "the names of inner functions are missing"
+    assert any("avx512" in f for f in wide)
+    assert any("4avx2" in f for f in wide)
+    assert {f for f in wide if "6avx512" not in f and "4avx2" not in f} == set()
