@@ -5,7 +5,8 @@
 |---|---|---|
 | `VMAMBA_COMPILER` | which compiler an installation uses | `auto` (default), `system`, `zig`, `none` |
 
-`auto` takes the system's compiler, and zig where there is none that works. Only standard library and setuptools here:
+`auto` takes the system's compiler, and zig where there is none that works. No other module of installation reads the
+environment. Only standard library and setuptools here:
 installation runs this file before anything is installed.
 """
 
@@ -31,6 +32,7 @@ __all__ = (
     "choice",
     "compile_flags",
     "compile_library",
+    "environment",
     "exported_names",
     "link_flags",
     "system_problem",
@@ -83,6 +85,11 @@ def choice() -> str:
     if wish not in CHOICES:
         raise CompilerError(f"{VARIABLE} is {wish!r}; choose one of {', '.join(CHOICES)}")
     return wish
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment for a program that is started here, with more variables."""
+    return {**os.environ, **more}
 
 
 def exported_names(csrc: Path = CSRC) -> list[str]:
@@ -170,7 +177,7 @@ def zig(target: Target, args: list[str], work: Path) -> None:
         CompilerError: If zig fails; with its words.
     """
     work.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(work / "cache"), "ZIG_LOCAL_CACHE_DIR": str(work / "cache")}
+    env = environment(ZIG_GLOBAL_CACHE_DIR=str(work / "cache"), ZIG_LOCAL_CACHE_DIR=str(work / "cache"))
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target.triple, "-mcpu=baseline", *args]
     done = subprocess.run(command, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:

@@ -147,7 +147,7 @@ def put_in_place(built: Path, beside: Path) -> None:
 def aloud(text: str) -> None:
     """Say what has to be seen. pip and uv show nothing of what a successful build prints, so write to the terminal."""
     print(f"\nVMamba-YOLO: {text}\n", file=sys.stderr, flush=True)
-    if sys.stderr.isatty() or os.environ.get("CI"):
+    if sys.stderr.isatty():
         return
     with (
         contextlib.suppress(OSError),

@@ -12,7 +12,6 @@ import argparse
 import base64
 import hashlib
 import io
-import os
 import re
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .binaries import read_binary
-from .compilers import CSRC, CompilerError, compile_library, exported_names
+from .compilers import CSRC, CompilerError, compile_library, environment, exported_names
 from .targets import TARGETS, Target
 
 __all__ = ("RELEASE", "check_library", "main", "make", "pack")
@@ -129,7 +128,7 @@ def _without_library(checkout: Path, moment: int) -> tuple[str, dict[str, bytes]
     upstream.mkdir(parents=True, exist_ok=True)
     if not (upstream / load_pin().wheel).is_file():
         (upstream / load_pin().wheel).write_bytes(fetch(load_pin()))
-    env = {**os.environ, "VMAMBA_COMPILER": "none", "SOURCE_DATE_EPOCH": str(moment), "PYTHONHASHSEED": "0"}
+    env = environment(VMAMBA_COMPILER="none", SOURCE_DATE_EPOCH=str(moment), PYTHONHASHSEED="0")
     code = "import sys; sys.path.insert(0, ''); from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(out)], cwd=checkout, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
