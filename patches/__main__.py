@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         (int): 0 if all is well, 1 if something needs attention; 2 for wrong usage.
     """
+    for stream in (sys.stdout, sys.stderr):  # a console without a letter shows ? for it
+        stream.reconfigure(errors="replace")
     args = parse(argv)
     try:
         return run(args)

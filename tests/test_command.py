@@ -136,3 +136,12 @@ def test_script_and_long_form_are_the_same_command() -> None:
     run = [sys.executable, "-m", "ultralytics.nn.Addmodules", "chekcs"]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "vmamba: there is no 'chekcs'; did you mean 'checks'?\n")
+
+
+def test_console_that_lacks_a_letter(environment) -> None:
+    """A pipe on Windows has the code page of the system: a letter of another language must not end a command."""
+    command = [sys.executable, "-m", "ultralytics.nn.Addmodules", "checks", "文件=1"]
+    done = subprocess.run(command, env={**environment, "PYTHONIOENCODING": "cp1252"}, capture_output=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert b"??" in done.stderr
+    assert b"Traceback" not in done.stderr

@@ -202,6 +202,15 @@ def test_file_that_another_program_holds_for_a_moment_is_replaced(monkeypatch, t
         upstream.replace(tmp_path / "a", b"newer")
 
 
+def test_console_that_lacks_a_letter(tmp_path):
+    """A pipe on Windows has the code page of the system: paths of another language must not end a command."""
+    fork = Fork(tmp_path / "文件")
+    fork.env["PYTHONIOENCODING"] = "cp1252"
+    fork.write(TASKS, "mine = 1\n")
+    fork.env["VMAMBA_UPSTREAM_DIR"] = str(tmp_path / "没有")
+    assert "??" in fork.run("setup", code=1)
+
+
 # Where the wheel comes from
 
 

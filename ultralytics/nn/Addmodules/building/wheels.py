@@ -13,6 +13,7 @@ import base64
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -90,6 +91,7 @@ def make(out: Path, ref: str, targets: list[Target]) -> dict[str, str]:
         sums[wheel.name] = hashlib.sha256(wheel.read_bytes()).hexdigest()
         size = f"{wheel.stat().st_size / 1e6:.2f} MB, library {len(data) / 1e6:.2f} MB"
         print(f"{wheel.name}: {size}, {time.monotonic() - started:.0f} s", flush=True)
+    shutil.rmtree(checkout, ignore_errors=True)
     lines = "".join(f"{digest}  {file}\n" for file, digest in sums.items())
     (out / "SHA256SUMS").write_text(lines, encoding="utf-8", newline="\n")
     return sums

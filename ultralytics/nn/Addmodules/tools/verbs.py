@@ -158,6 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         (int): Exit status: the verb's own; 1 for what went wrong, 2 for a command line that cannot be understood.
     """
+    for stream in (sys.stdout, sys.stderr):  # a console without a letter or a sign shows ? for it
+        if hasattr(stream, "reconfigure"):  # some notebooks put another kind in the place
+            stream.reconfigure(errors="replace")
     args = list(sys.argv[1:] if argv is None else argv)
     root = Verb("vmamba", "what VMamba-YOLO adds to Ultralytics; settings are key=value, as in `yolo`", kinds=VERBS)
     if args and _is_help(args[0]):
