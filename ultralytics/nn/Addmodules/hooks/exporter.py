@@ -1,25 +1,46 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Export of models with our layers: refusals before anything is written, and nothing left of a failed one."""
+"""Export of models with our layers: refusals before anything is written, the form of the scan, files that are tried."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
 
+import torch
+
 from ..layers.state_space import StateSpace
-from ..selective_scan.export import OPSET
+from ..selective_scan.export import OPSET, exporting_for
+from .formats import Refusal, canonical, refuse_format
 
-__all__ = ("prepare_export",)
+__all__ = ("prepare_export", "with_refusals")
+
+TRIED = {"ncnn": 0.02, "mnn": 0.02}  # formats whose file is run once, and the error allowed: they compute in 16 bits
 
 
-# Formats whose converter was tried, and what it does with the loop over tokens
-NO_LOOP = {
-    "ncnn": "pnnx writes no layer for its loop over tokens, and a network without an input",
-    "mnn": "MNN's converter knows neither Scan nor another loop with a state",
-}
+class ExportError(RuntimeError):
+    """A converter that failed; `yolo` prints its text alone."""
+
+
+def with_refusals(exporter: type) -> type:
+    """Let a format that cannot take a model with scans be refused first of all.
+
+    Args:
+        exporter (type): Upstream's Exporter, which is returned.
+    """
+    call = exporter.__call__
+
+    @wraps(call)
+    def refusing(self, model, *args, **kwargs):
+        with said_in_a_sentence():
+            refuse_format(self.args.format, model, self.args.dynamic)
+        return call(self, model, *args, **kwargs)
+
+    exporter.__call__ = refusing
+    return exporter
 
 
 def prepare_export(exporter) -> None:
@@ -35,32 +56,47 @@ def prepare_export(exporter) -> None:
     if not any(isinstance(m, StateSpace) for m in exporter.model.modules()):
         return
     args, file = exporter.args, exporter.file.resolve()
-    refuse(args.format, args.opset, file.parent)
-    if export := getattr(exporter, f"export_{args.format}", None):
-        setattr(exporter, f"export_{args.format}", leaving_nothing(export, file.parent, file.stem))
-    if args.format == "openvino" and args.quantize == 8:
+    form = canonical(args.format)
+    with said_in_a_sentence():
+        refuse_format(form, exporter.model, args.dynamic)
+        refuse(args.opset, file.parent)
+    if export := getattr(exporter, f"export_{form}", None):
+        if form in TRIED:
+            export = tried(export, exporter, TRIED[form])
+        export = of_a_form(export, form, args.dynamic, args.quantize)
+        setattr(exporter, f"export_{form}", leaving_nothing(export, form, file.parent, file.stem))
+    if form == "openvino" and args.quantize == 8:
         quantize_clones()
-    if args.format == "onnx" and args.quantize == 16:
+    if form == "onnx" and args.quantize == 16:
         keep_scans_float32()
 
 
-def refuse(form: str, opset: int | None, folder: Path) -> None:
-    """Raise where an export cannot succeed.
+def refuse(opset: int | None, folder: Path) -> None:
+    """Raise where an export cannot succeed, whatever the format.
 
     Args:
-        form (str): Ultralytics' name of the format.
         opset (int, optional): Opset that was asked for.
         folder (Path): Where the file would be written.
     """
-    if form in NO_LOOP:
-        raise ValueError(
-            f"format='{form}' cannot hold a selective scan: {NO_LOOP[form]}. "
-            f"Export with format=onnx, openvino or torchscript instead."
-        )
     if opset and opset < OPSET:
-        raise ValueError(f"opset={opset} is too old for a selective scan; leave it out, or give {OPSET} or later")
+        raise Refusal(f"opset={opset} is too old for a selective scan; leave it out, or give {OPSET} or later")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} cannot be written to; the exported file would go beside the model")
+
+
+def of_a_form(export: Callable[..., str], form: str, dynamic: bool, quantize: int | str | None) -> Callable[..., str]:
+    """Return an export whose graph has scans in the form that its runtime runs fastest.
+
+    Scans in a loop are left alone by what turns a graph into 16 bits, and by NNCF, so there they have loops.
+    """
+    apart = (form == "onnx" and quantize == 16) or (form == "openvino" and quantize == 8)
+
+    @wraps(export)
+    def exporting(*args, **kwargs) -> str:
+        with exporting_for(form, not dynamic and not apart):
+            return export(*args, **kwargs)
+
+    return exporting
 
 
 def keep_scans_float32() -> None:
@@ -93,11 +129,54 @@ def quantize_clones() -> None:
     nncf.quantize = cloning
 
 
-def leaving_nothing(export: Callable[..., str], folder: Path, stem: str) -> Callable[..., str]:
-    """Return an export that removes what it began to write before it failed.
+def tried(export: Callable[..., str], exporter, tolerance: float) -> Callable[..., str]:
+    """Return an export that runs its file once: some converters report success whatever they wrote, or nothing.
 
     Args:
         export (Callable[..., str]): Upstream's, for one format.
+        exporter (Exporter): Upstream's, with the model and an input.
+        tolerance (float): Largest error of an output, in units of its largest value or of 1 if that is more.
+    """
+
+    @wraps(export)
+    def trying(*args, **kwargs) -> str:
+        path = export(*args, **kwargs)
+        from ultralytics.nn.autobackend import AutoBackend
+
+        im = torch.rand(exporter.im.shape, generator=torch.Generator().manual_seed(0))
+        try:
+            got = AutoBackend(path, device=torch.device("cpu"), verbose=False)(im)
+        except Exception as e:  # whatever the runtime raises
+            raise ExportError(f"{Path(path).name} was written, but it cannot be run: {first_line(e)}") from e
+        if not (
+            exporter.args.nms or getattr(exporter.model, "end2end", False)
+        ):  # whose rows have an order of their own
+            with torch.no_grad():
+                want = exporter.model(im.to(exporter.im.device))
+            got, want = (t[0] if isinstance(t, (list, tuple)) else t for t in (got, want))
+            got, want = torch.as_tensor(got).float().cpu(), want.float().cpu()
+            if got.shape != want.shape:
+                raise ExportError(
+                    f"{Path(path).name} gives an output {tuple(got.shape)} where the model gives {tuple(want.shape)}"
+                )
+            scale = want.abs().amax(-1, keepdim=True).clamp(min=1)  # of each box side and each score
+            error = float(((got - want).abs() / scale).max())
+            if not error <= tolerance:
+                raise ExportError(
+                    f"{Path(path).name} does not compute what the model does: an output is off by {error:.2g} of its "
+                    f"largest value, and {tolerance} is allowed"
+                )
+        return path
+
+    return trying
+
+
+def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: str) -> Callable[..., str]:
+    """Return an export that says in a sentence why it failed, and removes what it began to write.
+
+    Args:
+        export (Callable[..., str]): Upstream's, for one format.
+        form (str): Name of the format.
         folder (Path): Where the model lies, and what is exported.
         stem (str): The name of the model's file without its ending.
     """
@@ -107,18 +186,59 @@ def leaving_nothing(export: Callable[..., str], folder: Path, stem: str) -> Call
 
     def present() -> dict[Path, tuple[int, int]]:
         """Return the files and folders that an export may have written, and how to tell that it did."""
-        found = {p: p.stat() for p in folder.iterdir() if p.name.startswith(begins) and p.name.endswith(ends)}
-        return {p: (s.st_mtime_ns, s.st_size) for p, s in found.items()}
+        found = [p for p in folder.iterdir() if p.name.startswith(begins) and p.name.endswith(ends)]
+        return {p: stamp(p) for p in found}
+
+    def stamp(path: Path) -> tuple[int, int]:
+        stats = [p.stat() for p in ([path, *path.rglob("*")] if path.is_dir() else [path])]
+        return max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats)
 
     @wraps(export)
     def cleaning(*args, **kwargs) -> str:
         before = present()
         try:
-            return export(*args, **kwargs)
-        except BaseException:  # Ctrl-C, too
+            path = export(*args, **kwargs)
+            written = path if isinstance(path, (str, Path)) else path[0]
+            if before.get(Path(written).resolve(), 0) == present().get(Path(written).resolve(), 1):
+                raise ExportError(f"the converter reported success, but {Path(written).name} is still the older one")
+            return path
+        except BaseException as e:  # Ctrl-C, too
             for path, of in present().items():
                 if before.get(path) != of:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            raise
+            if not isinstance(e, Exception) or isinstance(e, (OSError, Refusal)):
+                raise
+            with said_in_a_sentence():
+                raise ExportError(
+                    f"format='{form}' failed in its converter: {first_line(e)}. Nothing was kept. "
+                    f"format=onnx, openvino and torchscript are the formats that are tested most."
+                ) from e
 
     return cleaning
+
+
+def first_line(e: BaseException) -> str:
+    """Return the first line of an error that says something, with its kind where it has no text."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(e).__name__
+
+
+class said_in_a_sentence:
+    """Inside, what is raised ends the command `yolo` with its text alone; a program of the user's gets all of it."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Let the interpreter print one line for this error, if it ends the command."""
+        if error is None or Path(sys.argv[0]).stem not in ("yolo", "ultralytics"):
+            return
+        before = sys.excepthook
+
+        def hook(kind: type, uncaught: BaseException, trace: object) -> None:
+            if uncaught is error:
+                print(f"yolo export: {error}", file=sys.stderr)
+            else:
+                before(kind, uncaught, trace)
+
+        sys.excepthook = hook

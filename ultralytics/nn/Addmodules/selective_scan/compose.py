@@ -8,7 +8,7 @@ output are computed again. See docs/design/selective-scan.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from . import export
 if TYPE_CHECKING:  # contract.py imports this file
     from .contract import Block, Scan
 
-__all__ = ("block", "block_backward", "causal_conv", "graph", "graph_scans")
+__all__ = ("block", "block_backward", "causal_conv", "graph")
 
 
 def _as_map(x: Tensor) -> Tensor:
@@ -140,23 +140,5 @@ def graph(b: Block) -> Tensor:
     """Return the output (B, L, D) of a block for an exporter, gated if there is a gate."""
     x, z = b.halves()
     us = [F.silu(v) for v in _convolved(b, x)]
-    y = reduce(torch.add, graph_scans([us[min(k, len(us) - 1)] for k in range(len(b.orders))], b)).to(x.dtype)
+    y = reduce(torch.add, export.traced_block([us[min(k, len(us) - 1)] for k in range(len(b.orders))], b)).to(x.dtype)
     return y if z is None else y * F.silu(z)
-
-
-def graph_scans(us: Sequence[Tensor], b: Block) -> list[Tensor]:
-    """Project and scan K inputs of one length for an exporter, in one loop: tokens first and few copies.
-
-    Args:
-        us (Sequence[Tensor]): K inputs (B, L, D) of the projections, in sequence order.
-        b (Block): The block, of which the projections, scans and orders are used.
-
-    Returns:
-        (list[Tensor]): K outputs (B, L, D) in the dtype of the state.
-    """
-    length, rows, sizes = us[0].shape[1], b.x_proj.shape[0], (b.dt_proj.shape[2], b.A.shape[2], b.A.shape[2])
-    us = export.fill([export.in_order(u.transpose(0, 1), o) for u, o in zip(us, b.orders)])
-    ranks, Bs, Cs = zip(*(F.linear(u, b.x_proj[k % rows]).split(sizes, 2) for k, u in enumerate(us)))
-    deltas = [F.linear(r, b.dt_proj[k % rows]) for k, r in enumerate(ranks)]
-    ys = export.tokens_scan(us, deltas, Bs, Cs, b.A, b.D, b.dt_bias, b.delta_softplus)
-    return [export.in_order(y[:length], o).transpose(0, 1) for y, o in zip(ys, b.orders)]

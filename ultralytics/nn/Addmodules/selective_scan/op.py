@@ -202,7 +202,7 @@ def scan(s: Scan, backend: str | None = None, keep: bool | None = None) -> tuple
         raise ValueError(f"u has no tokens (L = 0): shape (B, K, D, L) = {tuple(s.u.shape)}")
     if exporting() and backend is None:
         s.check()
-        return export.scan(*s), s.u.new_empty(0)
+        return export.traced_scan(s), s.u.new_empty(0)
     chosen = choose("scan", s) if backend is None else _running(backend)
     recorded = _recorded(*s[:8])
     keep = recorded if keep is None else keep
