@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import (  # noqa: E402
     accuracy,
     export_cpu,
+    export_forms,
     gpu,
     gpu_amp,
     graft_cpu,
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "graft_cpu": graft_cpu,
     "layer_cpu": layer_cpu,
     "export_cpu": export_cpu,
+    "export_forms": export_forms,
     "gpu": gpu,
     "gpu_amp": gpu_amp,
 }
@@ -51,6 +53,7 @@ TARGETS = ("scan_cpu", "model_cpu", "graft_cpu", "memory", "accuracy")
 PAGES = {
     "docs/benchmarks.md": ("targets", "scan_cpu", "accuracy", "model_cpu", "gpu", "gpu_amp"),
     "docs/deploy.md": ("export_cpu",),
+    "docs/design/export.md": ("export_forms",),
     "docs/design/cpu-kernel.md": ("scan_isa",),
     "docs/design/selective-scan.md": ("memory", "layer_cpu"),
     "docs/design/grafts.md": ("graft_cpu",),

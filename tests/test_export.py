@@ -264,9 +264,7 @@ def test_the_example_without_ultralytics(exported: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("form", ["ncnn", "mnn"])
 def test_a_format_without_loops_is_refused_before_anything_is_written(form: str, checkpoint: Path) -> None:
     before = sorted(checkpoint.parent.iterdir())
-    with pytest.raises(
-        ValueError, match=f"format='{form}' cannot hold .* d_state 4 or less, not 16.* format=onnx"
-    ):
+    with pytest.raises(ValueError, match=f"format='{form}' cannot hold .* d_state 4 or less, not 16.* format=onnx"):
         YOLO(checkpoint).export(format=form, imgsz=32)
     assert sorted(checkpoint.parent.iterdir()) == before
 
