@@ -102,7 +102,8 @@ def operators(file: Path) -> int | None:
         def count(graph) -> int:
             return sum(1 + sum(count(a.g) for a in node.attribute if a.HasField("g")) for node in graph.node)
 
-        return count(onnx.load(file).graph)
+        model = onnx.load(file)  # our operators' bodies count, too
+        return count(model.graph) + sum(count(f) for f in model.functions)
     if file.suffix == ".xml":
         return file.read_text(encoding="utf-8").count("<layer ")
     if file.suffix == ".param":

@@ -28,6 +28,7 @@ from ultralytics.utils import ASSETS
 
 ROOT = Path(__file__).resolve().parents[1]
 onnx = pytest.importorskip("onnx", reason="pip install -e '.[deploy]'")
+pytest.importorskip("onnx.inliner")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[deploy]'")
 
 # Maps whose numbers of tokens lie below, at, above and between multiples of a run of 16.
@@ -97,6 +98,11 @@ def kinds(graph: onnx.GraphProto) -> list[str]:
     """Return the operators of a graph and of the graphs inside it."""
     inner = [a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH]
     return [n.op_type for n in graph.node] + [kind for g in inner for kind in kinds(g)]
+
+
+def plain(file: Path | str) -> onnx.ModelProto:
+    """Return the model of a file with the bodies of our operators in their places."""
+    return onnx.inliner.inline_local_functions(onnx.load(file))
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -235,8 +241,8 @@ def test_an_exported_file_finds_what_the_model_finds(checkpoint: Path, exported:
 
 
 def test_the_file_is_small_and_of_standard_operators(checkpoint: Path, exported: Path) -> None:
-    model = onnx.load(exported)
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(onnx.load(exported), full_check=True)
+    model = plain(exported)
     assert {node.domain for node in model.graph.node} == {""}
     found = kinds(model.graph)
     assert found.count("Scan") == 6  # a layer each
@@ -336,7 +342,7 @@ def test_every_model_file_is_exported(stem: str, tmp_path: Path, monkeypatch: py
     layers = sum(isinstance(m, StateSpace) for m in model.modules())
     loops = sum(m.d_state > MAX_STATE for m in model.modules() if isinstance(m, StateSpace))
     assert layers > 0
-    assert kinds(onnx.load(file).graph).count("Scan") == loops  # all directions of a layer in one loop
+    assert kinds(plain(file).graph).count("Scan") == loops  # all directions of a layer in one loop
     torch.testing.assert_close(torch.from_numpy(got[0]), want[0], rtol=1e-3, atol=2e-3)  # boxes in pixels
     if yolo.task == "segment":
         protos = next(p for p in want if p.shape == got[1].shape)
@@ -346,7 +352,7 @@ def test_every_model_file_is_exported(stem: str, tmp_path: Path, monkeypatch: py
 def test_a_graph_for_every_size_is_not_much_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = YOLO("VMamba-yolon.yaml", verbose=False).export(format="onnx", imgsz=64, dynamic=True, device="cpu")
-    assert len(kinds(onnx.load(file).graph)) <= 1500
+    assert len(kinds(plain(file).graph)) <= 1500
 
 
 def flat(x: object) -> Iterator[torch.Tensor]:
@@ -395,8 +401,7 @@ def test_a_model_trained_in_low_precision_is_exported(tmp_path: Path) -> None:
 def test_half_keeps_the_state_float32(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "half.pt").write_bytes(checkpoint.read_bytes())
     file = Path(YOLO(tmp_path / "half.pt").export(format="onnx", imgsz=96, half=True, device="cpu"))
-    model = onnx.load(file)
-    for node in model.graph.node:
+    for node in plain(file).graph.node:
         if node.op_type == "Scan":
             body = next(a.g for a in node.attribute if a.name == "body")
             constants = [a.t.data_type for n in body.node for a in n.attribute if n.op_type == "Constant"]

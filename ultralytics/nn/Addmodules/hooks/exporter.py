@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..layers.state_space import StateSpace
+from ..selective_scan import onnx_operator
 from ..selective_scan.export import OPSET, exporting_for
 from .formats import Refusal, canonical, refuse_format
 
@@ -65,6 +66,8 @@ def prepare_export(exporter) -> None:
             export = tried(export, exporter, TRIED[form])
         export = of_a_form(export, form, args.dynamic, args.quantize)
         setattr(exporter, f"export_{form}", leaving_nothing(export, form, file.parent, file.stem))
+    if form == "onnx":
+        exporter.export_onnx = with_operator(exporter.export_onnx, args.quantize == 16)
     if form == "openvino" and args.quantize == 8:
         quantize_clones()
     if form == "onnx" and args.quantize == 16:
@@ -107,6 +110,22 @@ def keep_scans_float32() -> None:
         return
     if "Scan" not in float16.DEFAULT_OP_BLOCK_LIST:
         float16.DEFAULT_OP_BLOCK_LIST.append("Scan")
+
+
+def with_operator(export: Callable[..., str], half: bool) -> Callable[..., str]:
+    """Return an export to ONNX whose file runs our operator where its library is, and standard operators elsewhere.
+
+    Args:
+        export (Callable[..., str]): Upstream's.
+        half (bool): Whether the file is converted to float16 in it.
+    """
+
+    @wraps(export)
+    def both(*args, **kwargs) -> str:
+        with onnx_operator.in_one_file(half):
+            return export(*args, **kwargs)
+
+    return both
 
 
 @cache

@@ -12,6 +12,7 @@ from .fonts import show_names, show_names_of_training
 from .initial_weights import with_declared_boxes
 from .no_weights import without_weights
 from .notices import at_inference, at_training, with_notices
+from .onnx_session import with_scan_library
 from .threads import train_with_all_cores
 from .transfer import with_matched_rows
 
@@ -38,6 +39,12 @@ def register() -> None:
         default_callbacks[event] += [at_inference, show_names]
     default_callbacks["on_pretrain_routine_start"].append(show_names_of_training)
     downloads.attempt_download_asset = without_weights(downloads.attempt_download_asset)
+    try:
+        from ultralytics.nn.backends.onnx import ONNXBackend
+    except ImportError:  # releases before 8.4 have one class for all formats; files run their standard operators there
+        pass
+    else:
+        with_scan_library(ONNXBackend)
     try:
         from thop.profile import register_hooks
     except ImportError:  # upstream shows no GFLOPs at all then

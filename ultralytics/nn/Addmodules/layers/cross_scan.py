@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..selective_scan import FORWARD, REVERSED, Block, mamba_inner
 from ..selective_scan.export import traced_block
+from ..selective_scan.onnx_operator import ALONG_COLUMNS, recorded, recording
 from ..selective_scan.op import no_autocast
 from ..selective_scan.registry import exporting
 
@@ -82,10 +83,26 @@ def cross_scan(
     if x_proj.shape[0] == 2:
         return both_ways(x, 0, 1)
     if exporting():
-        return _graph(x, height, width, x_proj, dt_proj, A, D, dt_bias)
+        return _operator(x, height, width, x_proj, dt_proj, A, D, dt_bias)
     rows = both_ways(x, ROWS, ROWS_REVERSED)
     columns = both_ways(transpose_tokens(x, height, width), COLUMNS, COLUMNS_REVERSED)
     return rows + transpose_tokens(columns, width, height)
+
+
+def _operator(
+    x: Tensor, height: int, width: int, x_proj: Tensor, dt_proj: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
+) -> Tensor:
+    """Return what `cross_scan` does, for an exporter: as one operator, where the file has operators of ours."""
+    if not recording():
+        return _graph(x, height, width, x_proj, dt_proj, A, D, dt_bias)
+    orders = FORWARD, FORWARD | ALONG_COLUMNS, REVERSED, REVERSED | ALONG_COLUMNS
+    image, *weights = x.reshape(x.shape[0], height, width, x.shape[2]), x_proj.to(x.dtype), dt_proj.to(x.dtype)
+
+    def composed(b: Block) -> Tensor:
+        own = b.x_proj, b.dt_proj, b.A, b.D, b.dt_bias
+        return _graph(b.xz.flatten(1, 2), *b.xz.shape[1:3], *own).reshape(b.xz.shape)
+
+    return recorded(composed, Block(image, None, None, *weights, A, D, dt_bias, orders=orders)).flatten(1, 2)
 
 
 def _graph(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import compose, export
+from . import compose, export, onnx_operator
 from .backends.reference import selective_scan_ref
 from .checks import check_scan_inputs
 from .contract import FORWARD, Backend, Block, Linear, Norm, Scan
@@ -417,7 +417,7 @@ def _mamba_inner(b: Block) -> Tensor:
     b = _cast(b)
     backend = choose("block", b)
     if not backend.operator:
-        return _by_pytorch(b, compose.graph if exporting() else lambda x: backend.block(x)[0])
+        return _by_pytorch(b, _graph if exporting() else lambda x: backend.block(x)[0])
     recorded = _recorded(*b[:10], b.in_w, b.in_b)
     direct = not recorded and _direct(b.xz)
     if b.in_w is not None:
@@ -430,6 +430,11 @@ def _mamba_inner(b: Block) -> Tensor:
             xz = F.linear(xz, weight, bias)
         b = b._replace(xz=xz, in_w=None, in_b=None)
     return _compute_block(b, backend, False)[0] if direct else _block(*b[:12], backend.name, recorded)[0]
+
+
+def _graph(b: Block) -> Tensor:
+    """Return what is between in_proj and out_proj for an exporter."""
+    return onnx_operator.recorded(compose.graph, b)
 
 
 def _cast(b: Block) -> Block:

@@ -165,6 +165,8 @@ Pool* pool() {
   return &seen->pool;
 }
 
+thread_local HostThreads* g_host = nullptr;
+
 struct Scratch {
   float* data = nullptr;
   size_t size = 0;
@@ -195,6 +197,9 @@ bool openmp_usable() {
 
 }  // namespace
 
+HostThreads::HostThreads() : outer_(g_host) { g_host = this; }
+HostThreads::~HostThreads() { g_host = outer_; }
+
 void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context) {
   if (tasks <= 0) return;
   Job job;
@@ -202,6 +207,10 @@ void parallel_for(int64_t tasks, int64_t threads, TaskFn fn, void* context) {
   job.context = context;
   job.tasks = tasks;
   const int64_t helpers = (threads < tasks ? threads : tasks) - 1;
+  if (helpers > 0 && g_host) {
+    g_host->run(helpers + 1, [](void* j, int64_t) { work(*static_cast<Job*>(j)); }, &job);
+    return;
+  }
 #if defined(VM_OPENMP)
   if (helpers > 0 && openmp_usable()) {
     // Always a full team: libgomp ends the threads that a smaller one leaves over and starts them again for PyTorch's next
@@ -226,7 +235,7 @@ bool use_openmp(bool on) {
 }
 
 float* thread_scratch(size_t floats, Slot slot) {
-  static thread_local Scratch slots[2];
+  static thread_local Scratch slots[3];
   Scratch& scratch = slots[slot];
   if (scratch.size < floats) {
     scratch.release();
