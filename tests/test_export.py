@@ -6,8 +6,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -249,22 +247,6 @@ def test_the_file_is_small_and_of_standard_operators(checkpoint: Path, exported:
     assert len(found) <= 1500
     weights = 4 * sum(p.numel() for p in YOLO(checkpoint).model.parameters())
     assert exported.stat().st_size < 1.1 * weights
-
-
-def test_the_example_without_ultralytics(exported: Path, tmp_path: Path) -> None:
-    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
-    assert "ultralytics" not in code
-    (tmp_path / "example.py").write_text(code, encoding="utf-8")
-    command = [sys.executable, tmp_path / "example.py", exported, ASSETS / "bus.jpg", tmp_path / "out.jpg"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "out.jpg").stat().st_size > 1000
-    rows = [line.split() for line in run.stdout.splitlines()]
-    assert len(rows) > 3
-    best, want = rows[0], boxes(exported)[0]
-    assert float(best[1]) == pytest.approx(want[4], abs=0.02)
-    assert max(float(best[2]), 0) == pytest.approx(want[0], abs=8)  # pixels of a picture 810 wide, uncut in the example
 
 
 @pytest.mark.parametrize("form", ["ncnn", "mnn"])
