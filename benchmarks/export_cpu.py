@@ -39,16 +39,19 @@ from benchmarks.strong import strengthen  # noqa: E402
 from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
 from ultralytics.nn.Addmodules.hooks.formats import Refusal, refuse_format  # noqa: E402
+from ultralytics.nn.Addmodules.selective_scan.onnx_operator import operator_library  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 
 # The first is what others are compared with
 STOCK = ["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"]
 MODELS = [*STOCK, "VMamba-yolon.yaml", "VMamba-yolo26n-graft.yaml", "VMamba-yolov8n.yaml"]
 IMGSZ = 640
-# Name: format, arguments of the export, precision asked of OpenVINO or None for its own choice
+LIBRARY = "operator library"
+# Name: format, arguments of the export, precision asked of OpenVINO or None for its own choice, or LIBRARY
 CASES: dict[str, tuple[str, dict, str | None]] = {
     "ONNX Runtime": ("onnx", {}, None),
     "ONNX Runtime, dynamic": ("onnx", {"dynamic": True}, None),
+    "ONNX Runtime, operator library": ("onnx", {}, LIBRARY),
     "OpenVINO, float32": ("openvino", {}, "f32"),
     "OpenVINO, its own choice": ("openvino", {}, None),
     "TorchScript": ("torchscript", {}, None),
@@ -62,6 +65,8 @@ LIMIT_16 = 5e-2  # or twice the error of the first model
 GOALS = {
     ("ONNX Runtime", "VMamba-yolon"): 1.10,
     ("ONNX Runtime, dynamic", "VMamba-yolon"): 1.16,
+    ("ONNX Runtime, operator library", "VMamba-yolon"): 0.80,
+    ("ONNX Runtime, operator library", "VMamba-yolov8n"): 1.50,
     ("OpenVINO, float32", "VMamba-yolon"): 0.93,
     ("OpenVINO, its own choice", "VMamba-yolon"): 1.05,
 }
@@ -118,6 +123,8 @@ def runner(file: Path, threads: int, precision: str | None) -> Callable[[np.ndar
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        if precision == LIBRARY:
+            options.register_custom_ops_library(operator_library())
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         return lambda x: session.run(None, {"images": x})[0]
     if file.suffix == ".xml":
@@ -159,7 +166,7 @@ def runner(file: Path, threads: int, precision: str | None) -> Callable[[np.ndar
     return run
 
 
-def needs(form: str) -> None:
+def needs(form: str, precision: str | None = None) -> None:
     """Raise Absent if what runs a format is not installed."""
     packages = {
         "onnx": ["onnx", "onnxruntime", "onnxslim"],
@@ -173,6 +180,11 @@ def needs(form: str) -> None:
         except ImportError:
             how = package if form in ("ncnn", "mnn") else "-e '.[deploy]'"
             raise Absent(f"{package} is not installed: pip install {how}") from None
+    if precision == LIBRARY:
+        try:
+            operator_library()
+        except RuntimeError as e:
+            raise Absent(str(e)) from None
 
 
 def export(name: str, form: str, arguments: dict, imgsz: int) -> tuple[Path, float]:
@@ -187,7 +199,7 @@ def measure(case: str, names: list[str], threads: int, imgsz: int, seconds: floa
     """Export every model in one format, compare outputs and time them side by side."""
     form, arguments, precision = CASES[case]
     try:
-        needs(form)
+        needs(form, precision)
     except Absent as e:
         return [{"case": case, "absent": str(e)}]
     x = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
@@ -274,7 +286,7 @@ def jobs(args: argparse.Namespace) -> list[dict]:
     found = []
     for case in args.cases:
         try:
-            needs(CASES[case][0])
+            needs(CASES[case][0], CASES[case][2])
         except Absent as e:
             print(f"{case}: not run, {e}")
             continue
