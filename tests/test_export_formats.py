@@ -1,0 +1,226 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""Every file format: it works, or it is refused at once with a reason and an alternative."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.strong import strengthen
+from ultralytics import YOLO
+from ultralytics.engine.exporter import Exporter, export_formats
+from ultralytics.nn.Addmodules.hooks import exporter as hook
+from ultralytics.nn.Addmodules.hooks import formats
+from ultralytics.nn.Addmodules.hooks.formats import FORMATS, REFUSED, Refusal, refuse_format
+from ultralytics.nn.tasks import DetectionModel
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT.parent / "shared/data/bccd/images"
+# The smallest model with a scan of ours and a head
+TINY = """
+nc: 2
+backbone:
+  - [-1, 1, Conv, [16, 3, 4]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, C2fSS2D, [32{arguments}]]
+head:
+  - [[2], 1, Detect, [nc]]
+"""
+
+
+def tiny(folder: Path, state: int = 1) -> YOLO:
+    """Return a small model whose outputs depend on its scan, saved as best.pt."""
+    (folder / "tiny.yaml").write_text(TINY.format(arguments=f", {state}"))
+    torch.manual_seed(0)
+    yolo = YOLO(folder / "tiny.yaml", task="detect", verbose=False)
+    strengthen(yolo.model, 64)
+    yolo.save(folder / "best.pt")
+    return YOLO(folder / "best.pt")
+
+
+@pytest.fixture(scope="module")
+def model() -> DetectionModel:
+    """Return a model of d_state 1."""
+    return DetectionModel("VMamba-yolon.yaml", verbose=False)
+
+
+def test_every_format_of_this_release_has_a_line() -> None:
+    assert set(FORMATS) == set(export_formats()["Argument"][1:])
+
+
+@pytest.mark.parametrize("form", [name for name, of in FORMATS.items() if of.state == REFUSED])
+def test_a_refused_format_is_named_first_of_all(form: str, model: DetectionModel) -> None:
+    with pytest.raises(Refusal, match=rf"^format='{form}' does not take this model: it .*\. Export with format=onnx"):
+        Exporter(overrides={"format": form, "imgsz": 32})(model=model)
+
+
+@pytest.mark.parametrize("form", [name for name, of in FORMATS.items() if of.state != REFUSED and not of.loops])
+def test_large_states_and_free_sizes_are_refused_without_loops(
+    form: str, model: DetectionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: True)
+    large = DetectionModel("VMamba-yolov8n.yaml", verbose=False)
+    with pytest.raises(Refusal, match=f"format='{form}' .* d_state 4 or less, not 16.* VMamba-yolo .d_state 1"):
+        refuse_format(form, large)
+    with pytest.raises(Refusal, match=f"format='{form}' .* leave out dynamic=True"):
+        refuse_format(form, model, dynamic=True)
+    refuse_format(form, model)
+
+
+def test_a_missing_package_is_named(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    monkeypatch.setattr(formats, "installs", lambda: False)
+    with pytest.raises(Refusal, match=r"format='ncnn' needs packages that are not installed: pip install ncnn pnnx=="):
+        refuse_format("ncnn", model)
+    with pytest.raises(Refusal, match=r"format='tflite'|format='litert' .* pip install litert-torch ai-edge-litert"):
+        refuse_format("tflite", model)
+
+
+def test_stock_models_are_left_to_upstream() -> None:
+    stock = DetectionModel("yolov8n.yaml", verbose=False)
+    for form in FORMATS:
+        refuse_format(form, stock)
+
+
+def test_the_command_says_it_in_a_sentence(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'yolo'; from ultralytics.cfg import entrypoint; entrypoint()",
+    ]
+    settings = ["export", "model=VMamba-yolov8n.yaml", "format=hailo", "imgsz=32"]
+    run = subprocess.run([*command, *settings], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert (
+        run.stderr.strip()
+        .splitlines()[-1]
+        .startswith("yolo export: format='hailo' does not take this model: it computes")
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_converter_is_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(exporter: Exporter) -> str:
+        raise KeyError("aten::whatever\nmore lines")
+
+    yolo = tiny(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(Exporter, "export_torchscript", fails)
+    with pytest.raises(
+        hook.ExportError, match="format='torchscript' failed in its converter: .*aten::whatever.* Nothing"
+    ):
+        yolo.export(format="torchscript", imgsz=32)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_converter_that_wrote_nothing_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo = tiny(tmp_path)
+    older = tmp_path / "best.torchscript"
+    older.write_bytes(b"an older file")
+    monkeypatch.setattr(Exporter, "export_torchscript", lambda exporter: str(older))
+    with pytest.raises(hook.ExportError, match="reported success, but best.torchscript is still the older one"):
+        yolo.export(format="torchscript", imgsz=32)
+    assert older.read_bytes() == b"an older file"
+
+
+def needs(form: str) -> None:
+    """Skip unless a format's packages are here."""
+    for package in {"ncnn": ("ncnn", "pnnx"), "mnn": ("MNN", "onnx", "onnxslim")}[form]:
+        pytest.importorskip(package, reason=f"pip install {package}")
+
+
+@pytest.mark.parametrize("form", ["ncnn", "mnn"])
+@pytest.mark.parametrize("state", [1, 2])
+def test_an_edge_file_equals_pytorch(form: str, state: int, tmp_path: Path) -> None:
+    needs(form)
+    from ultralytics.nn.autobackend import AutoBackend
+
+    yolo = tiny(tmp_path, state)
+    file = yolo.export(format=form, imgsz=96, device="cpu")
+    x = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        want = YOLO(tmp_path / "best.pt").model.float().eval()(x)[0]
+    got = AutoBackend(file, device=torch.device("cpu"), verbose=False)(x)
+    got = torch.as_tensor(np.asarray(got[0] if isinstance(got, list) else got)).reshape(want.shape)
+    assert want[:, 4:].max() > 0.3
+    torch.testing.assert_close(got[:, 4:], want[:, 4:], rtol=0, atol=0.02)
+    torch.testing.assert_close(got[:, :4], want[:, :4], rtol=0, atol=0.5)  # pixels
+
+
+def test_a_file_that_computes_something_else_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("mnn")
+    yolo = tiny(tmp_path)
+    convert = Exporter.export_mnn
+
+    def other(exporter: Exporter) -> str:
+        wrong = {p: p.data.clone() for p in exporter.model.parameters()}
+        for p in wrong:
+            p.data.mul_(1.5)
+        try:
+            return convert(exporter)
+        finally:
+            for p, data in wrong.items():
+                p.data = data
+
+    monkeypatch.setattr(Exporter, "export_mnn", other)
+    with pytest.raises(hook.ExportError, match=r"best\.mnn does not compute what the model does: an output is off by"):
+        yolo.export(format="mnn", imgsz=32, device="cpu")
+    assert not (tmp_path / "best.mnn").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["ncnn", "mnn"])
+def test_detections_on_photos_are_those_of_pytorch(form: str, tmp_path: Path) -> None:
+    needs(form)
+    if not PHOTOS.is_dir():
+        pytest.skip(f"no photos in {PHOTOS.name}")
+    photos = sorted(PHOTOS.rglob("*.jpg"))[:4]
+    torch.manual_seed(0)
+    yolo = YOLO("VMamba-yolon.yaml", verbose=False)
+    strengthen(yolo.model, 128)
+    yolo.save(tmp_path / "best.pt")
+    file = YOLO(tmp_path / "best.pt").export(format=form, imgsz=320, device="cpu")
+    settings = {"imgsz": 320, "rect": False, "verbose": False, "device": "cpu", "conf": 0.3}
+    for photo in photos:
+        want = YOLO(tmp_path / "best.pt").predict(photo, **settings)[0].boxes
+        got = YOLO(file, task="detect").predict(photo, **settings)[0].boxes
+        assert len(want) > 0
+        sure = want.conf > 0.35  # those at the threshold may come or go
+        for box, kind in zip(want.xyxy[sure], want.cls[sure]):
+            same = got.xyxy[got.cls == kind]
+            assert float((same - box).abs().amax(1).min()) < 4  # pixels of a photo 640 wide
+
+
+def test_the_page_lists_every_format() -> None:
+    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    words = {formats.RUNS: "works", formats.CONVERTS: "converts, not run", REFUSED: "refused"}
+    for name, of in FORMATS.items():
+        rows = re.findall(rf"^\| `{name}` .*\|$", page, re.MULTILINE)
+        assert len(rows) == 1, name
+        assert f"| {words[of.state]}" in rows[0], rows[0]
+
+
+@pytest.mark.slow
+def test_benchmark_over_all_formats_ends_with_a_table(tmp_path: Path) -> None:
+    pytest.importorskip("polars", reason="upstream's benchmark needs it")
+    from tests.data import make_data
+
+    shutil.copy(tiny(tmp_path).ckpt_path, tmp_path / "model.pt")
+    data = make_data(tmp_path / "data", "detect")
+    command = [sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"]
+    settings = ["benchmark", "model=model.pt", f"data={data}", "imgsz=64", "device=cpu"]
+    env = {**os.environ, "YOLO_AUTOINSTALL": "false"}
+    run = subprocess.run([*command, *settings], capture_output=True, text=True, cwd=tmp_path, env=env)
+    out = run.stdout + run.stderr
+    assert run.returncode == 0, out[-3000:]
+    assert "Traceback" not in out
+    assert "Benchmarks complete" in out
