@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tests.data import FILES, make_data, scaled
+from tests.onnx_files import kinds, session
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
@@ -83,19 +84,6 @@ def to_onnx(module: nn.Module, x: torch.Tensor, file: Path, opset: int = 18) -> 
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def session(file: Path | str) -> onnxruntime.InferenceSession:
-    """Return an ONNX Runtime session with one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def kinds(graph: onnx.GraphProto) -> list[str]:
-    """Return the operators of a graph and of the graphs inside it."""
-    inner = [a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH]
-    return [n.op_type for n in graph.node] + [kind for g in inner for kind in kinds(g)]
 
 
 def plain(file: Path | str) -> onnx.ModelProto:

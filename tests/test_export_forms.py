@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.strong import strengthen
-from tests.test_export import kinds, session
+from tests.onnx_files import kinds, session
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.layers.cross_scan import cross_scan
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref, use_backend
