@@ -49,7 +49,7 @@ FORMATS = {
     "engine": Format(CONVERTS, loops=True, packages={**ONNX, "tensorrt": "tensorrt"}),
     "coreml": Format(CONVERTS, packages={"coremltools": "coremltools"}),
     "litert": Format(RUNS, packages={"litert_torch": "litert-torch", "ai_edge_litert": "ai-edge-litert"}),
-    "executorch": Format(CONVERTS, packages={"executorch": "executorch"}),
+    "executorch": Format(RUNS, packages={"executorch": "executorch"}),
     "paddle": Format(REFUSED, "goes through x2paddle, which stops at the graph of a scan"),
     "coreai": Format(REFUSED, "was not tried with a scan; format=coreml is"),
     "saved_model": Format(REFUSED, "goes through onnx2tf, which did not end within four minutes on such a graph"),
