@@ -67,12 +67,20 @@ def test_large_states_and_free_sizes_are_refused_without_loops(
     form: str, model: DetectionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda name: True)
+    monkeypatch.setattr(np, "__version__", "2.2.6")
     large = DetectionModel("VMamba-yolov8n.yaml", verbose=False)
     with pytest.raises(Refusal, match=f"format='{form}' .* d_state 4 or less, not 16.* VMamba-yolo .d_state 1"):
         refuse_format(form, large)
     with pytest.raises(Refusal, match=f"format='{form}' .* leave out dynamic=True"):
         refuse_format(form, model, dynamic=True)
     refuse_format(form, model)
+
+
+def test_coreml_needs_an_older_numpy(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: True)
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    with pytest.raises(Refusal, match=r"format='coreml' needs NumPy before 2\.3, .* the 2\.4\.6 here: pip install"):
+        refuse_format("coreml", model)
 
 
 def test_a_missing_package_is_named(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:

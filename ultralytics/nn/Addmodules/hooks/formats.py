@@ -6,6 +6,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import NamedTuple
 
+import numpy as np
 from torch import nn
 
 from ..layers.state_space import StateSpace
@@ -96,6 +97,8 @@ def refuse_format(form: str, model: nn.Module, dynamic: bool = False) -> None:
     Raises:
         Refusal: With the reason and what to do.
     """
+    from ultralytics.utils.checks import check_version
+
     name, state = canonical(form), largest_state(model)
     of = FORMATS.get(name)
     if of is None or state == 0:
@@ -114,6 +117,11 @@ def refuse_format(form: str, model: nn.Module, dynamic: bool = False) -> None:
         raise Refusal(
             f"format='{name}' takes scans of one picture size only, because it has no loop with a state: "
             f"leave out dynamic=True and give imgsz."
+        )
+    if name == "coreml" and not check_version(np.__version__, "<2.3"):
+        raise Refusal(
+            f"format='coreml' needs NumPy before 2.3, because coremltools 9 stops with a later one such as the "
+            f"{np.__version__} here: pip install 'numpy<2.3'"
         )
     missing = [pip for module, pip in of.packages.items() if find_spec(module) is None]
     if missing and not installs():
