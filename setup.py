@@ -43,6 +43,7 @@ EXTRAS = {
         "lap>=0.5.12",
         "ruff>=0.17,<0.18",
         "setuptools>=77",
+        "supervision>=0.31",  # the converter of docs/data.md
         *ONNX,
     ],
     "bench": ["mambapy>=1.2.0,<1.3"],  # a peer that benchmarks/scan_cpu.py times

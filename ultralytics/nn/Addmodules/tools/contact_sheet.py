@@ -12,11 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .draw import DPI, STYLE
+from .draw import DPI, STYLE, show
 
-__all__ = ("LARGEST", "Labelled", "plot_contact_sheet")
+__all__ = ("Labelled", "plot_contact_sheet")
 
-LARGEST = 100  # pictures
 SIDE = 2.4  # inches of a picture
 NAMED = 12  # objects: where a picture has more, names would hide them
 LEGEND = 20  # classes, at most
@@ -46,6 +45,8 @@ def plot_contact_sheet(pictures: Sequence[Labelled], names: dict[int, str]) -> F
         pictures (Sequence[Labelled]): What to draw.
         names (dict[int, str]): Classes.
     """
+    shown = sorted({int(cls) for picture in pictures for cls in picture.labels[:, 0]})
+    show([*(names[i] for i in shown), *(picture.title for picture in pictures)])
     aspect = max(p.pixels.shape[0] / p.pixels.shape[1] for p in pictures)
     columns = min(len(pictures), max(1, round(math.sqrt(1.6 * len(pictures) * min(aspect, 2)))))
     rows = math.ceil(len(pictures) / columns)
@@ -66,8 +67,8 @@ def plot_contact_sheet(pictures: Sequence[Labelled], names: dict[int, str]) -> F
                 style = {"boxstyle": "square,pad=0.1", "facecolor": colour, "edgecolor": "none"}
                 shade = "black" if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"
                 name = names[int(cls)]
-                ax.text(left, top, name, size=6, color=shade, va="bottom", bbox=style, clip_on=True)
-    shown = sorted({int(cls) for picture in pictures for cls in picture.labels[:, 0]})
+                inside = "top" if top < 0.08 * height else "bottom"  # no room above the box
+                ax.text(max(left, 0), max(top, 0), name, size=6, color=shade, va=inside, bbox=style, clip_on=True)
     handles = [Rectangle((0, 0), 1, 1, color=colours(i % colours.N)) for i in shown]
     if len(shown) <= LEGEND:
         fig.legend(handles, [names[i] for i in shown], loc="outside upper center", ncols=min(len(shown), 2 * columns))

@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .compare.checks import list_images, offline, one_line, quiet
-from .contact_sheet import LARGEST, Labelled, plot_contact_sheet
+from .contact_sheet import Labelled, plot_contact_sheet
 from .models_and_images import read_pictures
 from .report_rows import OK, PROBLEM, Row, emit, render
 from .visualize import saving
@@ -68,8 +68,6 @@ class Split:
 @saving
 def draw_dataset(args: SimpleNamespace) -> Figure:
     """Print what a data set holds and what is wrong with it, and draw some of its pictures with their boxes."""
-    if args.count > LARGEST:
-        raise ValueError(f"count={args.count}: a picture of the data set shows at most {LARGEST}")
     names, splits = read_splits(args.data)
     if args.out:
         _refuse_among_images(Path(args.out), splits)
@@ -229,7 +227,7 @@ def problems(names: dict[int, str], splits: dict[str, Split]) -> list[Row]:
     outlined = sum(split.polygons for split in splits.values())
     filled = sum(bool(len(rows)) for split in splits.values() for rows in split.labels.values())
     if 0 < outlined < filled:
-        detail = f"outlines in {outlined} pictures, boxes in {filled - outlined}"
+        detail = f"pictures with outlines: {outlined}, with boxes: {filled - outlined}"
         rows.append(Row("kind", PROBLEM, detail, "Ultralytics drops all outlines of such a split"))
     return rows or [Row("data set", OK, "nothing wrong was found; look at the picture, too")]
 
@@ -240,17 +238,17 @@ def _unread(name: str, split: Split) -> Iterator[Row]:
 
     if split.ignored:
         reasons = [f"{Path(file).name}: {why}" for file, why in split.ignored.items()]
-        detail = f"{len(reasons)} pictures would be left out: {_some(reasons)}"
+        detail = f"pictures that a training leaves out: {len(reasons)} ({_some(reasons)})"
         yield Row(name, PROBLEM, detail, "Mend these labels or pictures")
     if split.remarks:
         remarks = [f"{Path(file).name}: {_remark(said)}" for file, said in split.remarks.items()]
-        yield Row(name, PROBLEM, f"{len(remarks)} pictures would be mended: {_some(remarks)}")
+        yield Row(name, PROBLEM, f"pictures that a training mends: {len(remarks)} ({_some(remarks)})")
     if split.missing:
         expected = img2label_paths(split.missing[:1])[0]
         yield Row(
             name,
             PROBLEM,
-            f"{len(split.missing)} pictures have no label file: {_some([Path(f).name for f in split.missing])}",
+            f"pictures without a label file: {len(split.missing)} ({_some([Path(f).name for f in split.missing])})",
             f"A training takes them as pictures without objects. The first is looked for at '{expected}'. An empty "
             f"file says that there is no object.",
         )
@@ -259,8 +257,8 @@ def _unread(name: str, split: Split) -> Iterator[Row]:
 def _remark(said: str) -> str:
     """Return upstream's remark on a picture, in the tense of somebody who has not trained yet."""
     if "corrupt JPEG" in said:
-        return "the end of the JPEG file is missing; a training writes the file anew"
-    return said.replace("duplicate labels removed", "boxes stand there twice")
+        return "the end of the JPEG file is missing; it writes the file anew"
+    return said.replace("duplicate labels removed", "of its boxes there twice")
 
 
 def _boxes(name: str, split: Split) -> Iterator[Row]:
@@ -273,12 +271,16 @@ def _boxes(name: str, split: Split) -> Iterator[Row]:
         over[Path(file).name] += int(beyond.any(1).sum())
         thin[Path(file).name] += int((size * [width, height] < THIN).any(1).sum())
     for found, what, advice in (
-        (over, "reach beyond their picture", "Was the size of another picture taken, or corners for centre and size?"),
-        (thin, f"are thinner than {THIN} pixels", "A training drops them, and those that are as thin at its imgsz"),
+        (
+            over,
+            "that reach beyond their picture",
+            "Are they corners, or of a picture of another size?",
+        ),
+        (thin, f"thinner than {THIN} pixels", "A training drops them, and those that are as thin at its imgsz"),
     ):
         if total := found.total():
             files = [file for file, n in found.items() if n]
-            yield Row(name, PROBLEM, f"{total} boxes {what}, in {len(files)} pictures: {_some(files)}", advice)
+            yield Row(name, PROBLEM, f"boxes {what}: {total}, in {_some(files)}", advice)
 
 
 def _names(splits: dict[str, Split]) -> Iterator[Row]:
@@ -291,7 +293,7 @@ def _names(splits: dict[str, Split]) -> Iterator[Row]:
             places[label].add(image)
     shared = sorted(Path(image).name for images in places.values() if len(images) > 1 for image in images)
     if shared:
-        detail = f"{len(shared)} pictures share a label file with another: {_some(shared)}"
+        detail = f"pictures that share a label file: {len(shared)} ({_some(shared)})"
         yield Row("names", PROBLEM, detail, "Give pictures in a folder names that differ in more than their endings")
     folders = {Path(label).parent: Path(min(images)).parent for label, images in places.items()}
     alone = []
@@ -299,7 +301,7 @@ def _names(splits: dict[str, Split]) -> Iterator[Row]:
         pictures = {p.stem for p in of.iterdir()}  # also those that no split lists
         alone += sorted(p.name for p in folder.glob("*.txt") if p.stem not in pictures | NOT_LABELS)
     if alone:
-        yield Row("names", PROBLEM, f"{len(alone)} label files have no picture: {_some(alone)}")
+        yield Row("names", PROBLEM, f"label files without a picture: {len(alone)} ({_some(alone)})")
     copies = defaultdict(set)
     for group in _same_size(splits):
         for name, file in group:
@@ -307,12 +309,12 @@ def _names(splits: dict[str, Split]) -> Iterator[Row]:
     twice = [sorted(found) for found in copies.values() if len({name for name, _ in found}) > 1]
     if twice:
         shown = [" = ".join(f"{name}/{Path(file).name}" for name, file in found) for found in twice]
-        detail = f"{len(twice)} pictures are in two splits: {_some(shown)}"
+        detail = f"pictures in two splits: {len(twice)} ({_some(shown)})"
         yield Row("splits", PROBLEM, detail, "Figures of a model that has trained on them are too good")
     stems = [{Path(f).stem for f in split.images} for split in splits.values()]
     again = sum(n > 1 for n in Counter(stem for of in stems for stem in of).values())
     if again and not twice:
-        yield Row("names", OK, f"{again} names are in two splits, for different pictures")
+        yield Row("names", OK, f"names in two splits, for different pictures: {again}")
 
 
 def _same_size(splits: dict[str, Split]) -> Iterator[list[tuple[str, str]]]:

@@ -78,7 +78,7 @@ VERBS = (
         "dataset:draw_dataset",
         (
             Option("data", str, ..., "data set YAML"),
-            Option("count", count, 20, "images at most"),
+            Option("count", at_most(100), 20, "images at most"),
             *PICTURE,
         ),
     ),
