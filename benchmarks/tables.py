@@ -51,6 +51,7 @@ BENCHMARKS = {
 }
 TARGETS = ("scan_cpu", "model_cpu", "graft_cpu", "memory", "accuracy")
 PAGES = {
+    "README.md": ("overview",),
     "docs/benchmarks.md": ("targets", "scan_cpu", "accuracy", "model_cpu", "gpu", "gpu_amp"),
     "docs/deploy.md": ("export_cpu",),
     "docs/design/export.md": ("export_forms",),

@@ -23,6 +23,7 @@ def render(runs: list[Run]) -> dict[str, str]:
     scratch = [block for part in BEFORE for data in ("bccd", "cards") if (block := models(runs, part, data))]
     grafts = [block for name, part in PARTS.items() if (block := compared(runs, name, part))]
     return {
+        "overview": overview(runs),
         "study": "\n\n".join(scratch),
         "choices": choices(runs),
         "grafts": "\n\n".join(grafts) or "Not run yet: `python -m benchmarks.study`.",
@@ -52,6 +53,18 @@ def heading(about: dict, data: str) -> str:
         f"{data}, {about['epochs']} epochs at {about['imgsz']} px, batch {about['batch']}; figures of the "
         f"{about['checkpoint']} epoch on {split}:"
     )
+
+
+def overview(runs: list[Run]) -> str:
+    """Return the table of README: models from scratch on both sets, the best first."""
+    sets = ("bccd", "cards")
+    found = {data: of(runs, "scratch", data) for data in sets}
+    rows = []
+    for model in sorted((m for m in found["bccd"] if m not in VARIANTS and m in found["cards"]), key=str.lower):
+        scores = [[run.about["report/mAP50-95"] for run in found[data][model]] for data in sets]
+        rows.append((sum(map(mean, scores)), [model, *size(found["bccd"][model][0].about), *map(percent, scores)]))
+    head = ["from scratch", "parameters", "GFLOPs at 320", "blood cells, mAP50-95", "cards, mAP50-95"]
+    return table(head, [row for _, row in sorted(rows, key=lambda r: -r[0])])
 
 
 # From scratch ---------------------------------------------------------------------------------------------------------
