@@ -152,7 +152,7 @@ def _reason(source: nn.Module, target: nn.Module, row: int | None, key: str) -> 
     if there != here:
         return f"{there} there, {here} here"
     classes = [len(getattr(m, "names", ())) for m in (source, target)]
-    if key == "model.0.conv.weight" and len({m.state_dict()[key].shape[0] for m in (source, target)}) == 1:
+    if key == "model.0.conv.weight" and len({shapes(m).get(key, ())[:1] for m in (source, target)}) == 1:
         return "another number of image channels: upstream fills it from these filters"
     if row == len(source.model) - 1 and classes[0] != classes[1]:
         return f"{classes[0]} classes there, {classes[1]} here"
