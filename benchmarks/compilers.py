@@ -16,18 +16,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ultralytics.nn.Addmodules.selective_scan.backends import cpu
+from ultralytics.nn.Addmodules.selective_scan.backends.cpu import Cpu
+from ultralytics.nn.Addmodules.selective_scan.contract import Scan
 from ultralytics.nn.Addmodules.selective_scan.proof import scan_inputs
 
 SHAPE = (1, 1, 64, 25600, 16)  # B, K, D, L, N: the largest map of a model at 640 pixels
 
 
-def once(args: list, dout: torch.Tensor) -> tuple[float, float]:
+def once(cpu: Cpu, scan: Scan, dout: torch.Tensor) -> tuple[float, float]:
     """Return the seconds of a forward and of a backward pass."""
     start = time.perf_counter()
-    _, states = cpu.forward(*args, True, [0])
+    _, states = cpu.scan(scan)
     middle = time.perf_counter()
-    cpu.backward(dout, *args, states, True, [0])
+    cpu.scan_backward(dout, scan, states)
     return middle - start, time.perf_counter() - middle
 
 
@@ -38,22 +39,21 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    args = list(scan_inputs(*SHAPE))
-    dout = torch.randn_like(args[0])
+    cpu, scan = Cpu(), Scan(*scan_inputs(*SHAPE), True, [0])
+    dout = torch.randn_like(scan.u)
     times: dict[tuple[str, Path], list[tuple[float, float]]] = {}
     said: dict[tuple[str, Path], str] = {}
     for run in range(options.runs + 1):
         for library in options.libraries:
-            ok, reason = cpu.load(library)
-            if not ok:
-                raise SystemExit(reason)
+            if not cpu.load(library):
+                raise SystemExit(cpu.about)
             for level in ("plain", "avx2", "avx512"):
                 try:
                     cpu.set_isa(level)
                 except ValueError:
                     continue
-                said[level, library] = cpu.available()[1]
-                took = once(args, dout)
+                said[level, library] = cpu.about
+                took = once(cpu, scan, dout)
                 if run:  # the first warms up
                     times.setdefault((level, library), []).append(took)
     print("| library | forward ms | backward ms | forward | backward |\n|---|---|---|---|---|")

@@ -29,8 +29,9 @@ from ultralytics.nn.Addmodules import building
 from ultralytics.nn.Addmodules.building import compilers, library, machines, wheels
 from ultralytics.nn.Addmodules.building.binaries import read_binary
 from ultralytics.nn.Addmodules.building.targets import TARGETS, here, library_name
-from ultralytics.nn.Addmodules.selective_scan.backends import cpu
+from ultralytics.nn.Addmodules.selective_scan.backends import cpu as cpu_module
 
+cpu = cpu_module.Cpu()  # apart from the one that layers use
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = {  # sys.platform, platform.machine(), sysconfig.get_platform()
     "linux-x86_64": ("linux", "x86_64", "linux-x86_64"),
@@ -137,7 +138,7 @@ def test_platform_of_this_python(on, name):
 
 
 def test_backend_looks_for_the_library_of_its_system(on, monkeypatch, tmp_path):
-    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
+    monkeypatch.setattr(cpu_module, "__file__", str(tmp_path / "cpu.py"))
     for target in TARGETS.values():
         (tmp_path / target.library).write_bytes(b"")
     for name in SYSTEMS:
@@ -407,14 +408,12 @@ def test_what_is_no_library_is_told(installed):
         (b"<html>", "no library of any system"),
     ],
 )
-def test_library_of_another_system_is_told(tmp_path, monkeypatch, head, said):
-    monkeypatch.setattr(cpu, "_library", cpu._library)
-    monkeypatch.setattr(cpu, "_state", cpu._state)
+def test_library_of_another_system_is_told(tmp_path, head, said):
     path = tmp_path / "_cpu.so"
     path.write_bytes(head + bytes(100))
-    ok, reason = cpu.load(path)
-    assert not ok
-    assert reason.startswith(f"_cpu.so cannot be loaded ({said}): ")
+    other = cpu_module.Cpu()
+    assert not other.load(path)
+    assert other.about.startswith(f"_cpu.so cannot be loaded ({said}): ")
 
 
 # Wheels

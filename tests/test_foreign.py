@@ -22,12 +22,14 @@ import pytest
 import torch
 
 from tests import block_cases
-from tests.scan_cases import errors, hold, make
+from tests.scan_cases import errors, hold, make, run
 from ultralytics.nn.Addmodules.building.binaries import read_binary
 from ultralytics.nn.Addmodules.building.compilers import CSRC, compile_library, zig
 from ultralytics.nn.Addmodules.building.targets import TARGETS
 from ultralytics.nn.Addmodules.building.wheels import WORK, check_library
-from ultralytics.nn.Addmodules.selective_scan.backends import cpu
+from ultralytics.nn.Addmodules.selective_scan import registry
+from ultralytics.nn.Addmodules.selective_scan.backends.cpu import ISA_LEVELS, Cpu
+from ultralytics.nn.Addmodules.selective_scan.contract import Linear, Norm
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 
 pytestmark = [
@@ -35,6 +37,7 @@ pytestmark = [
     pytest.mark.timeout(3600),  # zig makes a C++ runtime for each platform first
     pytest.mark.skipif(not find_spec("ziglang"), reason='needs zig: pip install -e ".[release]"'),
 ]
+cpu = Cpu()  # apart from the one that layers use
 HERE = Path(__file__).resolve().parent
 RUNNERS = {  # what runs a program of that platform on Linux for x86-64, and the packages of Debian that bring it
     "linux-x86_64": ([], ""),
@@ -96,7 +99,7 @@ class Elsewhere:
 
     def call(self, name: str, args, count: int) -> int:
         """Run a function on a copy of the memory that its arguments point to, and bring the memory back."""
-        words = struct.unpack(f"={count}q", ctypes.string_at(ctypes.addressof(args), 8 * count))
+        words = struct.unpack(f"={count}q", args)
         pieces = {}
         held = [t.untyped_storage() for t in gc.get_objects() if type(t) is torch.Tensor and t.device.type == "cpu"]
         spans = {(s.data_ptr(), s.nbytes()) for s in held if s.nbytes()}
@@ -131,8 +134,11 @@ def elsewhere(request, libraries, callers, tmp_path, tmp_path_factory, monkeypat
     if sys.platform != "linux" or (command and not shutil.which(command[0])):
         pytest.skip(f"needs Linux and: apt-get install {packages}")
     env = {**os.environ, "WINEDEBUG": "-all", "WINEPREFIX": str(tmp_path_factory.getbasetemp() / "wine")}
-    library = Elsewhere([*command, str(callers[name])], libraries[name], cpu.ISA_LEVELS[level], tmp_path, env)
-    monkeypatch.setattr(cpu, "_loaded", lambda: library)
+    library = Elsewhere([*command, str(callers[name])], libraries[name], ISA_LEVELS[level], tmp_path, env)
+    monkeypatch.setattr(cpu, "library", library)
+    monkeypatch.setattr(cpu, "works", True)
+    monkeypatch.setattr(cpu, "columns", 16)  # the product, too, which layers take with AVX-512 alone
+    monkeypatch.setitem(registry.BACKENDS, "cpu", cpu)
     torch.manual_seed(0)
     yield library
     assert re.match({"avx512": "AVX-512", "avx2": "AVX2"}.get(level, "NEON" if "arm" in name else "SSE2"), library.said)
@@ -142,12 +148,6 @@ def elsewhere(request, libraries, callers, tmp_path, tmp_path_factory, monkeypat
 SHAPES = [(2, 2, 17, 67, 16, [0, 1]), (1, 1, 35, 33, 5, [1]), (1, 2, 8, 19, 256, [0, 1])]
 
 
-def scan(args: list, dout: torch.Tensor, orders: list[int]) -> list[torch.Tensor]:
-    """Return output, last state and gradients."""
-    out, states = cpu.forward(*args, True, orders)
-    return [out, states[:, :, -1], *cpu.backward(dout, *args, states, True, orders)]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_scan_and_its_gradients(elsewhere, dtype):
     for *shape, orders in SHAPES:
@@ -155,7 +155,7 @@ def test_scan_and_its_gradients(elsewhere, dtype):
         for seed in range(2):
             args = make(*shape, dtype=dtype, seed=seed)
             dout = torch.randn_like(args[0])
-            runs.append(errors(args, dout, True, orders, scan(args, dout, orders)))
+            runs.append(errors(args, dout, True, orders, run(cpu, args, dout, True, orders)))
         hold(*runs)
 
 
@@ -164,7 +164,7 @@ def test_threads_do_not_change_a_bit(elsewhere, threads_put_back):
     dout, results = torch.randn_like(args[0]), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        results.append(scan(args, dout, [0, 1])[:2])
+        results.append(run(cpu, args, dout, True, [0, 1])[:2])
     assert all(torch.equal(x, y) for x, y in zip(*results))
 
 
@@ -172,16 +172,16 @@ def test_block_norm_and_product(elsewhere):
     *sizes, orders = block_cases.CASES[0]
     args = block_cases.make(*sizes, orders)
     truth = block_cases.run(args, orders, "reference")
-    for name, x in block_cases.run(block_cases.cast(args, torch.float32), orders, "cpp").items():
+    for name, x in block_cases.run(block_cases.cast(args, torch.float32), orders, "cpu").items():
         assert rms_error(x, truth[name]) < block_cases.FLOAT32, name
 
     x, weight, bias = torch.randn(2, 48, 33), torch.randn(48), torch.randn(48)
-    out, _, _ = cpu.norm_forward(x, weight, bias, 1e-5)
+    out, _, _ = cpu.norm(Norm(x, weight, bias, 1e-5))
     exact = torch.nn.functional.layer_norm(x.double().transpose(1, 2), (48,), weight.double(), bias.double())
     torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-5)
 
     a, b = torch.randn(37, 50), torch.randn(50, 32)
-    torch.testing.assert_close(cpu.matmul(a, b, None).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cpu.linear(Linear(a, b, None)).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TARGETS)
