@@ -346,7 +346,7 @@ def main() -> None:
     result = heading("export_cpu", args)
     result["settings"] |= {"nc": 2, "limit": LIMIT, "limit of 16 bits": LIMIT_16}
     file = args.out or RESULTS / "export_cpu.json"
-    kept = json.loads(file.read_text())["rows"] if file.exists() and not args.quick else []
+    kept = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() and not args.quick else []
     again = {(case, threads) for case in args.cases for threads in args.threads}
     result["rows"] = [row for row in kept if (row["case"], row.get("threads")) not in again and row["case"] in CASES]
     for case in args.cases:

@@ -153,7 +153,7 @@ def main() -> None:
     shapes = [[4, 16, 5, 7]] if args.quick else SHAPES
     result = heading("export_forms", args)
     file = args.out or RESULTS / "export_forms.json"
-    kept = json.loads(file.read_text())["rows"] if file.exists() and not args.quick else []
+    kept = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() and not args.quick else []
     result["rows"] = [row for row in kept if row["runtime"] not in args.runtimes]
     for runtime in args.runtimes:
         for state in STATES:

@@ -38,7 +38,7 @@ head:
 
 def tiny(folder: Path, state: int = 1) -> YOLO:
     """Return a small model whose outputs depend on its scan, saved as best.pt."""
-    (folder / "tiny.yaml").write_text(TINY.format(arguments=f", {state}"))
+    (folder / "tiny.yaml").write_text(TINY.format(arguments=f", {state}"), encoding="utf-8")
     torch.manual_seed(0)
     yolo = YOLO(folder / "tiny.yaml", task="detect", verbose=False)
     strengthen(yolo.model, 64)
@@ -105,7 +105,9 @@ def test_the_command_says_it_in_a_sentence(tmp_path: Path) -> None:
         "import sys; sys.argv[0] = 'yolo'; from ultralytics.cfg import entrypoint; entrypoint()",
     ]
     settings = ["export", "model=VMamba-yolov8n.yaml", "format=hailo", "imgsz=32"]
-    run = subprocess.run([*command, *settings], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    run = subprocess.run(
+        [*command, *settings], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, env=os.environ
+    )
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
     assert (
@@ -227,7 +229,7 @@ def test_benchmark_over_all_formats_ends_with_a_table(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from ultralytics.cfg import entrypoint; entrypoint()"]
     settings = ["benchmark", "model=model.pt", f"data={data}", "imgsz=64", "device=cpu"]
     env = {**os.environ, "YOLO_AUTOINSTALL": "false"}
-    run = subprocess.run([*command, *settings], capture_output=True, text=True, cwd=tmp_path, env=env)
+    run = subprocess.run([*command, *settings], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, env=env)
     out = run.stdout + run.stderr
     assert run.returncode == 0, out[-3000:]
     assert "Traceback" not in out
