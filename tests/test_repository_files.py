@@ -1,0 +1,56 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""CITATION, CHANGELOG, CONTRIBUTING and the form for reports say what is so."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from patches.upstream import load_pin
+from tests.data import ROOT
+from ultralytics.nn.Addmodules.tools.key_value import parse
+from ultralytics.nn.Addmodules.tools.verbs import VERBS
+
+VERSION = load_pin().fork_version
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_versions() -> None:
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert citation["version"] == VERSION
+    [upstream] = [r for r in citation["references"] if r["type"] == "software"]
+    assert str(upstream["version"]) == load_pin().version
+    assert re.search(r"^## (\S+)", text("CHANGELOG.md"), re.MULTILINE)[1] == VERSION
+    for reference in citation["references"]:
+        assert {"type", "title", "authors", "url"} <= reference.keys()
+
+
+def test_the_number_of_patches() -> None:
+    count = len([*(ROOT / "patches").glob("*.patch")])
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    assert f"applies {words[count]} insertion-only patches" in text("CHANGELOG.md")
+
+
+def test_files_that_contributing_names() -> None:
+    page = text("CONTRIBUTING.md")
+    ours = ROOT / "ultralytics/nn/Addmodules"
+    for name in set(re.findall(r"`([\w/]+\.py|[\w/]+/)`", page)):
+        scan = ours / "selective_scan"
+        places = [p / name for p in (ROOT, ours.parent, ours, ours / "layers", scan, scan / "backends")]
+        assert any(place.exists() for place in places), name
+
+
+def test_the_form_asks_for_commands_that_there_are() -> None:
+    form = yaml.safe_load(text(".github/ISSUE_TEMPLATE/bug.yml"))
+    fields = {field["id"]: field for field in form["body"] if field["type"] != "markdown"}
+    assert fields["checks"]["validations"]["required"]
+    said = " ".join(f"{f['attributes']['label']} {f['attributes'].get('description', '')}" for f in fields.values())
+    verbs = {verb.name: verb for verb in VERBS}
+    commands = re.findall(r"`(?:vmamba|python -m ultralytics\.nn\.Addmodules) (\w+) ([^`]*)`", said)
+    assert {name for name, _ in commands} == {"checks", "dataset"}
+    for name, arguments in commands:
+        parse(verbs[name], name, arguments.split())  # raises for a setting that there is not
