@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.environment import uncommitted  # noqa: E402
 from benchmarks.study import runs  # noqa: E402
-from benchmarks.study.parts import PARTS, SETTINGS, Part  # noqa: E402
+from benchmarks.study.parts import COCO, PARTS, SCRATCH, SETTINGS, Part  # noqa: E402
 
 
 def main() -> None:
@@ -46,13 +46,16 @@ def compare_once(args: argparse.Namespace, name: str, data: str, seed: int) -> N
     from ultralytics.nn.Addmodules.tools.compare.results import Comparison
 
     part, there = PARTS[name], {run.key for run in runs.read(args.csv)}
-    if all((name, data, model, seed) in there for model in part.models):
+    models = {model: about for model, about in part.models.items() if (name, data, model, seed) not in there}
+    if not models:
         print(f"already there: {name}, {data}, seed {seed}", flush=True)
         return
     file = (args.data / data / "data.yaml").resolve()
     folder = f"{name}-{data}-seed{seed}"
+    if (args.runs / folder).exists() or not all(about.start in (COCO, SCRATCH) for about in models.values()):
+        models = part.models  # to go on there; or what is common to models of several files is made alike at the start
     plan = Plan(
-        models=write(part.models, file, args.weights, seed, args.runs / "starts" / folder),
+        models=write(models, file, args.weights, seed, args.runs / "starts" / folder),
         data=str(file),
         seeds=(seed,),
         device=args.device,
