@@ -37,6 +37,7 @@ REASONS = {  # why a command does not run in a test
     "release": "it needs a state that only a new release or a conflict brings; tests of the upkeep tool have their own",
     "hours": "it measures or trains for hours; tests/test_benchmarks.py runs the scripts on small cases",
     "tests": "it runs these tests",
+    "example": "tests/test_examples.py runs it",
     "form": "it is a form to fill in, not a command",
 }
 WAYS = {  # how a block runs
@@ -302,7 +303,7 @@ class Reader:
         (folder / "lib").mkdir()  # this tree's package and nothing beside it, as an installation gives
         (folder / "lib/ultralytics").symlink_to(ROOT / "ultralytics")
         self.env = {
-            **os.environ,
+            **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST")},  # upstream saves elsewhere in tests
             "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(folder / "lib"),
             "YOLO_CONFIG_DIR": str(folder / "config"),

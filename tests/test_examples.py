@@ -111,7 +111,7 @@ def test_the_python_example_names_what_is_wrong(
     picture: str, target: str, said: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no picture", encoding="utf-8")
     ran = python_example(exported, picture, target)
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1] == f"detect.py: {said}"
@@ -119,7 +119,7 @@ def test_the_python_example_names_what_is_wrong(
 
 
 def test_the_python_example_names_a_file_that_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "best.onnx").write_text("no model")
+    (tmp_path / "best.onnx").write_text("no model", encoding="utf-8")
     ran = python_example(tmp_path / "best.onnx", PICTURE, tmp_path / "out.jpg")
     assert ran.returncode == 1
     assert "best.onnx" in ran.stderr
@@ -300,7 +300,7 @@ def test_the_page_finds_what_predict_finds(site: Path, exported: Path) -> None:
 @pytest.mark.parametrize("exported", ["plain"], indirect=True)
 def test_the_page_names_what_is_wrong(site: Path) -> None:
     (site / "best.onnx").rename(site / "mine.onnx")
-    (site / "text.jpg").write_text("no picture")
+    (site / "text.jpg").write_text("no picture", encoding="utf-8")
     (site / "other.onnx").write_bytes(b"no model")
     got = in_chromium(site, ["bus.jpg", "other.onnx", "text.jpg", "mine.onnx", "bus.jpg"])
     assert got["told"][:4] == [

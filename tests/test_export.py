@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tests.data import FILES, make_data, scaled
-from tests.onnx_files import kinds, session
+from tests.onnx_files import kinds, plain, session, simplified
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
@@ -84,11 +84,6 @@ def to_onnx(module: nn.Module, x: torch.Tensor, file: Path, opset: int = 18) -> 
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def plain(file: Path | str) -> onnx.ModelProto:
-    """Return the model of a file with the bodies of our operators in their places."""
-    return onnx.inliner.inline_local_functions(onnx.load(file))
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -228,7 +223,7 @@ def test_an_exported_file_finds_what_the_model_finds(checkpoint: Path, exported:
 
 def test_the_file_is_small_and_of_standard_operators(checkpoint: Path, exported: Path) -> None:
     onnx.checker.check_model(onnx.load(exported), full_check=True)
-    model = plain(exported)
+    model = simplified(exported)
     assert {node.domain for node in model.graph.node} == {""}
     found = kinds(model.graph)
     assert found.count("Scan") == 6  # a layer each
@@ -258,6 +253,9 @@ def test_an_old_opset_and_an_unknown_format_are_refused(checkpoint: Path) -> Non
 def test_a_failed_export_leaves_nothing_behind(
     form: str, begun: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if form == "openvino":
+        pytest.importorskip("openvino", reason="pip install -e '.[deploy]'")
+
     def fails(exporter: Exporter) -> str:
         path = exporter.file.with_name(begun)
         if form == "openvino":
@@ -322,7 +320,7 @@ def test_every_model_file_is_exported(stem: str, tmp_path: Path, monkeypatch: py
 def test_a_graph_for_every_size_is_not_much_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = YOLO("VMamba-yolon.yaml", verbose=False).export(format="onnx", imgsz=64, dynamic=True, device="cpu")
-    assert len(kinds(plain(file).graph)) <= 1500
+    assert len(kinds(simplified(file).graph)) <= 1700  # the operator takes a map: two reshapes with their sizes a layer
 
 
 def flat(x: object) -> Iterator[torch.Tensor]:
