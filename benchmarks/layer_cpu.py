@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.base import compare  # noqa: E402
 from benchmarks.rendering import ms, source, table, times  # noqa: E402
-from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
+from benchmarks.timing import Absent, Timed, both_ways, distance, heading, in_process, interleave, parse, write  # noqa: E402
 from ultralytics.nn.Addmodules.VMamba import MambaLayer  # noqa: E402
 
 QUICK_SHAPES = ((1, 16, 4, 5),)
@@ -107,19 +107,7 @@ def jobs(args: argparse.Namespace) -> list[dict]:
 
 def public(job: dict) -> dict[str, Timed]:
     """Return the layer, forward and both ways, warmed up."""
-    layer, x = prepared(job["shape"])
-    leaves = [x.clone().requires_grad_(), *layer.parameters()]
-
-    def forward() -> None:
-        with torch.no_grad():
-            layer(x)
-
-    def both() -> None:
-        torch.autograd.grad(layer(leaves[0]).sum(), leaves)
-
-    forward(), both()
-    name = f"MambaLayer, {tuple(job['shape'])}"
-    return {f"{name}, forward": Timed(forward), f"{name}, forward + backward": Timed(both)}
+    return both_ways(f"MambaLayer, {tuple(job['shape'])}", *prepared(job["shape"]))
 
 
 def main() -> None:

@@ -26,7 +26,9 @@ BENCHMARKS = {
     "model_cpu": ["--models", "yolov8n.yaml", "VMamba-yolov8n.yaml", "VMamba-yolon.yaml"],
     "ss2d_cpu": [],
     "layer_cpu": [],
+    "graft_cpu": [],
     "export_cpu": [],
+    "export_forms": [],
 }
 
 

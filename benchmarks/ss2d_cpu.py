@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.base import compare  # noqa: E402
 from benchmarks.rendering import ms, source, table, times  # noqa: E402
-from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
+from benchmarks.timing import Absent, Timed, both_ways, distance, heading, in_process, interleave, parse, write  # noqa: E402
 from ultralytics.nn.Addmodules.VMamba import VSSBlock, selective_scan_fn  # noqa: E402
 
 QUICK_SHAPES = ((1, 8, 6, 5),)
@@ -182,18 +182,7 @@ def public(job: dict) -> dict[str, Timed]:
     torch.manual_seed(0)
     block = VSSBlock(job["shape"][1], **FORMS[job["form"]][0])
     x = torch.randn(job["shape"]).contiguous(memory_format=torch.channels_last)
-    leaves = [x.clone().requires_grad_(), *block.parameters()]
-
-    def forward() -> None:
-        with torch.no_grad():
-            block(x)
-
-    def both() -> None:
-        torch.autograd.grad(block(leaves[0]).sum(), leaves)
-
-    forward(), both()
-    name = f"{job['form']}, {tuple(job['shape'])}"
-    return {f"{name}, forward": Timed(forward), f"{name}, forward + backward": Timed(both)}
+    return both_ways(f"{job['form']}, {tuple(job['shape'])}", block, x)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ __all__ = (
     "LIMIT",
     "Absent",
     "Timed",
+    "both_ways",
     "distance",
     "heading",
     "in_process",
@@ -106,6 +107,29 @@ def interleave(calls: dict[str, Timed], seconds: float) -> dict[str, dict]:
                 times[name] += take(call, seconds / ROUNDS)
     gc.unfreeze()
     return {name: summary(taken) for name, taken in times.items()}
+
+
+def both_ways(name: str, layer, x) -> dict[str, Timed]:
+    """Return a layer's forward pass, and forward and backward, warmed up.
+
+    Args:
+        name (str): Of the layer, for the results.
+        layer (nn.Module): The layer.
+        x (Tensor): Its input.
+    """
+    import torch  # not at the top: the process is prepared for it first
+
+    leaves = [x.clone().requires_grad_(), *layer.parameters()]
+
+    def forward() -> None:
+        with torch.no_grad():
+            layer(x)
+
+    def both() -> None:
+        torch.autograd.grad(layer(leaves[0]).sum(), leaves)
+
+    forward(), both()
+    return {f"{name}, forward": Timed(forward), f"{name}, forward + backward": Timed(both)}
 
 
 def distance(got: list, want: list) -> float:

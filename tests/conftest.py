@@ -48,6 +48,21 @@ def one_thread(threads_put_back: None) -> None:
 
 
 @pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Return the lines that Ultralytics logs."""
+    import logging
+
+    from ultralytics.utils import LOGGER
+
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    LOGGER.addHandler(handler)
+    yield lines
+    LOGGER.removeHandler(handler)
+
+
+@pytest.fixture
 def environment() -> dict[str, str]:
     """Return the environment of a process that imports this tree and asks nothing of the network."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true"}

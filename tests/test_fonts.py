@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from ultralytics.nn.Addmodules.hooks import fonts
-from ultralytics.utils import LOGGER, plotting
+from ultralytics.utils import plotting
 
 NAMES = {0: "猫", 1: "狗"}
 
@@ -33,17 +32,6 @@ def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         yield
     fonts.font_with.cache_clear()
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Return what is logged."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    LOGGER.addHandler(handler)
-    yield lines
-    LOGGER.removeHandler(handler)
 
 
 @pytest.fixture

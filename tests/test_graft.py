@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import logging
 import os
 import re
 import subprocess
@@ -894,19 +893,6 @@ def test_both_doors_take_what_stock_takes(name: str, moved: int, total: int, fol
         ungrafted = DetectionModel(f"{name}.yaml", nc=classes, verbose=False)
         ungrafted.load(copy.deepcopy(made), verbose=False)  # and the way back
         assert arrived(ungrafted, stock) == wanted
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Return the lines that Ultralytics logs."""
-    from ultralytics.utils import LOGGER
-
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    LOGGER.addHandler(handler)
-    yield lines
-    LOGGER.removeHandler(handler)
 
 
 def test_the_log_says_what_came_what_did_not_and_what_is_new(source: YOLO, log: list[str]) -> None:

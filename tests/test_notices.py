@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from ultralytics.nn.Addmodules import SS2D, MambaLayer
 from ultralytics.nn.Addmodules.hooks import notices, threads
 from ultralytics.nn.Addmodules.selective_scan import registry
 from ultralytics.nn.Addmodules.tools import machine
-from ultralytics.utils import LOGGER
 
 CPU = registry.get("cpu")
 IMAGE = np.full((64, 64, 3), 114, np.uint8)
@@ -30,16 +28,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch, threads_put_back: None) -> Iterator[list[str]]:
+def log(log: list[str], monkeypatch: pytest.MonkeyPatch, threads_put_back: None) -> list[str]:
     """Return what is logged in a process that has said nothing yet."""
     for module, name in ((notices, "_said"), (threads, "_said"), (registry, "_logged")):
         monkeypatch.setattr(module, name, set())
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    LOGGER.addHandler(handler)
-    yield lines
-    LOGGER.removeHandler(handler)
+    return log
 
 
 def train(model: YOLO, data: str, folder: Path) -> None:
