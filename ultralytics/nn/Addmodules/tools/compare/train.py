@@ -188,14 +188,15 @@ class Norms:
 
     def __init__(self, model: torch.nn.Module) -> None:
         """Listen to the function that clips, in this process."""
-        self.seen: list[tuple[float, float, bool]] = []
+        self.seen: list[tuple[torch.Tensor, ...]] = []  # read at an epoch's end: each reading would make a GPU wait
         own = [p for m in model.modules() if isinstance(m, Graft) for p in m.parameters()]
         clip = getattr(torch.nn.utils.clip_grad_norm_, "clips", torch.nn.utils.clip_grad_norm_)
 
         def listened(parameters, max_norm: float, *args, **kwargs):
-            part = math.hypot(*(float(p.grad.norm()) for p in own if p.grad is not None))
+            parts = [p.grad.norm() for p in own if p.grad is not None]
             total = clip(parameters, max_norm, *args, **kwargs)
-            self.seen.append((float(total), part, float(total) > max_norm))
+            part = torch.stack(parts).norm() if parts else torch.zeros_like(total)
+            self.seen.append((total, part, total > max_norm))
             return total
 
         listened.clips = clip
@@ -207,7 +208,7 @@ class Norms:
         if not seen:
             return {}
         names = "grad_norm", "graft_grad_norm", "clipped"
-        return {name: round(sum(values) / len(seen), 4) for name, values in zip(names, zip(*seen))}
+        return {name: round(torch.stack(values).float().mean().item(), 4) for name, values in zip(names, zip(*seen))}
 
 
 def scan_backend(device: torch.device) -> str:
