@@ -128,5 +128,5 @@ def test_what_a_row_put_in_by_hand_costs() -> None:
     stock = YOLO("yolov8n.yaml").model.state_dict()
     ours = DetectionModel(changed("insert"), verbose=False).state_dict()
     arrived = sum(k in ours and ours[k].shape == v.shape for k, v in stock.items())
-    said = re.search(r"the (\d+) tensors of yolov8n .* takes (\d+),.* all (\d+):", PAGE, re.DOTALL)
+    said = re.search(r"the (\d+) tensors of yolov8n .* takes (\d+),.* all (\d+) \(with", PAGE, re.DOTALL)
     assert tuple(map(int, said.groups())) == (len(stock), arrived, len(stock))

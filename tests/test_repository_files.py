@@ -20,10 +20,7 @@ def text(name: str) -> str:
 
 
 def test_versions() -> None:
-    citation = yaml.safe_load(text("CITATION.cff"))
-    assert citation["version"] == VERSION
-    [upstream] = [r for r in citation["references"] if r["type"] == "software"]
-    assert str(upstream["version"]) == load_pin().version
+    citation = yaml.safe_load(text("CITATION.cff"))  # without versions, which change with the pin
     assert re.search(r"^## (\S+)", text("CHANGELOG.md"), re.MULTILINE)[1] == VERSION
     for reference in citation["references"]:
         assert {"type", "title", "authors", "url"} <= reference.keys()

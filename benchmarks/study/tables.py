@@ -142,7 +142,7 @@ def compared(runs: list[Run], name: str, part: Part) -> str:
         base = part.beside or name
         against = next(iter(PARTS[base].models))
         scores, theirs = reported(runs, name, data), reported(runs, base, data).get(against, {})
-        head = ["model", "what it is", "parameters", "training, CPU s an epoch", "seeds", "mAP50-95"]
+        head = ["model", "what it is", "parameters", "seeds", "mAP50-95"]
         rows = []
         for model, about in part.models.items():
             if model not in found:
@@ -154,7 +154,6 @@ def compared(runs: list[Run], name: str, part: Part) -> str:
                     f"`{model}`",
                     about.what,
                     f"{same[0].about['parameters'] / 1e6:.2f} M",
-                    f"{mean([e['train_cpu_seconds'] for run in same for e in run.history]):.1f}",
                     str(len(same)),
                     percent([*scores[model].values()]),
                     points(difference),
