@@ -331,6 +331,11 @@ def command(where: Path, project: Path, **changes: str) -> list[str]:
             "device=0 cannot be used" if not torch.cuda.is_available() else "jobs=2 is for",
         ),
         ({"device": "0,1"}, 1, "a run takes one device"),
+        ({"optimizer": "Adamm"}, 1, "optimizer=Adamm: Optimizer 'Adamm' not found in list of available optimizers"),
+        ({"workers": "-1"}, 1, "workers=-1 must be 0 or more"),
+        ({"freeze": "x"}, 1, "freeze=x must be a number of rows, or a list of rows; VMamba-yolon has 18, 0 to 17"),
+        ({"freeze": "[3,23]"}, 1, "freeze=[3, 23] must be"),
+        ({"classes": "[9]"}, 1, "classes=[9] must be a list of classes that the data have: [0, 1]"),
     ],
 )
 def test_a_wrong_command_ends_in_one_line_and_writes_nothing(

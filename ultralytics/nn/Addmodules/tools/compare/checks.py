@@ -16,7 +16,18 @@ from torch import nn
 
 from .plan import Plan
 
-__all__ = ("Data", "Subject", "check_data", "check_disk", "check_models", "device_of", "offline", "quiet", "read_once")
+__all__ = (
+    "Data",
+    "Subject",
+    "check_data",
+    "check_disk",
+    "check_models",
+    "check_training",
+    "device_of",
+    "offline",
+    "quiet",
+    "read_once",
+)
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 LOOKED_AT = 2000  # label files of a split whose contents are read
@@ -222,6 +233,40 @@ def check_data(plan: Plan, subject: Subject) -> Data:
     if plan.report_on == "test" and "test" not in data.images:
         raise ValueError(f"report_on=test: {plan.data} has no test split; leave it out or give report_on=val")
     return data
+
+
+def check_training(settings: dict, subject: Subject, data: Data) -> None:
+    """Look at the settings that Ultralytics looks at only in the midst of a training, or not at all.
+
+    Args:
+        settings (dict): Of Ultralytics.
+        subject (Subject): The model of the comparison with the fewest rows.
+        data (Data): The data set.
+
+    Raises:
+        ValueError: If a value is wrong.
+    """
+    from ultralytics.engine.trainer import BaseTrainer
+
+    name, rows = str(settings.get("optimizer", "auto")), len(subject.model.model)
+    if name.lower() != "auto":
+        try:
+            with quiet():
+                BaseTrainer.build_optimizer(None, subject.model, name=name, lr=0.01, momentum=0.9, decay=0.0)
+        except NotImplementedError as e:
+            raise ValueError(f"optimizer={name}: {one_line(e).split('. Request')[0]}") from e
+    if settings.get("workers", 0) < 0:
+        raise ValueError(f"workers={settings['workers']} must be 0 or more")
+    freeze = settings.get("freeze")
+    listed = freeze if isinstance(freeze, list) else [] if freeze is None else [freeze]
+    most = rows - isinstance(freeze, list)  # a number is a count, a list has numbers of rows
+    if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= most for n in listed):
+        raise ValueError(
+            f"freeze={freeze} must be a number of rows, or a list of rows; {subject.name} has {rows}, 0 to {rows - 1}"
+        )
+    classes = settings.get("classes")
+    if classes is not None and not (isinstance(classes, list) and classes and set(classes) <= set(data.names)):
+        raise ValueError(f"classes={classes} must be a list of classes that the data have: {sorted(data.names)}")
 
 
 def check_classes(folder: str) -> Data:

@@ -60,7 +60,7 @@ class Job:
 
     def compare(self):
         """Do all of it and return the Comparison."""
-        from .checks import check_data, check_disk, check_models, device_of, read_once
+        from .checks import check_data, check_disk, check_models, check_training, device_of, read_once
         from .results import SETTINGS, Comparison, write_json, write_runs
         from .schedule import locked, run_all
 
@@ -71,6 +71,7 @@ class Job:
         device = device_of(self.plan)
         self.subjects = check_models(self.plan)
         self.data = check_data(self.plan, self.subjects[0])
+        check_training(self.plan.settings, min(self.subjects, key=lambda s: len(s.model.model)), self.data)
         settings = self.settings(device)
         folder, known = self.place(settings)
         if not known:
