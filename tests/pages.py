@@ -265,6 +265,7 @@ GIVEN = {  # made in the folder where a block runs, if the block names it and no
     "picture.jpg": picture,
     "vmamba-digits-1/images/val/0004.png": picture,
     "yolo11n.pt": weights("yolo11n"),  # what Ultralytics would download
+    "yolov8n.pt": weights("yolov8n"),
     "best.pt": weights("VMamba-yolon"),
     "mine.pt": weights("VMamba-yolon"),
     "stock.pt": weights("yolov8n"),

@@ -252,15 +252,3 @@ def test_script_without_folder_explains_itself():
     result = subprocess.run([sys.executable, str(DATASETS / "digits.py")], capture_output=True, text=True)
     assert result.returncode == 1
     assert "python datasets/digits.py path/to/new/folder" in result.stderr
-
-
-def test_readme_snippet_checks_a_set(built, tmp_path, monkeypatch):
-    """The README's Python lines run as they stand."""
-    text = (DATASETS / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
-    (tmp_path / "their.yaml").write_text(
-        f"path: {Path(built['path']).as_posix()}\ntrain: images/train\nval: images/val\nnames: {[*'0123456789']}\n",
-        encoding="utf-8",
-    )
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
