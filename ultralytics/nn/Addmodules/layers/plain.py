@@ -14,7 +14,7 @@ from .state_space import StepProjection
 
 __all__ = ("call", "plain", "stacked")
 
-KINDS = (nn.Linear, nn.Conv1d, nn.LayerNorm, StepProjection)
+KINDS = frozenset({nn.Linear, nn.Conv1d, nn.LayerNorm, StepProjection})
 GLOBAL_HOOKS = tuple(
     getattr(registries, f"_global_{name}")
     for name in ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")

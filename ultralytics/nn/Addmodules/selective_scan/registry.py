@@ -52,6 +52,8 @@ DECIDING = {  # parts whose device and dtype decide; those of a block were cast 
 }
 LOGGER = logging.getLogger("ultralytics")  # the library's own logger, by name: this package never imports ultralytics
 
+# Before PyTorch 2.7 the only word for an export that does not trace; it takes as long as all other questions together
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export)
 _logged: set[str] = set()
 
 
@@ -116,8 +118,7 @@ def candidates() -> list[Backend]:
 
 def exporting() -> bool:
     """Return whether a graph is being recorded for export, where custom operators cannot go."""
-    exporting = getattr(torch.compiler, "is_exporting", bool)  # since PyTorch 2.7
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or exporting()
+    return torch.jit.is_tracing() or _is_exporting()
 
 
 def composed() -> bool:
