@@ -6,8 +6,8 @@ also runs with the scan in plain PyTorch, which shows what the C++ kernel is wor
 there is no number. Peak memory of a training step is measured by benchmarks/memory.py.
 
 Usage:
-    python benchmarks/model_cpu.py                                        # yolov8n and VMamba-yolov8n, 1 and 2 threads
-    python benchmarks/model_cpu.py --models yolov8n.yaml VMamba-yolov8n.yaml another.yaml
+    python benchmarks/model_cpu.py                                        # stock, ours and a graft, 1 and 2 threads
+    python benchmarks/model_cpu.py --models yolov8n.yaml VMamba-yolov8n.yaml graft:yolo11n.yaml
     python benchmarks/model_cpu.py --base main                            # the models of another commit beside these
     python benchmarks/model_cpu.py --quick                                # tiny pictures; prints, writes nothing
 """
@@ -34,8 +34,10 @@ from ultralytics.nn.Addmodules.selective_scan import use_backend  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 from ultralytics.utils.torch_utils import get_flops  # noqa: E402
 
-STOCK, OURS = "yolov8n.yaml", "VMamba-yolov8n.yaml"
-MODELS = [STOCK, OURS]  # the first is what the others are compared with
+STOCK, OURS, GRAFT = "yolov8n.yaml", "VMamba-yolov8n.yaml", "graft:"
+MODELS = [  # the first is what the others are compared with
+    *(STOCK, "yolo11n.yaml", "yolo26n.yaml", "yolov5n.yaml", OURS, "VMamba-yolon.yaml", f"{GRAFT}yolov5n.yaml"),
+]
 FORWARD, GROWTH = 640, (320, 640, 1280)
 TRAIN, BATCH = 320, 4
 AUTO, PLAIN = "auto", "chunked"
@@ -43,9 +45,16 @@ MODEL_LIMIT = 1e-3  # as timing.LIMIT; dozens of layers lie between a scan and w
 
 
 def build(name: str) -> DetectionModel:
-    """Return a model with two classes and fixed weights."""
+    """Return a model with two classes and fixed weights; `graft:` before a name is the default graft of that model."""
     torch.manual_seed(0)
-    model = DetectionModel(name, nc=2, verbose=False)
+    model = DetectionModel(name.removeprefix(GRAFT), nc=2, verbose=False)
+    if name.startswith(GRAFT):
+        from ultralytics import YOLO
+        from ultralytics.nn.Addmodules import graft  # here, because --base runs this file on older trees
+
+        source = YOLO(name.removeprefix(GRAFT))
+        source.model = model
+        model = graft(source).model
     model.args = get_cfg()
     return model
 
@@ -201,8 +210,15 @@ def render(r: dict) -> dict[str, str]:
         [[Path(m["model"]).stem, f"{m['parameters'] / 1e6:.2f} M", m["gflops"] or "not counted"] for m in r["models"]],
     )
     head = ["what", "threads", "model", "median, ms", "least, ms", f"times {Path(base).stem}"]
-    command = "python benchmarks/model_cpu.py --models " + " ".join(m["model"] for m in r["models"])
+    measured = [m["model"] for m in r["models"]]
+    command = "python benchmarks/model_cpu.py" + ("" if measured == MODELS else f" --models {' '.join(measured)}")
     return {"model_cpu": f"{counts}\n\n{table(head, rows)}\n\n{source(r, command)}"}
+
+
+def inference(r: dict | None, model: str) -> float | None:
+    """Return the median milliseconds of a model on one picture of 640 pixels on one thread, if they were measured."""
+    case = {"kind": "forward", "imgsz": FORWARD, "threads": 1, "backend": AUTO}
+    return median_of(r["rows"] if r else [], "time", model=model, **case)
 
 
 def goals(r: dict | None) -> list[Goal]:

@@ -95,7 +95,7 @@ def targets(found: dict[str, dict | None]) -> str:
 def blocks() -> dict[str, str]:
     """Return every block of every page by its name."""
     measured = results()
-    found = {"targets": targets(measured), **study.render(runs.read(runs.FILE))}
+    found = {"targets": targets(measured), **study.render(runs.read(runs.FILE), measured["model_cpu"])}
     for name, result in measured.items():
         names = BLOCKS_OF.get(name, (name,))
         found |= dict.fromkeys(names, unmeasured(name)) if result is None else BENCHMARKS[name].render(result)

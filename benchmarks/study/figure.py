@@ -1,31 +1,47 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Draw results/study.csv: mAP50-95 and validation loss by epoch, mean over seeds, with their range.
+"""Draw results/study.csv: mAP50-95 and validation loss by epoch, and accuracy beside time on a CPU.
 
 Usage:
-    python -m benchmarks.study.figure    # writes docs/images/study.png
+    python -m benchmarks.study.figure    # writes docs/images/study.png and overview.png
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import stdev
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-from benchmarks.study.runs import FILE, checked, read
+from benchmarks.model_cpu import inference
+from benchmarks.result import load
+from benchmarks.study.runs import FILE, Run, checked, read
 from benchmarks.study.tables import of
 from ultralytics.nn.Addmodules.tools.compare.figures import spread, titled
+from ultralytics.nn.Addmodules.tools.compare.statistics import mean
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = ("yolov8n", "yolo11n", "VMamba-yolov8n", "VMamba-yolon")
 SETS = ("bccd", "cards")
+PRETRAINED = (  # in the study, in the legend, for model_cpu.py
+    ("stock", "yolov5n from COCO weights", "yolov5n.yaml"),
+    ("graft", "a graft of it", "graft:yolov5n.yaml"),
+)
 
 
 def main() -> None:
-    """Draw two panels for each data set."""
+    """Write both pictures."""
     runs = checked(read(FILE))
+    for name, figure in (("study", by_epoch(runs)), ("overview", beside_time(runs, load("model_cpu")))):
+        out = ROOT / f"docs/images/{name}.png"
+        figure.savefig(out)
+        print(f"written: {out.relative_to(ROOT)}")
+
+
+def by_epoch(runs: list[Run]) -> Figure:
+    """Draw mAP50-95 and validation loss of the trainings from scratch: mean over seeds, with their range."""
     figure = Figure(figsize=(5.2 * len(SETS), 6.8), layout="constrained", dpi=150)
     for row, key in zip(figure.subplots(2, len(SETS), squeeze=False), ("mAP50-95", "val_loss")):
         for axes, data in zip(row, SETS):
@@ -41,9 +57,34 @@ def main() -> None:
                 axes.legend(loc="upper left", fontsize=8)
             else:  # the first epochs fall from above 10
                 axes.set(ylabel="validation loss", ylim=(0.9 * min(ends), 1.6 * max(ends)))
-    out = ROOT / "docs/images/study.png"
-    figure.savefig(out)
-    print(f"written: {out.relative_to(ROOT)}")
+    return figure
+
+
+def beside_time(runs: list[Run], models_cpu: dict) -> Figure:
+    """Draw mAP50-95 of the last epoch on the validation pictures beside time on a CPU, from scratch and from COCO.
+
+    Args:
+        runs (list[Run]): All of study.csv.
+        models_cpu (dict): The result of model_cpu.py.
+    """
+    figure = Figure(figsize=(4.6 * len(SETS), 3.6), layout="constrained", dpi=150)
+    for axes, (data, title) in zip(figure.subplots(1, len(SETS)), (("bccd", "blood cells"), ("cards", "cards"))):
+        found = of(runs, "scratch", data)
+        shown = [(model, f"{model}.yaml", found[model], "o") for model in SHOWN]
+        pretrained = of(runs, "report", data) or of(runs, "screening", data)
+        for model, label, yaml in PRETRAINED:
+            if model in pretrained:
+                shown.append((label, yaml, pretrained[model], "*"))
+        for i, (label, yaml, same, marker) in enumerate(shown):
+            time, scores = inference(models_cpu, yaml), [100 * run.history[-1]["mAP50-95"] for run in same]
+            if time is not None:
+                about = f"{label} ({len(same)} seed{'s' * (len(same) > 1)})"
+                style = {"fmt": marker, "markersize": 12 if marker == "*" else 7, "capsize": 3, "color": f"C{i}"}
+                axes.errorbar(time, mean(scores), stdev(scores) if len(scores) > 1 else None, label=about, **style)
+        axes.set(title=title, xlabel="forward on one CPU thread at 640 px, ms", ylabel="mAP50-95, %")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="center right")
+    return figure
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from benchmarks.model_cpu import inference
 from benchmarks.rendering import table
 from benchmarks.study.parts import MARGIN, PARTS, Part
 from benchmarks.study.runs import Run, checked, reported
@@ -17,13 +18,18 @@ BEFORE = ("scratch", "scratch-long")  # parts that are older than parts.py
 STOCK = "yolov8n"  # what these are compared with
 
 
-def render(runs: list[Run]) -> dict[str, str]:
-    """Return the tables of the study."""
+def render(runs: list[Run], models_cpu: dict | None = None) -> dict[str, str]:
+    """Return the tables of the study.
+
+    Args:
+        runs (list[Run]): All of study.csv.
+        models_cpu (dict, optional): The result of model_cpu.py, for the times.
+    """
     runs = checked(runs)
     scratch = [block for part in BEFORE for data in ("bccd", "cards") if (block := models(runs, part, data))]
     grafts = [block for name, part in PARTS.items() if (block := compared(runs, name, part))]
     return {
-        "overview": overview(runs),
+        "overview": overview(runs, models_cpu),
         "study": "\n\n".join(scratch),
         "choices": choices(runs),
         "grafts": "\n\n".join(grafts) or "Not run yet: `python -m benchmarks.study`.",
@@ -55,15 +61,17 @@ def heading(about: dict, data: str) -> str:
     )
 
 
-def overview(runs: list[Run]) -> str:
+def overview(runs: list[Run], models_cpu: dict | None) -> str:
     """Return the table of README: models from scratch on both sets, the best first."""
     sets = ("bccd", "cards")
     found = {data: of(runs, "scratch", data) for data in sets}
     rows = []
     for model in sorted((m for m in found["bccd"] if m not in VARIANTS and m in found["cards"]), key=str.lower):
         scores = [[run.about["report/mAP50-95"] for run in found[data][model]] for data in sets]
-        rows.append((sum(map(mean, scores)), [model, *size(found["bccd"][model][0].about), *map(percent, scores)]))
-    head = ["from scratch", "parameters", "GFLOPs at 320", "blood cells, mAP50-95", "cards, mAP50-95"]
+        time = inference(models_cpu, f"{model}.yaml")
+        cells = [*size(found["bccd"][model][0].about), "" if time is None else f"{time:.0f}", *map(percent, scores)]
+        rows.append((sum(map(mean, scores)), [model, *cells]))
+    head = ["from scratch", "parameters", "GFLOPs at 320", "CPU, ms at 640", "blood cells, mAP50-95", "cards, mAP50-95"]
     return table(head, [row for _, row in sorted(rows, key=lambda r: -r[0])])
 
 
