@@ -73,14 +73,17 @@ def test_scan_runs_end_to_end(tmp_path: Path) -> None:
 
 
 def test_model_runs_end_to_end(tmp_path: Path) -> None:
-    r = quick("model_cpu", tmp_path, "--threads", "1")
-    assert [m["model"] for m in r["models"]] == model_cpu.MODELS
+    models = ["yolov8n.yaml", "VMamba-yolov8n.yaml", "graft:yolov8n.yaml"]
+    r = quick("model_cpu", tmp_path, "--threads", "1", "--models", *models)
+    assert [m["model"] for m in r["models"]] == models
     kinds = {(row["model"], row["backend"], row["kind"]) for row in r["rows"]}
     for kind in ("forward", "training step"):
         assert {(m, b) for m, b, k in kinds if k == kind} == {
             ("yolov8n.yaml", "auto"),
             ("VMamba-yolov8n.yaml", "auto"),
             ("VMamba-yolov8n.yaml", "chunked"),
+            ("graft:yolov8n.yaml", "auto"),
+            ("graft:yolov8n.yaml", "chunked"),
         }
     for row in r["rows"]:
         assert row["check"]["ok"], row
