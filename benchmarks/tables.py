@@ -52,6 +52,7 @@ BENCHMARKS = {
 TARGETS = ("scan_cpu", "model_cpu", "graft_cpu", "memory", "accuracy")
 PAGES = {
     "README.md": ("overview",),
+    "README.zh-CN.md": ("overview_zh",),
     "docs/benchmarks.md": ("targets", "scan_cpu", "accuracy", "model_cpu", "gpu", "gpu_amp"),
     "docs/deploy.md": ("export_cpu",),
     "docs/design/export.md": ("export_forms",),

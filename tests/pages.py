@@ -25,9 +25,13 @@ from pathlib import Path
 from tests.data import make_data
 
 ROOT = Path(__file__).resolve().parents[1]
+CHINESE = {  # their commands are those of English pages: tests/test_chinese.py
+    p.relative_to(ROOT).as_posix(): p for p in [ROOT / "README.zh-CN.md", *sorted(ROOT.glob("docs/zh/*.md"))]
+}
 PAGES = {
-    p.relative_to(ROOT).as_posix(): p
+    name: p
     for p in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
+    if (name := p.relative_to(ROOT).as_posix()) not in CHINESE
 }
 
 # What a page may say ------------------------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ def small(text: str) -> str:
 @cache
 def blocks(page: str) -> tuple[Block, ...]:
     """Return the blocks of a page, in order."""
-    return tuple(find_blocks(page, PAGES[page].read_text(encoding="utf-8")))
+    return tuple(find_blocks(page, {**PAGES, **CHINESE}[page].read_text(encoding="utf-8")))
 
 
 def find_blocks(page: str, text: str) -> list[Block]:

@@ -16,6 +16,10 @@ __all__ = ("render",)
 SETTINGS = ("epochs", "imgsz", "batch", "nbs", "optimizer", "device", "report_on", "checkpoint")
 BEFORE = ("scratch", "scratch-long")  # parts that are older than parts.py
 STOCK = "yolov8n"  # what these are compared with
+OVERVIEW = (
+    *("from scratch", "parameters", "GFLOPs at 320", "CPU, ms at 640", "blood cells, mAP50-95", "cards, mAP50-95"),
+)
+OVERVIEW_ZH = ("从零训练", "参数量", "GFLOPs（320）", "CPU 毫秒（640）", "血细胞 mAP50-95", "扑克牌 mAP50-95")
 
 
 def render(runs: list[Run], models_cpu: dict | None = None) -> dict[str, str]:
@@ -29,7 +33,8 @@ def render(runs: list[Run], models_cpu: dict | None = None) -> dict[str, str]:
     scratch = [block for part in BEFORE for data in ("bccd", "cards") if (block := models(runs, part, data))]
     grafts = [block for name, part in PARTS.items() if (block := compared(runs, name, part))]
     return {
-        "overview": overview(runs, models_cpu),
+        "overview": overview(runs, models_cpu, OVERVIEW),
+        "overview_zh": overview(runs, models_cpu, OVERVIEW_ZH),
         "study": "\n\n".join(scratch),
         "choices": choices(runs),
         "grafts": "\n\n".join(grafts) or "Not run yet: `python -m benchmarks.study`.",
@@ -61,8 +66,8 @@ def heading(about: dict, data: str) -> str:
     )
 
 
-def overview(runs: list[Run], models_cpu: dict | None) -> str:
-    """Return the table of README: models from scratch on both sets, the best first."""
+def overview(runs: list[Run], models_cpu: dict | None, head: tuple[str, ...]) -> str:
+    """Return the table of README, under a head in its language: models from scratch on both sets, the best first."""
     sets = ("bccd", "cards")
     found = {data: of(runs, "scratch", data) for data in sets}
     rows = []
@@ -71,7 +76,6 @@ def overview(runs: list[Run], models_cpu: dict | None) -> str:
         time = inference(models_cpu, f"{model}.yaml")
         cells = [*size(found["bccd"][model][0].about), "" if time is None else f"{time:.0f}", *map(percent, scores)]
         rows.append((sum(map(mean, scores)), [model, *cells]))
-    head = ["from scratch", "parameters", "GFLOPs at 320", "CPU, ms at 640", "blood cells, mAP50-95", "cards, mAP50-95"]
     return table(head, [row for _, row in sorted(rows, key=lambda r: -r[0])])
 
 
