@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parent
 # Settings -------------------------------------------------------------------------------------------------------------
 # For every run, unless given
 MODEL = "VMamba-yolov8n.yaml"
+STRONGER = (
+    "This is the recipe's model. In docs/study.md VMamba-yolon.yaml gave more from scratch. With few pictures, start "
+    "from pretrained weights: docs/starting-weights.md."
+)
 
 # For the digits only. Meant to show within 10 minutes on 2 CPU cores that the model learns, so everything here is about
 # few, cheap steps; none of it is advice for other data.
@@ -178,9 +182,11 @@ def train(settings: dict[str, Any]) -> None:
             raise ValueError(f"'data={file}' is no data file: {type(e).__name__}: {e}") from None
     from ultralytics import YOLO
 
-    start = time.time()
-    model = YOLO(settings.pop("model"), task=settings.pop("task", None))
+    start, file = time.time(), settings.pop("model")
+    model = YOLO(file, task=settings.pop("task", None))
     print(summary(model, model.train(**settings), time.time() - start))
+    if file == MODEL:
+        print(STRONGER)
 
 
 if __name__ == "__main__":  # Windows starts loader processes by importing this file anew

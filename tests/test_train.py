@@ -315,6 +315,7 @@ def test_own_data_from_another_directory(folder, data):
     assert re.search(r"mAP50\(B\) \d\.\d{3}, mAP50-95\(B\) \d\.\d{3}", summary)
     source = data.parent / "images" / "val"
     assert f'yolo detect predict model={best} source="{source}"' in summary
+    assert summary.rstrip().endswith("start from pretrained weights: docs/starting-weights.md.")
 
 
 def test_missing_data_yaml_is_named(script, monkeypatch):
