@@ -67,10 +67,10 @@ def beside_time(runs: list[Run], models_cpu: dict) -> Figure:
         runs (list[Run]): All of study.csv.
         models_cpu (dict): The result of model_cpu.py.
     """
-    figure = Figure(figsize=(4.6 * len(SETS), 3.6), layout="constrained", dpi=150)
+    figure, legend = Figure(figsize=(4.6 * len(SETS), 4.2), layout="constrained", dpi=150), {}
     for axes, (data, title) in zip(figure.subplots(1, len(SETS)), (("bccd", "blood cells"), ("cards", "cards"))):
         found = of(runs, "scratch", data)
-        shown = [(model, f"{model}.yaml", found[model], "o") for model in SHOWN]
+        shown = [(f"{model} from scratch", f"{model}.yaml", found[model], "o") for model in SHOWN]
         pretrained = of(runs, "report", data) or of(runs, "screening", data)
         for model, label, yaml in PRETRAINED:
             if model in pretrained:
@@ -78,12 +78,12 @@ def beside_time(runs: list[Run], models_cpu: dict) -> Figure:
         for i, (label, yaml, same, marker) in enumerate(shown):
             time, scores = inference(models_cpu, yaml), [100 * run.history[-1]["mAP50-95"] for run in same]
             if time is not None:
-                about = f"{label} ({len(same)} seed{'s' * (len(same) > 1)})"
-                style = {"fmt": marker, "markersize": 12 if marker == "*" else 7, "capsize": 3, "color": f"C{i}"}
-                axes.errorbar(time, mean(scores), stdev(scores) if len(scores) > 1 else None, label=about, **style)
+                style = {"fmt": marker, "markersize": 13 if marker == "*" else 7, "capsize": 3, "color": f"C{i}"}
+                points = axes.errorbar(time, mean(scores), stdev(scores) if len(scores) > 1 else None, **style)
+                legend.setdefault(titled(label, same), points)
         axes.set(title=title, xlabel="forward on one CPU thread at 640 px, ms", ylabel="mAP50-95, %")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center right")
+    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 
