@@ -460,4 +460,4 @@ def test_nothing_but_the_command_imports_the_tools() -> None:
 def test_page_tells_of_every_row() -> None:
     page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
     for row in machine.environment():
-        assert row.item in page, row.item
+        assert row.item in page, f"docs/environment.md, 'The rows', lacks '{row.item}'"

@@ -168,7 +168,9 @@ def _require_orders(orders: Sequence[int] | None, directions: int) -> None:
 
 
 class Backend:
-    """One way to compute. `scan`, `scan_backward` and `num_checkpoints` are needed; the rest is composed of PyTorch.
+    """One way to compute. The rest is composed of PyTorch.
+
+    `scan`, `scan_backward` and `num_checkpoints` are needed; `scan` alone where `operator` is False.
 
     What a backend takes is declared in the attributes. Its methods get problems that were checked and that it takes.
 
@@ -201,7 +203,7 @@ class Backend:
         return ""
 
     def num_checkpoints(self, length: int) -> int:
-        """Return how many states `scan` keeps for backward; the last is the final state."""
+        """Return how many states `scan` keeps for backward, at least one; the last is the final state."""
         raise NotImplementedError
 
     def scan(self, s: Scan, keep: bool = True) -> tuple[Tensor, Tensor]:
@@ -219,7 +221,7 @@ class Backend:
         raise NotImplementedError
 
     def scan_backward(self, dout: Tensor, s: Scan, states: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by the eight tensors of a scan, in their dtypes; None for absent ones.
+        """Return the gradients by the eight tensors of a scan, in their dtypes and layouts; None for absent ones.
 
         Args:
             dout (Tensor): Gradient of the output (B, K, D, L).
