@@ -396,6 +396,10 @@ def test_eight_bits_keep_the_scores(form: str, package: str, checkpoint: Path, t
     assert len(want) > 3
     assert got[0, 5] == want[0, 5]
     np.testing.assert_allclose(got[0, 4], want[0, 4], atol=0.1)
+    if form == "onnx":
+        scales = {i.name: i.dims for i in onnx.load(file).graph.initializer if i.name.endswith("conv.weight_scale")}
+        assert scales
+        assert all(len(dims) == 1 for dims in scales.values())  # one a channel: a single one has no axis
 
 
 @pytest.mark.slow
