@@ -101,6 +101,18 @@ def _step(x, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
+def _over_states(x, BLOCK_N: tl.constexpr):
+    """Return the sum over the states of a tile (BLOCK_N, channels): of every 16th state, then of those 16 sums.
+
+    A plain sum adds one state after another, and its rounding grows with the root of their number. The states of one
+    thread are added first: the other way round each of the 16 would take shuffles.
+    """
+    if BLOCK_N > 16:
+        x = tl.sum(tl.reshape(x, [BLOCK_N // 16, 16, x.shape[1]]), axis=0)
+    return tl.sum(x, axis=0)
+
+
+@triton.jit
 def _projection(proj, proj_r, d, proj_d, ok_d, RANK: tl.constexpr):
     """Return the columns of dt_proj that a block of channels needs, RANK times (channels)."""
     columns = ()
@@ -396,7 +408,7 @@ def scan_forward(
             C_r = tl.load(weight + BLOCK_N)
             decay = tl.exp2(_row(dt, r, ROWS)[None, :] * a2)
             h = decay * h + B_r[:, None] * _row(v, r, ROWS)[None, :]
-            y = tl.where(rows[:, None] == r, tl.sum(h * C_r[:, None], axis=0)[None, :], y)
+            y = tl.where(rows[:, None] == r, _over_states(h * C_r[:, None], BLOCK_N)[None, :], y)
         if D is not None:
             y += skip[None, :] * x
         if z is not None:
@@ -589,19 +601,19 @@ def scan_backward(
                 if z is not None:
                     gate = tl.load(z + pos * z_l, ok, 0.0).to(tl.float32)
                     sig = _sigmoid(gate)
-                    y = tl.sum(h * C_r[:, None], axis=0) + skip * u_r
+                    y = _over_states(h * C_r[:, None], BLOCK_N) + skip * u_r
                     slope = sig + gate * sig * (1.0 - sig)
                     tl.store(dz + pos * dz_l, (dy * y * slope).to(dz.dtype.element_ty), ok)
                     dy *= gate * sig
                 tl.store(dC + pos * dC_l, tl.sum(h * dy[None, :], axis=1).to(dC.dtype.element_ty), ok_r)
                 g = w + C_r[:, None] * dy[None, :]
                 tl.store(dB + pos * dB_l, tl.sum(g * (u_r * dt)[None, :], axis=1).to(dB.dtype.element_ty), ok_r)
-                dx = tl.sum(g * B_r[:, None], axis=0)
+                dx = _over_states(g * B_r[:, None], BLOCK_N)
                 h = before[r]
                 w = g * decays[r]
                 q = w * h
                 dA_tile += q * dt[None, :]
-                ddt = tl.sum(q * a2, axis=0) * LN2 + dx * u_r
+                ddt = _over_states(q * a2, BLOCK_N) * LN2 + dx * u_r
                 if SOFTPLUS:  # its slope, of delta itself: 1 - exp(-dt) would lose small steps
                     raw = _delta(delta, pos * delta_l, ok, low + row, columns, RANK)
                     ddt *= _sigmoid(raw + shift)
