@@ -110,15 +110,17 @@ class _Call:
         low, B, C = (of_all(t) for t in projected.split([self.rank, self.state, self.state], dim=-1))
         proj, delta = self.b.dt_proj.expand(self.groups, -1, -1), None
         if self.rank > MAX_RANK:
-            delta = of_all(_matmul(projected[..., : self.rank], self.b.dt_proj.transpose(1, 2)))
+            weight = self.b.dt_proj.transpose(1, 2)
+            delta = of_all(_matmul(projected[..., : self.rank], weight, self.tokens(self.rows)))
             proj = low = None
         scan = self.b.scan(of_all(u), delta, B, C)
         return Call(scan, backward, proj), scan, low
 
 
-def _matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply the tokens (K, B, L, C) of each direction by its weight (K, C, M)."""
-    return torch.bmm(x.flatten(1, 2), weight).unflatten(1, x.shape[1:3])
+def _matmul(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """Fill out (K, B, L, M), which may be a part of wider rows, with tokens (K, B, L, C) times weights (K, C, M)."""
+    torch.bmm(x.flatten(1, 2), weight, out=out.flatten(1, 2))
+    return out
 
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
@@ -127,7 +129,10 @@ def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     A product for each direction: the result has one tile or few, and of a single product cuBLAS divides the sum, over
     up to millions of tokens, among multiprocessors.
     """
-    return torch.stack([a.flatten(0, 1).t() @ b.flatten(0, 1) for a, b in zip(dy, x)])
+    total = dy.new_empty(len(dy), dy.shape[-1], x.shape[-1])
+    for a, b, out in zip(dy.flatten(1, 2), x.flatten(1, 2), total):
+        torch.mm(a.t(), b, out=out)
+    return total
 
 
 def block(b: Block, keep: bool) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
@@ -140,7 +145,7 @@ def block(b: Block, keep: bool) -> tuple[Tensor, Tensor | None, Tensor | None, T
         states = b.A.new_zeros(call.batch, call.groups, num_checkpoints(call.length), call.state, call.channels)
         return (out, y, projected, states.transpose(-1, -2)) if keep else (out, None, None, None)
     u = call.convolved()
-    projected = _matmul(u, b.x_proj.transpose(1, 2))
+    projected = _matmul(u, b.x_proj.transpose(1, 2), u.new_empty(*u.shape[:3], b.x_proj.shape[1]))
     scan_call, scan, low = call.scan(u, projected, backward=False)
     ys = call.tokens(call.groups)
     states = scan_call.forward(ys.permute(1, 0, 3, 2), scan, low, keep)
@@ -195,9 +200,9 @@ def block_backward(
         return t.sum(0, keepdim=True) if call.rows < call.groups else t
 
     du, ddelta, dprojected = shared(du_all), shared(ddelta_all), shared(dprojected_all)
-    dprojected[..., : call.rank] = _matmul(ddelta, b.dt_proj)
+    _matmul(ddelta, b.dt_proj, dprojected[..., : call.rank])
     ddt_proj = _weight_gradient(ddelta, projected[..., : call.rank])
     dx_proj = _weight_gradient(dprojected, u)
-    dv = du.add_(_matmul(dprojected, b.x_proj))
-    dconv_w, dconv_b = call.convolution_gradients(dv, dx)
+    du.flatten(1, 2).baddbmm_(dprojected.flatten(1, 2), b.x_proj)
+    dconv_w, dconv_b = call.convolution_gradients(du, dx)
     return dxz, dconv_w, dconv_b, dx_proj, ddt_proj, dA, dD, ddt_bias, out
