@@ -31,7 +31,9 @@ class _Call:
         self.groups, self.channels, self.state = b.A.shape
         self.rows, self.rank = b.x_proj.shape[0], b.dt_proj.shape[2]
         self.x, self.z = b.halves()
-        self.conv_w, self.conv_b = b.conv_w, None if b.conv_w is None else b.conv_b
+        # Taps outermost in memory: a thread's neighbouring channels are one load, not one each.
+        self.conv_w = None if b.conv_w is None else b.conv_w.transpose(1, 2).contiguous().transpose(1, 2)
+        self.conv_b = None if b.conv_w is None else b.conv_b
         self.taps = 1 if b.conv_w is None else b.conv_w.shape[2]
         self.block_d = min(BLOCK_CHANNELS, power_of_two(self.channels))
         self.blocks = -(-self.channels // self.block_d)
