@@ -16,7 +16,13 @@ __all__ = ("block", "block_backward")
 MAX_RANK = 16  # of a delta formed inside the scan; for a larger one a matrix product pays, which keeps (B, K, L, D)
 MAX_TAPS = 16  # of the convolution
 BLOCK_TOKENS, BLOCK_CHANNELS, BLOCK_WARPS = 16, 64, 4  # of a program
+SLOPE_WARPS = 8  # where weights get their gradients: each thread then holds half as many sums
 SLOPE_STEPS = 4  # times as many tokens where weights get their gradients: fewer rows to add up
+
+
+def warps(kernel: str) -> int:
+    """Return the warps of a program of a kernel of block_kernels.py."""
+    return SLOPE_WARPS if kernel == "conv_silu_slope" else BLOCK_WARPS
 
 
 class _Call:
@@ -54,7 +60,7 @@ class _Call:
         given |= {"channels": self.channels, "L": self.length, "blocks": self.blocks, "chunks": chunks}
         given |= {"TOKENS": BLOCK_TOKENS, "BLOCK_D": self.block_d}
         with guard(self.x.device):
-            launch(getattr(load.block_kernels, kernel), programs, tensors, given, BLOCK_WARPS)
+            launch(getattr(load.block_kernels, kernel), programs, tensors, given, warps(kernel))
 
     def tokens(self, groups: int) -> Tensor:
         """Return uninitialised tokens of a number of directions, (K, B, L, D)."""

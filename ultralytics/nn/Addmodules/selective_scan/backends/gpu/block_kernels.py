@@ -93,7 +93,7 @@ def conv_silu_slope(
     sums = ()
     for _ in tl.static_range(TAPS + 1):
         sums = sums + (tl.zeros([TOKENS, BLOCK_D], tl.float32),)
-    for i in tl.static_range(STEPS):
+    for i in range(STEPS):  # not unrolled: the unrolled loop loads ahead until no register is left
         t = (chunk * STEPS + i) * TOKENS + tl.arange(0, TOKENS)
         ok = (t < L)[:, None] & ok_d[None, :]
         v = _convolve(x, x_l, x_d, w, w_j, w_d, bias, bias_d, t, d, ok_d, L, sign, TAPS)
