@@ -16,6 +16,7 @@ __all__ = ("Call", "divide", "num_checkpoints", "scan", "scan_backward", "tile_l
 
 FORWARD_ROWS = 2  # tokens loaded ahead; divides every tile
 LOW_RANK_ROWS = 4  # the same where delta is formed inside: Triton 3.6 spreads the channels of two tokens over threads
+LOW_RANK_ADJOINT_ROWS = 1  # against scan order four tokens are spread as well, and spill; one is not
 BACKWARD_ROWS = 2  # tokens whose states and decays are held in registers at a time; divides every tile
 CARRY_ROWS = 8
 PART_ROWS = 16  # parts that are added up at a time
@@ -153,7 +154,8 @@ class Call:
         delta, A, bias, softplus, z = s.delta, s.A, s.delta_bias, s.delta_softplus, s.z if adjoint else None
         ends = self.floats(v, self.batch * self.groups, self.segments, self.block_n, self.width)
         sums = self.floats(v, self.batch * self.groups, self.segments, self.width)
-        scan = self.sizes(self.ahead) | strides("kdn", A=A) | strides("kd", bias=bias)
+        ahead = LOW_RANK_ADJOINT_ROWS if adjoint and self.rank else self.ahead
+        scan = self.sizes(ahead) | strides("kdn", A=A) | strides("kd", bias=bias)
         scan |= strides("bkdl", v=v, delta=delta, z=z) | strides("kdr", proj=self.proj)
         scan |= {"first": int(adjoint), "SOFTPLUS": softplus, "ADJOINT": adjoint}
         tensors = v, delta, A, packed, self.proj, z, bias, ends, sums
