@@ -24,6 +24,7 @@ from benchmarks import (  # noqa: E402
     export_forms,
     gpu,
     gpu_amp,
+    gpu_compile,
     graft_cpu,
     layer_cpu,
     memory,
@@ -48,6 +49,7 @@ BENCHMARKS = {
     "export_forms": export_forms,
     "gpu": gpu,
     "gpu_amp": gpu_amp,
+    "gpu_compile": gpu_compile,
 }
 TARGETS = ("scan_cpu", "model_cpu", "graft_cpu", "memory", "accuracy")
 PAGES = {
@@ -57,6 +59,7 @@ PAGES = {
     "docs/deploy.md": ("export_cpu",),
     "docs/design/export.md": ("export_forms",),
     "docs/design/cpu-kernel.md": ("scan_isa",),
+    "docs/design/gpu-kernel.md": ("gpu_compile",),
     "docs/design/selective-scan.md": ("memory", "layer_cpu"),
     "docs/design/grafts.md": ("graft_cpu",),
     "docs/design/scan2d.md": ("ss2d_cpu",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu_peer
+from benchmarks import gpu_compile, gpu_peer
+from benchmarks.gpu_compile import HOPPER, MI300, Case
 from tests import block_cases, scan_cases
 from tests.scan_cases import TOLERANCE, close, errors, hold, loop, make
 from ultralytics.nn.Addmodules import Mamba
@@ -61,139 +63,90 @@ def test_kernels_in_the_interpreter():
     assert re.search(r"\d{2} passed", done.stdout), done.stdout[-500:]
 
 
-def build(kernel: str, target: tuple, folder: Path, monkeypatch, num_warps: int = 1, absent=("z", "dz"), **constants):
-    """Compile a kernel for a target that need not be there, as a call with channel-last bfloat16 tokens would."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
-    from ultralytics.nn.Addmodules.selective_scan.backends.gpu import block_kernels, kernels
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
-    of_block = hasattr(block_kernels, kernel)
-    function = getattr(block_kernels if of_block else kernels, kernel)
-    tokens = {"u", "v", "delta", "B", "C", "low", "proj", "z", "dout", "out", "du", "ddelta", "dz"}
-    tokens |= {"x", "y", "ys", "dv", "dx", "dy"}
-    wide = {"A", "D", "bias", "states", "enter", "scratch", "packed", "ends", "sums", "dA", "dB", "dC", "dD", "dbias"}
-    wide |= {"parts", "part_dB", "part_dC"}
-    if of_block:
-        tokens, wide = tokens | {"w", "bias"}, wide - {"bias"}
-        constants = {
-            "TAPS": 4,
-            "TOKENS": gpu_block.BLOCK_TOKENS,
-            "STEPS": gpu_block.SLOPE_STEPS,
-            "BLOCK_D": 64,
-            **constants,
-        }
-    else:
-        constants = {"N": 16, "BLOCK_N": 16, "BLOCK_D": 32, "RANK": 0, "TILE": 64, **constants}
-        constants |= {"BLOCK_R": max(4, constants["RANK"]) if constants["RANK"] else 0, "SOFTPLUS": True}
-        row = 2 * constants["BLOCK_N"] + constants["BLOCK_R"]
-        sectors = gpu_launch.power_of_two(-(-constants.get("ROWS", 1) * row // 8))
-        constants = {"SECTORS": sectors, **constants}
-        absent = (*absent, "delta") if constants["RANK"] else (*absent, "low", "proj")
-    constants |= dict.fromkeys(absent) | {f"{x}_d": 1 for x in tokens - {"proj", "w", "bias"}}
-    signature, values, hints = {}, {}, {}
-    for i, name in enumerate(p.name for p in function.params):
-        if name in constants:
-            signature[name], values[(i,)] = "constexpr", constants[name]
-        else:
-            signature[name] = "*bf16" if name in tokens else "*fp32" if name in wide else "i32"
-            specialised = bool(of_block and re.search("_[bkl]$", name))
-            specialised |= name == "channels" and (of_block or kernel == "scan_backward")
-            if name in tokens | wide or specialised:
-                hints[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(function, signature, constexprs=values, attrs=hints)
-    return compile(source, target=GPUTarget(*target), options={"num_warps": num_warps}).asm
-
-
-HOPPER, MI300 = ("cuda", 90, 32), ("hip", "gfx942", 64)
-KERNELS = [
-    ("pack_weights", {"TOKENS": 64}),
-    ("scan_local", {"ROWS": gpu_scan.FORWARD_ROWS, "ADJOINT": False}),
-    ("scan_local", {"ROWS": gpu_scan.FORWARD_ROWS, "ADJOINT": True}),
-    ("scan_carry", {"ROWS": gpu_scan.CARRY_ROWS, "ADJOINT": False}),
-    ("scan_forward", {"ROWS": gpu_scan.FORWARD_ROWS, "KEEP": True}),
-    ("scan_forward", {"ROWS": gpu_scan.FORWARD_ROWS, "KEEP": True, "absent": ("z", "enter")}),
-    ("scan_backward", {"ROWS": gpu_scan.BACKWARD_ROWS}),
-    ("pack_weights", {"TOKENS": 64, "RANK": 4}),
-    ("scan_local", {"ROWS": gpu_scan.LOW_RANK_ROWS, "ADJOINT": False, "RANK": 4}),
-    ("scan_forward", {"ROWS": gpu_scan.LOW_RANK_ROWS, "KEEP": True, "RANK": 4}),
-    ("scan_forward", {"ROWS": gpu_scan.LOW_RANK_ROWS, "KEEP": True, "RANK": 16}),
-    ("scan_backward", {"ROWS": gpu_scan.BACKWARD_ROWS, "RANK": 4}),
-    ("scan_backward", {"ROWS": gpu_scan.BACKWARD_ROWS, "RANK": 16}),
-    ("add_parts", {"ROWS": gpu_scan.PART_ROWS}),
-    ("add_weights", {"TOKENS": 64}),
-]
-BLOCK_KERNELS = {  # and what may be absent
-    "conv_silu": ("w", "bias"),
-    "conv_silu_slope": ("w", "bias", "parts"),
-    "conv_input": ("w",),
-    "merge_gate": ("y", "z"),
-    "gate_slope": ("out",),
-}
-
-
-def spills(ptx: str, folder: Path) -> int:
-    """Return the bytes of registers that ptxas spills."""
-    import triton
-
-    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
-    if not ptxas.exists():
+def spills(kernel, folder: Path) -> int:
+    """Return the bytes of registers that a kernel for NVIDIA spills, or skip where nothing can count them."""
+    found = gpu_compile.resources(kernel, folder)
+    if found is None:
         pytest.skip("no ptxas beside triton")
-    (folder / "kernel.ptx").write_text(ptx, encoding="utf-8")
-    target = re.search(r"\.target (\w+)", ptx)[1]
-    command = [str(ptxas), "-v", f"--gpu-name={target}", str(folder / "kernel.ptx"), "-o", str(folder / "kernel.cubin")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(re.search(r"(\d+) bytes spill stores", done.stderr)[1])
+    return found["spilled"]
 
 
 @needs_triton
 @pytest.mark.parametrize(
-    ("kernel", "constants"), [*KERNELS[1:6], KERNELS[9]], ids=lambda x: x if isinstance(x, str) else ""
+    "case",
+    [
+        case
+        for case in gpu_compile.KERNELS
+        if case.kernel in ("scan_local", "scan_carry", "scan_forward") and case.constants.get("RANK", 4) == 4
+    ],
+    ids=lambda case: case.label,
 )
-def test_machine_code_of_the_forward_kernels(kernel, constants, tmp_path, monkeypatch):
+def test_machine_code_of_the_forward_kernels(case, tmp_path):
     """A thread has whole channels: no value crosses threads, and B and C arrive by loads of four floats."""
-    asm = build(kernel, HOPPER, tmp_path, monkeypatch, **constants)
-    assert "shfl.sync" not in asm["ptx"]
-    if kernel != "scan_carry":
-        loads = len(re.findall(r"ld\.global\.v4", asm["ptx"]))
-        assert loads >= constants["ROWS"] * (8 if kernel == "scan_forward" else 4)
-    assert spills(asm["ptx"], tmp_path) <= 16
+    kernel = gpu_compile.compiled(case, HOPPER, tmp_path)
+    shuffles = kernel.asm["ptx"].count("shfl.sync")
+    assert shuffles == 0
+    if case.kernel != "scan_carry":
+        loads = len(re.findall(r"ld\.global\.v4", kernel.asm["ptx"]))
+        assert loads >= case.constants["ROWS"] * (8 if case.kernel == "scan_forward" else 4)
+    assert spills(kernel, tmp_path) <= 16
+
+
+@needs_triton
+def test_resources_are_counted_from_machine_code(tmp_path, monkeypatch, capsys):
+    """The command that writes the table, for one kernel: figures of both dtypes, and a sentence for an unknown name."""
+    out = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["gpu_compile.py", "conv_silu_slope", "--out", str(out)])
+    if not (Path(importlib.util.find_spec("triton").origin).parent / "backends/nvidia/bin/ptxas").exists():
+        pytest.skip("no ptxas beside triton")
+    assert gpu_compile.main() == 0
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [(x["kernel"], x["dtype"]) for x in rows] == [("conv_silu_slope", d) for d in gpu_compile.DTYPES]
+    for x in rows:
+        assert x["spilled"] == 0
+        assert 32 <= x["registers"] <= 128, "two programs of 8 warps fit a multiprocessor"
+        assert x["shared"] > 0
+    assert f"| conv_silu_slope | 8 | {rows[0]['registers']} | 0 |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["gpu_compile.py", "conv"])
+    with pytest.raises(SystemExit):
+        gpu_compile.main()
+    assert "no kernel is called 'conv'; there are add_parts, " in capsys.readouterr().err
 
 
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [HOPPER, MI300], ids=["sm_90", "gfx942"])
-@pytest.mark.parametrize(("kernel", "constants"), KERNELS, ids=lambda x: x if isinstance(x, str) else "")
-def test_kernels_compile_for(target, kernel, constants, tmp_path, monkeypatch):
-    asm = build(kernel, target, tmp_path, monkeypatch, **constants)
+@pytest.mark.parametrize("case", gpu_compile.KERNELS, ids=lambda case: case.label)
+def test_kernels_compile_for(target, case, tmp_path):
+    kernel = gpu_compile.compiled(case, target, tmp_path)
     if target is HOPPER:
-        assert spills(asm["ptx"], tmp_path) <= 16
+        assert spills(kernel, tmp_path) <= 16
     else:
-        assert re.search(r"\.vgpr_spill_count:\s+0\b", asm["amdgcn"])
+        assert re.search(r"\.vgpr_spill_count:\s+0\b", kernel.asm["amdgcn"])
 
 
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [HOPPER, MI300], ids=["sm_90", "gfx942"])
-@pytest.mark.parametrize("kernel", BLOCK_KERNELS)
-def test_block_kernels_compile_for(target, kernel, tmp_path, monkeypatch):
-    for absent in ((), BLOCK_KERNELS[kernel]):
-        asm = build(kernel, target, tmp_path, monkeypatch, gpu_block.BLOCK_WARPS, absent=absent)
+@pytest.mark.parametrize("name", gpu_compile.BLOCK_KERNELS)
+def test_block_kernels_compile_for(target, name, tmp_path):
+    for absent in ((), gpu_compile.BLOCK_KERNELS[name]):
+        kernel = gpu_compile.compiled(Case(name, {"absent": absent}, gpu_block.warps(name)), target, tmp_path)
         if target is HOPPER:
-            assert spills(asm["ptx"], tmp_path) == 0
+            assert spills(kernel, tmp_path) == 0
         else:
-            assert re.search(r"\.vgpr_spill_count:\s+0\b", asm["amdgcn"])
+            assert re.search(r"\.vgpr_spill_count:\s+0\b", kernel.asm["amdgcn"])
 
 
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("state", [1, 64, 256])
-def test_kernels_compile_for_other_state_sizes(state, tmp_path, monkeypatch):
+def test_kernels_compile_for_other_state_sizes(state, tmp_path):
     sizes = {"N": state, "BLOCK_N": state, "absent": ()}
-    build("scan_forward", HOPPER, tmp_path, monkeypatch, max(1, state // 64), ROWS=8, KEEP=True, **sizes)
-    rows = max(1, min(4, 64 // state))
-    build("scan_backward", HOPPER, tmp_path, monkeypatch, max(1, state // 16), ROWS=rows, **sizes)
+    forward = Case("scan_forward", {"ROWS": 8, "KEEP": True, **sizes}, max(1, state // 64))
+    backward = Case("scan_backward", {"ROWS": max(1, min(4, 64 // state)), **sizes}, max(1, state // 16))
+    for case in (forward, backward):
+        gpu_compile.compiled(case, HOPPER, tmp_path)
 
 
 def test_reasons_for_an_unusable_backend(monkeypatch):
