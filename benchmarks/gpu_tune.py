@@ -28,11 +28,9 @@ from ultralytics.nn.Addmodules.selective_scan import Scan, registry  # noqa: E40
 from ultralytics.nn.Addmodules.selective_scan.backends.gpu import scan as settings  # noqa: E402
 
 SHAPES = [(1, 64, 25600), (16, 64, 25600), (16, 256, 1600), (70, 64, 25600), (70, 128, 6400), (70, 512, 400)]
-VARIANTS = [
-    "FORWARD_ROWS=4,FORWARD_PROGRAMS=14", "FORWARD_ROWS=8,FORWARD_PROGRAMS=8", "FORWARD_PROGRAMS=12",
-    "FORWARD_PROGRAMS=20", "BACKWARD_ROWS=4", "BACKWARD_ROWS=1", "BACKWARD_PROGRAMS=6",
-    "WAVES=1", "BLOCK_D=16",
-]  # fmt: skip
+# What cost time on an H100 is not tried again: 4 and 8 tokens at a time forward, 1 and 4 backward, fewer programs, one
+# wave, blocks of 16 channels (benchmarks/results/gpu_tune.json).
+VARIANTS = ["FORWARD_PROGRAMS=20", "BACKWARD_PROGRAMS=10", "WAVES=6", "SHORT=512", "SHORT=6400", "CARRY_ROWS=16"]
 
 
 def main() -> int:
