@@ -8,6 +8,7 @@ the recipe's kernels are not built its last time and date are quoted from benchm
 
 Usage:
     python benchmarks/gpu_profile.py --out build/gpu/gpu_profile.json --deadline 120
+    python benchmarks/gpu_profile.py --recipe                        # the recipe's alone, once its kernels are built
     python benchmarks/gpu_profile.py --dry-run                       # tiny, on a CPU: PyTorch's operators for kernels
 """
 
@@ -63,6 +64,7 @@ VARIANTS = {  # name: module and what is put into it
     "adjoint: 4 tokens at a time": (scan_settings, {"LOW_RANK_ADJOINT_ROWS": 4}),
     "forward: 1 token at a time": (scan_settings, {"LOW_RANK_ROWS": 1, "LOW_RANK_PROGRAMS": 16}),
     "slope of the convolution: 4 warps": (block_settings, {"SLOPE_WARPS": 4}),
+    "slope of the convolution: 256 tokens": (block_settings, {"SLOPE_STEPS": 16}),
     "delta in memory": (block_settings, {"MAX_RANK": 0}),
 }
 
@@ -121,6 +123,7 @@ def main() -> int:
     """Profile what there is time for, by worth: the largest maps first; 1 if a row failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--deadline", type=float, default=120, help="seconds after which no further row begins")
+    parser.add_argument("--recipe", action="store_true", help="the recipe's block alone")
     parser.add_argument("--dry-run", action="store_true", help="tiny, on a CPU")
     parser.add_argument("--out", type=Path, help="where the figures go")
     args = parser.parse_args()
@@ -135,7 +138,7 @@ def main() -> int:
     plan = [(kind, shape, amp) for shape in shapes for amp in (False, True) for kind in ("Mamba", "VSSBlock")]
     for kind, (inner, length), amp in plan:
         case = {"block": kind, "batch": batch, "dim": inner, "length": length, "amp": amp}
-        variants = ["", *VARIANTS] if kind == "Mamba" else [""]
+        variants = [] if args.recipe else ["", *VARIANTS] if kind == "Mamba" else [""]
         if kind == "Mamba" and not lacking:
             variants.append("the recipe's")  # last: it changes the block
         block, x = a_block(kind, inner, length, batch, device)

@@ -81,12 +81,16 @@ PARTS = [
     ),
     Part(
         "profile", 130, "benchmarks/gpu_profile.py --out {out}/gpu_profile.json --deadline {seconds}",
-        "a Mamba block and a VSS block by kernel, beside the recipe's, and its suspects done in other ways",
+        "a Mamba block and a VSS block by kernel, and suspects done in other ways",
         "benchmarks/gpu_profile.py --dry-run --out {out}/gpu_profile.json",
     ),
     Part(
         "blocks", 90, BENCHMARK.format("blocks"), "forward and backward of whole blocks beside the recipe's",
         DRY_BENCHMARK.format("blocks"), peers=True,
+    ),
+    Part(
+        "recipe", 45, "benchmarks/gpu_profile.py --recipe --out {out}/gpu_profile_recipe.json --deadline {seconds}",
+        "the recipe's block by kernel, now that its kernels are built", peers=True,
     ),
     Part(
         "train-yolon", 240, TRAINING.format(3, "VMamba-yolon.yaml", "fp16"),

@@ -26,7 +26,7 @@ from tests import block_cases, scan_cases
 from tests.scan_cases import TOLERANCE, close, errors, hold, loop, make
 from ultralytics.nn.Addmodules import Mamba
 from ultralytics.nn.Addmodules import selective_scan as engine
-from ultralytics.nn.Addmodules.selective_scan import Scan, op, registry, selective_scan_ref
+from ultralytics.nn.Addmodules.selective_scan import Block, Scan, op, registry, selective_scan_ref
 from ultralytics.nn.Addmodules.selective_scan.backends import chunked, mamba_ssm
 from ultralytics.nn.Addmodules.selective_scan.backends import gpu as backend_gpu
 from ultralytics.nn.Addmodules.selective_scan.backends.gpu import block as gpu_block
@@ -255,6 +255,20 @@ def test_division_of_a_scan(programs, cost):
     assert gpu_scan.divide(132 * programs, 400, 132, programs, cost) == (1, 400), "one full wave needs no dividing"
     assert gpu_scan.divide(132 * programs + 1, 400, 132, programs, 1.2)[0] > 1, "one program more is a second wave"
     assert gpu_scan.divide(1, 400, 0, programs, cost) == gpu_scan.divide(0, 400, 132, programs, cost) == (1, 400)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rank", [1, 2, 4, 16])
+def test_layouts_of_the_block_allow_wide_loads(dtype, rank):
+    """Rows of projections begin at multiples of 16 bytes; channels of the convolution's weights are neighbours."""
+    args = block_cases.cast(block_cases.make(2, 6, 24, 16, rank, 4, 2, [0, 1]), dtype)
+    call = gpu_block._Call(Block(**{**args, "out_w": None, "out_b": None}, orders=[0, 1]))
+    rows = call.projections(2)
+    assert rows.shape == (2, 2, 6, rank + 32)
+    assert rows.stride(3) == 1
+    assert all(rows.stride(i) * rows.element_size() % 16 == 0 for i in range(3))
+    assert torch.equal(call.conv_w, args["conv_w"])
+    assert call.conv_w.stride() == (4 * 24, 1, 24)
 
 
 class _NoDevice:

@@ -143,8 +143,8 @@ def test_parts_name_options_that_their_scripts_have():
             for word in words:
                 assert not word.startswith("--") or f'"{word}"' in source, f"{p.name}: {word}"
     assert len({p.name for p in gpu_run.PARTS}) == len(gpu_run.PARTS)
-    first = [p.seconds for p in gpu_run.PARTS[:5]]
-    assert sum(first) <= 870, "checks, profile, blocks, a training and models fit the first call"
+    first = [p.seconds for p in gpu_run.PARTS[:6]]
+    assert sum(first) <= 870, "checks, profiles, blocks, a training and models fit the first call"
 
 
 PLAN = """
@@ -256,6 +256,9 @@ def test_the_profile_runs_and_quotes_the_recipe(tmp_path, monkeypatch, capsys):
             assert all(idle >= 0 for _, _, idle in x[name]["kernels"])
     assert {x["variant"] for x in rows if "failed" in x} == {"no such"}
     assert "ms as called" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["gpu_profile.py", "--dry-run", "--recipe"])
+    assert gpu_profile.main() == 0
+    assert capsys.readouterr().out.count("the recipe's: no CUDA device") == 2, "float32 and AMP"
     case = {"block": "Mamba", "batch": 16, "dim": 64, "length": 25600, "amp": True}
     last = gpu_profile.quoted(case)
     assert last["ms"] > 0
