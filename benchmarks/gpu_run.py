@@ -288,7 +288,10 @@ def main() -> int:
         if not source.is_dir():
             parser.error(f"--peers {source} is no folder: give the folder that holds csrc")
     commit = git("rev-parse", "HEAD")
-    runner = Runner((args.out or Path(os.environ.get("OUT", ROOT / "build/gpu"))).resolve(), args.limit, commit)
+    out = (args.out or Path(os.environ.get("OUT", ROOT / "build/gpu"))).resolve()
+    if args.dry_run:  # apart: a part that was tried on a CPU is not done
+        out /= "dry"
+    runner = Runner(out, args.limit, commit)
     if args.list:
         for part in PARTS:
             known = runner.known.get(part.name, {})

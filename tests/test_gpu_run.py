@@ -193,6 +193,9 @@ def test_a_call_that_is_terminated_and_the_next(tmp_path):
     listed = call("--list").stdout
     assert "left out: four" in listed
     assert "done: two" in listed
+    assert call("--dry-run", "--limit", "100").returncode == 0
+    assert states(tmp_path / "dry") == dict.fromkeys(("one", "two", "three", "four"), "left out"), "none can run so"
+    assert states(tmp_path)["two"] == "done", "a dry run leaves what was measured"
     assert call("--data", str(tmp_path / "none.yaml")).stderr.endswith("is no file: give the YAML of a data set\n")
 
 
