@@ -75,8 +75,8 @@ class Part(NamedTuple):
 
 PARTS = [
     Part(
-        "checks", 75, TESTS.format("not mamba_ssm and not lengths and not composition and not compiled"),
-        "our kernels on this device, held to float64",
+        "checks", 75, TESTS.format("block_and_every_gradient or division_does or graph_replays"),
+        "the block and its scan on this device, held to float64",
         "-m pytest -q -p no:cacheprovider tests/test_gpu_backend.py -k division",
     ),
     Part(
@@ -113,6 +113,10 @@ PARTS = [
     Part(
         "train-graft", 150, TRAINING.format(1.2, "VMamba-yolov8n-graft.yaml", "fp16"),
         "a graft trained with AMP", data=True, least=100,
+    ),
+    Part(
+        "grid", 120, TESTS.format("(forward_and_gradients or chosen or same_bits or other_device) and not mamba_ssm"),
+        "scans of odd sizes and layouts; the same bits every time",
     ),
     Part(
         "lengths", 150, TESTS.format("lengths or composition or compiled"),

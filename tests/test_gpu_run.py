@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,22 +127,38 @@ def test_words_of_commands():
     given = {"out": Path("a b"), "data": None, "seconds": "70"}
     words = arguments(gpu_run.PARTS[0].arguments, workers="", **given)
     assert words[:4] == ["-m", "pytest", "-q", "-p"]
-    assert words[-2:] == ["-k", "not mamba_ssm and not lengths and not composition and not compiled"]
+    assert words[-2:] == ["-k", "block_and_every_gradient or division_does or graph_replays"]
     assert "-n6" in arguments(gpu_run.PARTS[0].arguments, workers="-n6", **given)
     assert arguments("x --out {out}/y", workers="", **given) == ["x", "--out", "a b/y"]
 
 
+def takes(expression: str, name: str) -> bool:
+    """Return whether pytest's -k with these words takes a test of that name."""
+    words = re.sub(r"\w+", lambda w: w[0] if w[0] in ("and", "or", "not") else str(w[0] in name), expression)
+    return eval(words)  # True, False, and, or, not and parentheses, of our own list
+
+
 def test_parts_name_options_that_their_scripts_have():
-    """What a dry run cannot start on a CPU is at least no mistyped option."""
+    """What a dry run cannot start on a CPU is at least no mistyped option, and every test of a GPU is in some part."""
+    tests = re.findall(r"^def (test_gpu_\w+)", (ROOT / "tests/test_gpu_backend.py").read_text(encoding="utf-8"), re.M)
+    tests = {f"{name}[gpu]" for name in tests}
+    tests |= {f"test_gpu_{name}[mamba_ssm]" for name in ("forward_and_gradients", "lengths_of_the_model")}
+    left = set(tests)
     for p in gpu_run.PARTS:
         for text in filter(None, (p.arguments, p.dry)):
             words = arguments(text, out="o", data="d.yaml", seconds="1", workers="")
             if words[0] == "-m":
                 assert words[:2] == ["-m", "pytest"]
+                if text == p.arguments:
+                    found = {name for name in tests if takes(words[-1], name)}
+                    assert found, p.name
+                    left -= found
                 continue
             source = (ROOT / words[0]).read_text(encoding="utf-8")
             for word in words:
                 assert not word.startswith("--") or f'"{word}"' in source, f"{p.name}: {word}"
+    assert len(tests) >= 12
+    assert left == set()
     assert len({p.name for p in gpu_run.PARTS}) == len(gpu_run.PARTS)
     first = [p.seconds for p in gpu_run.PARTS[:6]]
     assert sum(first) <= 870, "checks, profiles, blocks, a training and models fit the first call"
