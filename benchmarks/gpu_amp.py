@@ -39,8 +39,8 @@ MAP = "metrics/mAP50-95(B)"
 NEAR = 0.01  # most that the final validation may differ: it fuses layers, the one in training does not
 
 
-def train(data: str, model: str, precision: str, folder: str, minutes: float | None, **settings) -> dict:
-    """Train, validate the best weights in float32 and half precision, and return what is recorded.
+def train(data: str, model: str, precision: str, folder: str, minutes: float | None, **settings) -> None:
+    """Train, validate the best weights in float32 and half precision, and tell what is recorded.
 
     Args:
         data (str): A data set's YAML.
@@ -75,13 +75,27 @@ def train(data: str, model: str, precision: str, folder: str, minutes: float | N
         "final": float(trained.trainer.metrics[MAP]),
     }
     weights = run / "weights/best.pt"
+    tell(found)  # what follows may be cut short
     for key, half in (("float32_validation", False), ("half_validation", True)):
         if half and device == "cpu":
             continue
         settings = {"quantize": 16} if half else {}
         result = YOLO(weights).val(data=data, imgsz=imgsz, batch=batch, device=device, plots=False, **settings)
         found[key] = float(result.results_dict[MAP])
-    return {k: round(v, 5) if isinstance(v, float) else v for k, v in found.items()}
+        tell(found)
+
+
+def tell(found: dict) -> None:
+    """Print what is known of a training, for the process that started this one."""
+    row = {k: round(v, 5) if isinstance(v, float) else v for k, v in found.items()}
+    print("RESULT " + json.dumps(row), flush=True)
+
+
+def told(printed: str | bytes | None) -> dict | None:
+    """Return the last that a training told of itself, or None if it did not come to its end."""
+    text = printed.decode(errors="replace") if isinstance(printed, bytes) else printed or ""
+    lines = [x for x in text.splitlines() if x.startswith("RESULT ")]
+    return json.loads(lines[-1][7:]) if lines else None
 
 
 def wrong(row: dict) -> str:
@@ -139,7 +153,7 @@ def main() -> int:
     given = {k: getattr(args, k) for k in ("model", "epochs", "imgsz", "batch", "device", "minutes")}
     if args.only:
         with tempfile.TemporaryDirectory() as folder:
-            print("RESULT " + json.dumps(train(args.data, precision=args.only, folder=folder, **given)))
+            train(args.data, precision=args.only, folder=folder, **given)
         return 0
     begin = time.monotonic()
     settings = {"data": Path(args.data).resolve().parent.name, "batch": args.batch}
@@ -161,13 +175,13 @@ def main() -> int:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, env=env, timeout=max(1, left), cwd=ROOT
             )
-            line = next((x for x in done.stdout.splitlines() if x.startswith("RESULT ")), None)
-        except subprocess.TimeoutExpired:
-            row = {**named, "left_out": "out of time"}
+        except subprocess.TimeoutExpired as e:
+            row = told(e.stdout) or {**named, "left_out": "out of time"}
         else:
-            if line is None:
+            row = told(done.stdout)
+            if row is None or done.returncode:
                 print(done.stdout[-2000:] + done.stderr[-4000:])
-            row = json.loads(line[7:]) if line else {**named, "left_out": "failed"}
+            row = row or {**named, "left_out": "failed"}
         made.append(row)
         result["rows"].append(row)
         if not args.dry_run:  # after each: whoever runs this may have less time than it takes

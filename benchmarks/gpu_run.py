@@ -93,7 +93,7 @@ PARTS = [
         "the recipe's block by kernel, now that its kernels are built", peers=True,
     ),
     Part(
-        "train-yolon", 240, TRAINING.format(3, "VMamba-yolon.yaml", "fp16"),
+        "train-yolon", 240, TRAINING.format(2.5, "VMamba-yolon.yaml", "fp16"),
         "VMamba-yolon trained with AMP to its end: no NaN, final validation equal to the best in training",
         "benchmarks/gpu_amp.py {data} --dry-run --model VMamba-yolon.yaml", data=True, least=120,
     ),
@@ -107,11 +107,11 @@ PARTS = [
         DRY_BENCHMARK.format("scans"), peers=True,
     ),
     Part(
-        "train-yolov8n", 240, TRAINING.format(1.2, "VMamba-yolov8n.yaml", "fp16 bf16"),
+        "train-yolov8n", 240, TRAINING.format(0.9, "VMamba-yolov8n.yaml", "fp16 bf16"),
         "VMamba-yolov8n trained in fp16 and in bf16", data=True, least=120,
     ),
     Part(
-        "train-graft", 150, TRAINING.format(1.2, "VMamba-yolov8n-graft.yaml", "fp16"),
+        "train-graft", 150, TRAINING.format(1, "VMamba-yolov8n-graft.yaml", "fp16"),
         "a graft trained with AMP", data=True, least=100,
     ),
     Part(

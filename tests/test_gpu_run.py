@@ -250,6 +250,33 @@ def test_a_training_is_judged_by_its_end():
     assert gpu_amp.wrong({"left_out": "out of time"}) == "out of time"
 
 
+def test_a_training_that_is_cut_short_in_its_last_validations_counts(tmp_path, monkeypatch, capsys):
+    printed = b'epoch 1\nRESULT {"final": 0.5}\n\xff\nRESULT {"final": 0.5, "float32_validation": 0.5}\nval'
+    assert gpu_amp.told(printed) == {"final": 0.5, "float32_validation": 0.5}
+    assert gpu_amp.told("epoch 1\n") is None
+    assert gpu_amp.told(None) is None
+
+    row = {"model": "a.yaml", "imgsz": 640, "precision": "fp16", "finite": True, "in_training": 0.5, "final": 0.5}
+
+    def late(command, **_):
+        told = f"RESULT {json.dumps(row)}\n".encode() if command[command.index("--only") + 1] == "fp16" else b""
+        raise subprocess.TimeoutExpired(command, 1, output=told)
+
+    out, about = tmp_path / "amp.json", {"commit": "c", "uncommitted": False, "gpu": "a GPU", "torch": "2"}
+    words = ["gpu_amp.py", "d.yaml", "--model", "a.yaml", "--imgsz", "640", "--out", str(out)]
+    monkeypatch.setattr(gpu_amp, "environment", lambda threads: dict(about))
+    monkeypatch.setattr(gpu_amp, "source", lambda *_: "")
+    monkeypatch.setattr(gpu_amp.subprocess, "run", late)
+    monkeypatch.setattr(sys, "argv", [*words, "--precisions", "fp16", "bf16"])
+    assert gpu_amp.main() == 1
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert rows == [row, {"model": "a.yaml", "imgsz": 640, "precision": "bf16", "left_out": "out of time"}]
+    assert "a.yaml in bf16: out of time" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*words, "--precisions", "fp16"])
+    monkeypatch.setattr(gpu_amp.subprocess, "run", None)
+    assert gpu_amp.main() == 0, "what came to its end is not trained again"
+
+
 def test_weight_gradients_of_the_profile_are_those_of_the_block():
     torch.manual_seed(0)
     dy, x = torch.randn(2, 3, 40, 5, dtype=torch.float64), torch.randn(2, 3, 40, 9, dtype=torch.float64)
