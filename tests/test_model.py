@@ -365,6 +365,28 @@ def test_scale_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert guess_model_scale("VMamba-yolov8d.yaml") == ""  # upstream's own function is as it was
 
 
+def test_scale_names_of_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream knows n s m l x by name, and the recipe's file declares a d."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine-yolov8.yaml", "mine-yolov8-two.yaml", "mine.yaml"):
+        Path(name).write_text(FILE.read_text(encoding="utf-8"), encoding="utf-8")
+    Path("plain.yaml").write_text("nc: 2\nbackbone: []\nhead: []\n", encoding="utf-8")
+    Path("list.yaml").write_text("[1]", encoding="utf-8")
+    Path("VMamba-yolo9.yaml").write_text("a: [", encoding="utf-8")
+    for name in ("mine-yolov8d.yaml", "mine-yolov8d-two.yaml", "mined.yaml", str(tmp_path / "mine-yolov8d.yaml")):
+        d = yaml_model_load(name)
+        assert (d["scale"], d["yaml_file"]) == ("d", name)
+    assert yaml_model_load("mine-yolov8s.yaml")["scale"] == "s"
+    with pytest.raises(ValueError, match=r"mine-yolov8q.yaml: mine-yolov8.yaml has no scale 'q', only \['d', 'l'"):
+        yaml_model_load("mine-yolov8q.yaml")
+    for name in ("plaind.yaml", "mine2d.yaml", "mindful.yaml"):
+        with pytest.raises(FileNotFoundError):
+            yaml_model_load(name)
+    for name in ("listd.yaml", "VMamba-yolo9d.yaml"):
+        with pytest.raises(ValueError, match="is no model YAML"):
+            yaml_model_load(name)
+
+
 STOCK = "yolov8n yolov8n-p2 yolov8n-p6 yolov8n-seg yolov8n-pose yolov8n-obb yolo11n yolo26n rtdetr-resnet50".split()
 PROBE = """
 import hashlib, sys, torch

@@ -21,8 +21,8 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
 
     The scale of a `VMamba-*.yaml` may be any letter. A file of grafts has one scale, which it gets under every name:
     best-vmamba.yaml tells none, and a name that somebody has chosen may tell another. Upstream knows the scales n, s,
-    m, l, x behind a version number, and rewrites the whole path, folders included. Other names that do not begin with
-    `VMamba-` go to upstream's loader untouched.
+    m, l, x behind a version number, and rewrites the whole path, folders included. Other names go to upstream's loader
+    first; one that it does not find may be a file of the user's own and any scale that the file declares.
 
     Args:
         load (Callable): Upstream's `yaml_model_load`.
@@ -36,9 +36,11 @@ def own_scales(load: Callable[[str | Path], dict]) -> Callable[[str | Path], dic
         try:
             d = _load_scaled(Path(path)) or load(path)
         except FileNotFoundError as e:
-            if not Path(path).name.lower().startswith("vmamba"):
+            d = _load_own(Path(path))
+            if d is None and not Path(path).name.lower().startswith("vmamba"):
                 raise
-            raise FileNotFoundError(f"there is no model file {Path(path).name}{_nearest(Path(path).stem)}") from e
+            if d is None:
+                raise FileNotFoundError(f"there is no model file {Path(path).name}{_nearest(Path(path).stem)}") from e
         check_rows(d, Path(path).name)
         if _grafted(d) and len(d.get("scales") or ()) == 1:
             d["scale"] = next(iter(d["scales"]))
@@ -83,17 +85,48 @@ def _load_scaled(path: Path) -> dict | None:
     name = re.fullmatch(r"(VMamba-yolo(?:v?\d+)?)([a-z])((?:[-_].+)?)", path.stem)
     if not name:
         return None
-    import yaml
-
     from ultralytics.utils.checks import check_yaml
 
     family, scale, rest = name.groups()
     base = path.with_name(f"{family}{rest}{path.suffix}")
     file = check_yaml(str(path), hard=False) or check_yaml(str(base), hard=False)
-    if not file:
-        return None  # upstream's own error
-    d = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # upstream's reader has had several names
-    scales = d.get("scales") or {}
-    if scales and scale not in scales:
-        raise ValueError(f"{path.name}: {Path(file).name} has no scale '{scale}', only {sorted(scales)}")
+    return _at_scale(path, _read(Path(file)), scale, Path(file).name) if file else None  # upstream's own error
+
+
+def _load_own(path: Path) -> dict | None:
+    """Return the model of a user's own file that a name with a scale means: mine-yolov8d.yaml is mine-yolov8.yaml."""
+    for name in re.finditer(r"(?<=.)[a-z](?=[-_.]|$)", path.stem):
+        file = path.with_name(f"{path.stem[: name.start()]}{path.stem[name.end() :]}{path.suffix}")
+        if path.suffix in (".yaml", ".yml") and file.is_file() and (d := _read(file)).get("scales"):
+            return _at_scale(path, d, name[0], file.name)
+    return None
+
+
+def _read(file: Path) -> dict:
+    """Return what a model YAML says; upstream's reader has had several names.
+
+    Raises:
+        ValueError: If it is no YAML, or not of keys and values.
+    """
+    import yaml
+
+    try:
+        d = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ValueError(f"{file.name} is no model YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(d, dict):
+        raise ValueError(f"{file.name} is no model YAML: it has no keys with values")
+    return d
+
+
+def _at_scale(path: Path, d: dict, scale: str, file: str) -> dict:
+    """Return the model of a file at a scale, under the name that tells it.
+
+    Raises:
+        ValueError: If the file declares other scales only.
+    """
+    scales = d.get("scales")
+    if scales and (not isinstance(scales, dict) or scale not in scales):
+        known = sorted(map(str, scales)) if isinstance(scales, dict) else scales
+        raise ValueError(f"{path.name}: {file} has no scale '{scale}', only {known}")
     return {**d, "scale": scale, "yaml_file": str(path)}
