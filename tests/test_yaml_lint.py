@@ -66,6 +66,16 @@ def test_declared_strides_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     assert lint(d) == []
 
 
+@pytest.mark.parametrize("factor", [0, -2, float("nan"), float("inf"), "2", None, [2]])
+@pytest.mark.parametrize(("name", "place"), [("nn.Upsample", 1), ("Conv", 2)])
+def test_a_factor_of_any_kind_is_no_error_of_the_check(name: str, place: int, factor: object) -> None:
+    """Found by the fuzz: nn.Upsample by 0. Whether such a row can be built is for the row to say."""
+    d = recipe()
+    next(row for row in d["head"] if row[2] == name)[3][place] = factor
+    lint(d)
+    refuse_strides({**d, "strides": [8, 16, 32]}, "mine.yaml")
+
+
 def test_each_warning_is_said_once_with_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
     monkeypatch.setattr(yaml_lint, "_said", set())
     d = recipe()

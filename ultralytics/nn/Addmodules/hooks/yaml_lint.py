@@ -137,13 +137,19 @@ def _strides(rows: list, names: list[str], sources: list[list[int]]) -> list[flo
         elif name in HALVING:
             factor = 2
         elif name == "nn.Upsample":
-            factor = 1 / args[1] if len(args) > 1 and isinstance(args[1], (int, float)) else None
+            factor = _inverse(args[1]) if len(args) > 1 else None
         elif name == "HGStem":
             factor = 4
         elif name in ("nn.ConvTranspose2d", "ConvTranspose"):
-            factor = 1 / args[2] if len(args) > 2 and isinstance(args[2], int) else None
+            factor = _inverse(args[2]) if len(args) > 2 else None
         elif name not in KNOWN and name != "Concat":
             factor = None
-        known = bool(before) and None not in before and isinstance(factor, (int, float)) and len({*before}) == 1
+        right = isinstance(factor, (int, float)) and 0 < factor < float("inf")  # what is not is the row's own trouble
+        known = bool(before) and None not in before and len({*before}) == 1 and right
         strides.append(prod((before[0], factor)) if known else None)
     return strides
+
+
+def _inverse(factor: object) -> float | None:
+    """Return what a map that grows by a factor does to the stride; None where the factor is no positive number."""
+    return 1 / factor if isinstance(factor, (int, float)) and factor > 0 else None
