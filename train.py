@@ -155,7 +155,10 @@ def main(args: list[str]) -> None:
         print(__doc__ + "\nThe short run on the digits:\n   ", " ".join(f"{k}={v}" for k, v in DIGITS_RUN.items()))
         return
     check_tree()
-    from ultralytics.nn.Addmodules.tools.failures import sentence
+    try:
+        from ultralytics.nn.Addmodules.tools.failures import sentence
+    except ValueError as e:  # VMAMBA_BACKEND is no backend, which the import of the layers refuses
+        raise SystemExit(f"train.py: {e}") from None
 
     try:
         train(complete(read(args)))

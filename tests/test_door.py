@@ -15,10 +15,10 @@ from ultralytics import YOLO
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def yolo(*args: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """Run the console script of this fork."""
+def yolo(*args: str, folder: Path, environment: dict[str, str], name: str = "yolo") -> subprocess.CompletedProcess:
+    """Run a console script of this fork."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # Python 3.10 has no reader of it
-    module, function = re.search(r'^yolo = "(.+):(.+)"', project, re.MULTILINE).groups()
+    module, function = re.search(rf'^{name} = "(.+):(.+?)"', project, re.MULTILINE).groups()
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
     command = [sys.executable, "-c", code, *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
@@ -44,6 +44,22 @@ def test_a_wrong_row_is_one_sentence(tmp_path: Path, environment: dict[str, str]
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
     assert "did you mean MambaLayer?" in run.stderr
+
+
+@pytest.mark.parametrize("name", ["yolo", "vmamba", "train.py"])
+def test_a_backend_that_does_not_exist(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    """The import of the layers refuses it, before any command of theirs begins."""
+    environment = {**environment, "VMAMBA_BACKEND": "fast"}
+    if name == "train.py":
+        command = [sys.executable, str(ROOT / name), "data=x.yaml"]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=False)
+    else:
+        args = ("predict", "model=VMamba-yolon.yaml") if name == "yolo" else ("checks",)
+        run = yolo(*args, folder=tmp_path, environment=environment, name=name)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    line = run.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"{name}: environment variable VMAMBA_BACKEND is 'fast', which is no scan backend; choose")
 
 
 def test_upstreams_own_errors_stay_as_they_are(tmp_path: Path, environment: dict[str, str]) -> None:
