@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         argv (list[str] | None): Arguments; those of the process by default.
 
     Returns:
-        (int): 0 if all is well, 1 if something needs attention; 2 for wrong usage.
+        (int): 0 if all is well, 1 if something needs attention; 2 for wrong usage; 130 if it was interrupted.
     """
     for stream in (sys.stdout, sys.stderr):  # a console without a letter shows ? for it
         stream.reconfigure(errors="replace")
@@ -132,13 +132,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except (PatchesError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
+        text = f"{e.strerror}: '{e.filename}'" if isinstance(e, OSError) and e.filename is not None else e
+        print(f"error: {text}", file=sys.stderr)
         if (state := rebase.read_state()) and state["moving"]:
             print(
                 f"A rebase was cut short while the pin moved. Next: {rebase.GO_ON}, or {rebase.GIVE_UP}",
                 file=sys.stderr,
             )
         return 1
+    except KeyboardInterrupt:
+        words = "Give the same command again"
+        if rebase.read_state():
+            words = f"A rebase is under way. Next: {rebase.GO_ON}, or {rebase.GIVE_UP}"
+        print(f"\nerror: python -m patches {args.command} was stopped. {words}.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -27,7 +28,10 @@ def exported() -> dict[str, bytes]:
     """Return the files of the first mail by path: those of ours that git tracks or would add."""
     tracked = tracked_files()
     if tracked is None:
-        raise PatchesError("This is no git checkout, so this fork's own files cannot be told from others lying here.")
+        raise PatchesError(
+            "This is no git checkout, so this fork's own files cannot be told from others lying here. Take it from a "
+            "clone of the fork, where git is on the PATH."
+        )
     ours = {path: data for path, data in tree.own_files().items() if path in tracked}
     return ours | {path: (ROOT / path).read_bytes() for path in tracked if path.startswith(BESIDES)}
 
@@ -62,6 +66,15 @@ def to_folder(folder: Path) -> str:
     )
 
 
+def is_top(folder: Path) -> bool:
+    """Return whether a folder is the top of a git repository."""
+    if not folder.is_dir():
+        return False
+    command = ["git", "rev-parse", "--show-toplevel"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
+    return done.returncode == 0 and Path(done.stdout.strip()).resolve() == folder.resolve()
+
+
 def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     """Make a branch with the fork in a clone of upstream's repository, without touching what is checked out there.
 
@@ -80,8 +93,8 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     onto = onto or tag
     repository = Repository({}, []).at(clone)
     git = repository.git
-    if not clone.is_dir() or Path(git("rev-parse", "--show-toplevel")).resolve() != clone.resolve():
-        raise PatchesError(f"{clone} is not the top folder of a git repository.")
+    if not is_top(clone):
+        raise PatchesError(f"{clone} is not the top folder of a git repository. Name a clone of upstream's.")
     if clone.resolve() == ROOT:
         raise PatchesError("This is the fork's own repository, which upstream's files must never enter. Name a clone.")
     try:
@@ -89,7 +102,10 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     except PatchesError:
         fetch = f"tag {tag}" if onto == tag else onto
         raise PatchesError(f"{clone} has no {onto}. In it: git fetch origin {fetch}") from None
-    git("check-ref-format", "--branch", branch)
+    try:
+        git("check-ref-format", "--branch", branch)
+    except PatchesError:
+        raise PatchesError(f"'{branch}' is no name of a branch. Give one such as vmamba.") from None
     if git("for-each-ref", f"refs/heads/{branch}"):
         raise PatchesError(f"{clone} has a branch {branch} already. Give another name, or delete it there.")
     written = mails()

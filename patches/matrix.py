@@ -70,6 +70,15 @@ def attempt(old: dict, patches: list[Patch], new: dict, labels: tuple[str, str])
     return f"{', '.join(gone)} became empty" if gone else "", rebased, target
 
 
+def earlier() -> dict:
+    """Return the smoke tests that earlier runs passed; none where that file is missing or damaged."""
+    try:
+        found = json.loads(PASSED.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def tried(target: dict[str, bytes]) -> str:
     """Return a hash of all that a smoke test's outcome rests on."""
     ours = {path: data for path, data in tree.own_files(compiled=False).items() if path.endswith((".py", ".yaml"))}
@@ -108,7 +117,7 @@ def matrix(chosen: list[str], with_smoke: bool, write: bool) -> int:
 
 def _matrix(pin: Pin, patches: list[Patch], chosen: list[str], with_smoke: bool, write: bool) -> int:
     HOME.mkdir(exist_ok=True)
-    passed = json.loads(PASSED.read_text(encoding="utf-8")) if PASSED.exists() else {}
+    passed = earlier()
     with tree.lock():
         base = read_wheel(fetch(pin))[0]
     last, rows = None, []

@@ -169,9 +169,10 @@ def smoke(version: str, files: dict[str, bytes], requires: list[str], folder: Pa
 def read_state() -> dict | None:
     """Return the notes of the rebase under way, or None."""
     try:
-        return json.loads(STATE.read_text(encoding="utf-8"))
+        found = json.loads(STATE.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) and "moving" in found else None
 
 
 def start(version: str, source: str | None) -> None:

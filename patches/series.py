@@ -71,7 +71,7 @@ def load_series() -> list[Patch]:
     """
     try:
         lines = SERIES.read_text(encoding="utf-8").splitlines()
-    except OSError as e:
+    except (OSError, UnicodeDecodeError) as e:
         raise PatchesError(f"{SERIES} cannot be read ({e}). Restore it: git checkout -- patches/series") from None
     listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     present = {path.name for path in FOLDER.glob("*.patch")}

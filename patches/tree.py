@@ -109,10 +109,12 @@ def digest(path: str) -> str | None:
 
 def read_manifest() -> dict:
     """Return what set-up recorded; an empty record if there is none, or it was cut short by a power failure."""
+    empty = {"inputs": None, "complete": False, "requires": [], "files": {}}
     try:
-        return json.loads(MANIFEST.read_text(encoding="utf-8"))
+        found = json.loads(MANIFEST.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"inputs": None, "complete": False, "requires": [], "files": {}}
+        return empty
+    return found if isinstance(found, dict) and found.keys() >= empty.keys() else empty
 
 
 def record(inputs: str, complete: bool, requires: list[str], files: dict[str, list[str]]) -> dict:

@@ -93,7 +93,13 @@ def test_branch_that_cannot_be_made_changes_nothing(checkout, clone, tmp_path):
     assert shlex.split(command) == ["rebase", "main", "--from", str(clone)]
     assert "has no v9. In it: git fetch origin v9" in checkout.run(*export, str(clone), "--onto", "v9", code=1)
     assert "must never enter" in checkout.run(*export, str(checkout.root), code=1)
-    checkout.run(*export, str(tmp_path / "nowhere"), code=1)
+    (tmp_path / "empty").mkdir()
+    for folder in ("nowhere", "empty"):
+        said = checkout.run(*export, str(tmp_path / folder), code=1)
+        assert "is not the top folder of a git repository. Name a clone of upstream's." in said
+        assert len(said.strip().splitlines()) == 1
+    named = ("export", "--branch", "a b", "--in", str(clone), "--onto", "main")
+    assert "'a b' is no name of a branch" in checkout.run(*named, code=1)
     checkout.run(*export, str(clone), "--to", "x", code=2)
     checkout.run("export", "--branch", "vmamba", code=2)
     assert git(clone, "for-each-ref") == before
@@ -123,6 +129,63 @@ def test_no_old_blobs(checkout, clone, tmp_path):
     )
     git(shallow, "fetch", "-q", "--depth=1", "origin", "tag", "v1.0")  # as the message says
     checkout.run("export", "--branch", "vmamba", "--in", str(shallow))
+
+
+# What people do to the tool's own files, and a stop
+
+
+def test_damaged_notes(fork):
+    """What is no list or record of the tool's form is said, or counts as none."""
+    fork.run("setup")
+    series = fork.root / "patches/series"
+    text = series.read_bytes()
+    for verb in ("status", "setup", "check"):
+        series.write_bytes(b"\xff\xfe\0")
+        assert "series cannot be read" in fork.run(verb, code=1)
+    series.write_bytes(text)
+    for record in ("[1]", "{}", '"x"', "{"):
+        fork.write(".upstream/manifest.json", record)
+        fork.run("status", code=1)
+        assert "0 files set or removed" in fork.run("setup")
+    for notes in ("[1]", "{}", "{"):
+        fork.write(".upstream/rebase/state.json", notes)
+        assert "No rebase is under way" in fork.run("rebase", "--abort", code=1)
+
+
+@pytest.mark.parametrize("state", [None, {"moving": False}])
+def test_a_stop_is_one_sentence(state, monkeypatch, capsys):
+    from patches import __main__ as tool
+
+    def stopped(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "run", stopped)
+    monkeypatch.setattr(tool.rebase, "read_state", lambda: state)
+    assert tool.main(["rebase", "8.4.0"]) == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: python -m patches rebase was stopped. ")
+    assert ("--continue" in line) == bool(state)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "", None])
+def test_damaged_results_of_earlier_smoke_tests_count_as_none(text, monkeypatch, tmp_path):
+    from patches import matrix
+
+    monkeypatch.setattr(matrix, "PASSED", tmp_path / "passed.json")
+    if text is not None:
+        (tmp_path / "passed.json").write_text(text, encoding="utf-8")
+    assert matrix.earlier() == {}
+
+
+def test_what_the_system_says_of_a_file_has_no_number(monkeypatch, capsys):
+    from patches import __main__ as tool
+
+    def refused(args):
+        raise PermissionError(13, "Permission denied", "/x")
+
+    monkeypatch.setattr(tool, "run", refused)
+    assert tool.main(["status"]) == 1
+    assert capsys.readouterr().err == "error: Permission denied: '/x'\n"
 
 
 # Matrix
