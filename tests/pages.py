@@ -370,7 +370,7 @@ class Reader:
         if block.language == "python":
             (folder / block.script).write_text(text, encoding="utf-8")
         shown = "\n".join(f"printf '%s\\n' {quoted(f'$ {c}')}\n{c}" for c in commands)
-        done = self._bash(f"set -e\n{shown}", folder, 600)
+        done = self._bash(f"set -e\n{shown}", folder, 3600 if long else 600)
         said = done.stdout
         assert done.returncode == 0, f"{block} fails:\n{said[-6000:]}"
         assert "Traceback (most recent call last)" not in said, f"{block} prints a traceback:\n{said[-6000:]}"

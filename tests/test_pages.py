@@ -81,6 +81,7 @@ def test_commands_run(page: str, tmp_path: Path, shared: Path) -> None:
 
 @needs_bash
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # several trainings a page
 @pytest.mark.parametrize("page", LONG)
 def test_long_commands_run(page: str, tmp_path: Path, shared: Path) -> None:
     follow(page, tmp_path, shared, long=True)
