@@ -24,7 +24,7 @@ from tests.data import make_data
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.tools import verbs as cli
 from ultralytics.nn.Addmodules.tools.compare import Plan, checks, compare, schedule, start, train, verb
-from ultralytics.nn.Addmodules.tools.compare.figures import draw
+from ultralytics.nn.Addmodules.tools.compare.figures import bars, draw
 from ultralytics.nn.Addmodules.tools.compare.plan import read_models, read_seeds
 from ultralytics.nn.Addmodules.tools.compare.remarks import remarks
 from ultralytics.nn.Addmodules.tools.compare.results import (
@@ -231,6 +231,18 @@ def test_figures_are_drawn_as_png_and_pdf(tmp_path: Path) -> None:
     assert all((comparison.folder / name).stat().st_size > 1000 for name in names)
 
 
+def test_names_are_shown_to_the_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib takes `$...$` for a formula, which may be wrong, and leaves `_x` out of a legend."""
+    names = (r"a$\frac$b", "_mine", "stock")
+    comparison = made(tmp_path / "compare", dict.fromkeys(names, FIGURES["stock"]))
+    looked_for = []
+    monkeypatch.setattr("ultralytics.nn.Addmodules.tools.draw.font_families", lambda *x: looked_for.append(x) or x[1])
+    assert draw(comparison)
+    assert list(looked_for[0][0]) == comparison.names
+    (legend,) = bars(comparison).legends
+    assert [text.get_text().split(" (")[0].strip() for text in legend.get_texts()] == [r"a\$\frac\$b", "_mine", "stock"]
+
+
 # Warnings -------------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +300,10 @@ def test_seeds_and_models_are_read() -> None:
         "stock": "y5n.pt",
         "mine": "runs/mine/weights/best.pt",
     }
+    with pytest.raises(
+        UsageError, match="names 'a' and 'A' would be one name of a folder; give others: models=a=x.yaml,b=y"
+    ):
+        read_models(["a=x.yaml", "A=y.yaml"])
     with pytest.raises(UsageError, match="two models are called 'a'; name them"):
         read_models(["x/a.pt", "y/a.pt"])
 

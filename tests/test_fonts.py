@@ -124,3 +124,16 @@ def test_pictures_of_ours_take_it_too(font: Path, monkeypatch: pytest.MonkeyPatc
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.savefig(io.BytesIO())
+
+
+def test_orders_and_contact_sheets_show_names_to_the_letter() -> None:
+    """Matplotlib takes `$...$` for a formula and fails where it is none."""
+    from ultralytics.nn.Addmodules.tools.contact_sheet import Labelled, plot_contact_sheet
+    from ultralytics.nn.Addmodules.tools.draw import plot_orders
+    from ultralytics.nn.Addmodules.tools.models_and_images import Picture
+
+    odd, pixels = r"$\foo$", np.zeros((64, 64, 3), np.uint8)
+    picture = Picture(odd, pixels, (slice(0, 64), slice(0, 64)))
+    plot_orders(picture, {"rows": odd}).savefig(io.BytesIO())
+    labels = np.array([[0, 0.5, 0.5, 0.2, 0.2]])
+    plot_contact_sheet([Labelled(odd, pixels, labels)], {0: odd}).savefig(io.BytesIO())

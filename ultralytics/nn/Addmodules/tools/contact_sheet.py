@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .draw import DPI, STYLE, show
+from .draw import DPI, STYLE, letters, show
 
 __all__ = ("Labelled", "plot_contact_sheet")
 
@@ -57,7 +57,8 @@ def plot_contact_sheet(pictures: Sequence[Labelled], names: dict[int, str]) -> F
         ax.set_axis_off()
     for ax, picture in zip(axes.flat, pictures):
         ax.imshow(picture.pixels)
-        ax.set_title(picture.title if len(picture.title) <= LONGEST else f"...{picture.title[3 - LONGEST :]}")
+        title = picture.title if len(picture.title) <= LONGEST else f"...{picture.title[3 - LONGEST :]}"
+        ax.set_title(letters(title))
         height, width = picture.pixels.shape[:2]
         for cls, x, y, w, h in picture.labels:
             colour = colours(int(cls) % colours.N)
@@ -66,10 +67,12 @@ def plot_contact_sheet(pictures: Sequence[Labelled], names: dict[int, str]) -> F
             if len(picture.labels) <= NAMED:
                 style = {"boxstyle": "square,pad=0.1", "facecolor": colour, "edgecolor": "none"}
                 shade = "black" if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"
-                name = names[int(cls)]
+                name = letters(names[int(cls)])
                 inside = "top" if top < 0.08 * height else "bottom"  # no room above the box
                 ax.text(max(left, 0), max(top, 0), name, size=6, color=shade, va=inside, bbox=style, clip_on=True)
     handles = [Rectangle((0, 0), 1, 1, color=colours(i % colours.N)) for i in shown]
     if len(shown) <= LEGEND:
-        fig.legend(handles, [names[i] for i in shown], loc="outside upper center", ncols=min(len(shown), 2 * columns))
+        fig.legend(
+            handles, [letters(names[i]) for i in shown], loc="outside upper center", ncols=min(len(shown), 2 * columns)
+        )
     return fig

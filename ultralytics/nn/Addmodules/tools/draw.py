@@ -16,7 +16,7 @@ from .models_and_images import Picture
 from .receptive_fields import SHARES, Field
 from .scan_orders import token_path
 
-__all__ = ("plot_activations", "plot_orders", "plot_receptive_fields")
+__all__ = ("STYLE", "letters", "plot_activations", "plot_orders", "plot_receptive_fields", "show")
 
 FLOOR = 1e-4  # of the largest gradient: black, and all below it
 PANEL, DPI = 2.2, 150  # inches, pixels an inch
@@ -42,13 +42,23 @@ def show(names: Iterable[str]) -> None:
     matplotlib.rcParams["font.family"] = font_families(names, STYLE["font.family"])
 
 
+def letters(name: str) -> str:
+    r"""Return a name as a text that matplotlib shows to the letter: it reads `$x$` as a formula, and hides `_x`.
+
+    Examples:
+        >>> print(letters("a$b$"), letters("_x"))
+        a\$b\$  _x
+    """
+    return " " * str(name).startswith("_") + str(name).replace("$", r"\$")
+
+
 @matplotlib.rc_context(STYLE)
 def plot_receptive_fields(fields: dict[str, dict[str, Field]]) -> Figure:
     """Draw fields by model and layer, one row a model, on one log scale, with the squares that hold `SHARES`."""
     show(fields)
     fig, axes = _panels(len(fields), max(map(len, fields.values())))
     for row, (model, layers) in zip(axes, fields.items()):
-        row[0].set_ylabel(model)
+        row[0].set_ylabel(letters(model))
         for ax, (title, field) in zip(row, layers.items()):
             drawn = ax.imshow(
                 field.values.clamp(min=FLOOR).numpy(), "inferno", LogNorm(FLOOR, 1), interpolation="nearest"
@@ -60,7 +70,7 @@ def plot_receptive_fields(fields: dict[str, dict[str, Field]]) -> Figure:
                 ax.add_patch(
                     Rectangle(corner, side, side, fill=False, edgecolor="white", linewidth=0.8, linestyle=style)
                 )
-            ax.set_title(title)
+            ax.set_title(letters(title))
             ax.set_xlabel(f"{' / '.join(f'{100 * s:g}' for s in SHARES)} %: {' / '.join(map(str, sides))} px")
     bar = fig.colorbar(drawn, ax=axes, pad=0.02, aspect=20 * len(fields), shrink=0.9)
     bar.set_label("gradient, largest = 1")
@@ -79,10 +89,10 @@ def plot_activations(pictures: Sequence[Picture], heats: Sequence[dict[str, dict
         grey = pixels.mean(2, keepdims=True) / 255
         for (model, layers), row in zip(by_model.items(), rows):
             row[0].imshow(pixels)
-            row[0].set(title=picture.name, ylabel=model)
+            row[0].set(title=letters(picture.name), ylabel=letters(model))
             for ax, (title, heat) in zip(row[1:], layers.items()):
                 ax.imshow(0.45 * grey + 0.55 * matplotlib.colormaps["turbo"](heat)[..., :3])
-                ax.set_title(title)
+                ax.set_title(letters(title))
     return fig
 
 
@@ -95,13 +105,14 @@ def plot_orders(picture: Picture, orders: dict[str, str], grid: int = 6) -> Figu
         orders (dict[str, str]): Titles by name of the order, one panel each.
         grid (int): Cells along the longer side.
     """
+    show(orders.values())
     pixels = picture.pixels[picture.content]
     height, width = pixels.shape[:2]
     rows, columns = (max(1, round(grid * n / max(height, width))) for n in (height, width))
     fig, axes = _panels(1, len(orders), height / width)
     for ax, (order, title) in zip(axes[0], orders.items()):
         ax.imshow(0.45 + 0.55 * pixels.mean(2) / 255, "gray", vmin=0, vmax=1)  # pale, so that the arrows stand out
-        ax.set_title(title)
+        ax.set_title(letters(title))
         for lines, cells, size in ((ax.axhline, rows, height), (ax.axvline, columns, width)):
             for i in range(1, cells):
                 lines(i * size / cells - 0.5, color="white", linewidth=0.8)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from ..draw import STYLE
+from ..draw import STYLE, letters, show
 from .remarks import primary
 from .results import Comparison
 from .statistics import deviation, mean
@@ -32,6 +32,7 @@ def draw(comparison: Comparison) -> list[str]:
     """Write what figures can be drawn, each as PNG and PDF, and return their names."""
     made = {}
     with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
+        show(comparison.names)
         if any(run.epochs for run in comparison.runs):
             made["curves"] = curves(comparison)
         if any(run.result.get("pr") for run in comparison.runs):
@@ -56,7 +57,7 @@ def spread(ax, x: Sequence[float], lines: list[list[float]], label: str) -> None
 
 def titled(name: str, lines: Sequence) -> str:
     """Return a model's name in a legend."""
-    return f"{name} ({len(lines)} seed{'s' * (len(lines) != 1)})"
+    return f"{letters(name)} ({len(lines)} seed{'s' * (len(lines) != 1)})"
 
 
 def curves(comparison: Comparison) -> Figure:

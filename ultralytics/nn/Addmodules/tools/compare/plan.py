@@ -125,12 +125,13 @@ def read_models(items: list[str]) -> dict[str, str]:
         name, file = (name.strip(), file.strip()) if equals else (label(item), item)
         if not name or not file:
             raise UsageError(f"vmamba compare: '{item}' in models= must be FILE or NAME=FILE")
-        if safe(name) in map(safe, models):
-            raise UsageError(
-                f"vmamba compare: two models are called '{name}'; name them: models=a={models[name]},b={file}"
-                if name in models
-                else f"vmamba compare: the names of models '{name}' are too alike"
-            )
+        for other in models:
+            if name == other:
+                text = f"two models are called '{name}'; name them: models=a={models[name]},b={file}"
+                raise UsageError(f"vmamba compare: {text}")
+            if safe(name).casefold() == safe(other).casefold():  # one folder on Windows and macOS
+                text = f"the models' names '{other}' and '{name}' would be one name of a folder"
+                raise UsageError(f"vmamba compare: {text}; give others: models=a={models[other]},b={file}")
         models[name] = file
     return models
 
