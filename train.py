@@ -162,7 +162,7 @@ def main(args: list[str]) -> None:
 
     try:
         train(complete(read(args)))
-    except (AssertionError, SyntaxError, TypeError, ValueError, OSError, RuntimeError) as e:
+    except (AssertionError, LookupError, SyntaxError, TypeError, ValueError, OSError, RuntimeError) as e:
         said = sentence(e)
         if said is None:  # a bug
             raise
@@ -185,8 +185,14 @@ def train(settings: dict[str, Any]) -> None:
             raise ValueError(f"'data={file}' is no data file: {type(e).__name__}: {e}") from None
     from ultralytics import YOLO
 
-    start, file = time.time(), settings.pop("model")
-    model = YOLO(file, task=settings.pop("task", None))
+    start, file, task = time.time(), settings.pop("model"), settings.pop("task", None)
+    try:
+        model = YOLO(file, task=task)
+    except KeyError as e:
+        if task is None:
+            raise
+        needs = f"the model file lacks {e}, which that task needs; leave task= out, or name a model of that task"
+        raise ValueError(f"'task={task}': {needs}") from None
     print(summary(model, model.train(**settings), time.time() - start))
     if file == MODEL:
         print(STRONGER)

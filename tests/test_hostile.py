@@ -136,6 +136,10 @@ def test_one_sentence(
         (["resume=tensor.pt"], "'tensor.pt' is no checkpoint of Ultralytics but a Tensor"),
         (["model=VMamba-yolon.pt", "data=data.yaml"], "no weights of VMamba models to download"),
         (["data=letters.yaml"], "'data=letters.yaml' is no data file: ValueError: invalid literal for int()"),
+        (
+            ["data=data.yaml", "task=pose"],
+            "'task=pose': the model file lacks 'kpt_shape', which that task needs; leave",
+        ),
         (["data=data.yaml", "task=x"], "does not support '_new' mode for 'x' task"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
@@ -182,3 +186,12 @@ def test_another_width_is_not_called_another_number_of_channels() -> None:
     grey = YOLO("VMamba-yolon.yaml").model
     grey.model[0].conv.weight.data = grey.model[0].conv.weight.data[:, :1]
     assert [line for line in report(grey, small, []) if "another number of image channels" in line]
+
+
+def test_train_py_says_in_a_sentence_what_the_data_lack(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream raises a KeyError with its words on it."""
+    import train
+
+    monkeypatch.chdir(made)
+    with pytest.raises(SystemExit, match="^train.py: No `kpt_shape` in the data.yaml"):
+        train.main(["model=VMamba-yolov8n-pose.yaml", "data=data.yaml", "device=cpu", f"project={made / 'runs'}"])

@@ -31,7 +31,7 @@ def sentence(error: BaseException) -> str | None:
         return (
             f"not enough memory: {' '.join(str(chain[-1]).split())[:LONGEST]}; make the sizes of the settings smaller"
         )
-    text = str(error)
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() quotes a KeyError's
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.strerror}: '{error.filename}'"
     elif not _on_purpose(error):
