@@ -11,6 +11,7 @@ Usage:
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -119,7 +120,9 @@ def filled(page: str, text: str, found: dict[str, str]) -> str:
 
 def main() -> int:
     """Write or check every page."""
-    stale, found, check = [], blocks(), "--check" in sys.argv
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a page differs")
+    stale, found, check = [], blocks(), parser.parse_args().check
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         new = filled(page, text, found)

@@ -451,6 +451,10 @@ def test_pages_are_written_and_checked(measured: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(tables, "PAGES", {"page.md": ("targets",)})
     monkeypatch.setattr(tables, "blocks", lambda: {"targets": tables.targets(tables.results())})
     monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+    monkeypatch.setattr("sys.argv", ["tables.py", "chek"])
+    with pytest.raises(SystemExit):  # it would have written the pages
+        tables.main()
+    monkeypatch.setattr("sys.argv", ["tables.py", "--check"])
     assert tables.main() == 1
     monkeypatch.setattr(sys, "argv", ["tables.py"])
     assert tables.main() == 0
