@@ -81,11 +81,17 @@ def test_zig_is_asked_for_where_no_compiler_works(monkeypatch, wish, asked, prob
     wish(asked)
     monkeypatch.setattr(compilers, "system_problem", lambda: problem)
     monkeypatch.setattr(library, "up_to_date", lambda: False)
+    told = []
+    monkeypatch.setattr(library, "aloud", told.append)
     from setuptools import build_meta
 
     for hook in ("get_requires_for_build_wheel", "get_requires_for_build_editable"):
         monkeypatch.setattr(build_meta, hook, lambda settings: ["theirs"])
         assert getattr(building, hook)() == ["theirs", *[compilers.ZIG] * needed]
+    if needed and problem:  # where the registry has no zig, pip stops; this line names the way out
+        assert all("No C++ compiler works here (g++ not found)" in text for text in told)
+        assert all("VMAMBA_COMPILER to none" in text and "\n" not in text for text in told)
+    assert len(told) == 2 * bool(needed and problem)
 
 
 def test_no_compiler_is_asked_for_where_there_is_nothing_to_do(monkeypatch, wish, on):

@@ -47,12 +47,20 @@ def get_requires_for_build_editable(config_settings: dict | None = None) -> list
 
 def _compiler(compiled: bool) -> list[str]:
     """Return zig if there is something to compile and no compiler that works."""
-    from . import compilers
+    from . import compilers, library
 
     try:
         wish = compilers.choice()
     except compilers.CompilerError as e:
         raise SystemExit(f"\n{e}\n") from None
-    if wish == "zig" or (wish == "auto" and not compiled and compilers.here() and compilers.system_problem()):
+    if wish == "zig":
+        return [compilers.ZIG]
+    if wish == "auto" and not compiled and compilers.here() and (why := compilers.system_problem()):
+        # pip does not go on without it, and names neither the reason nor the way out
+        library.aloud(
+            f"No C++ compiler works here ({why}), so pip brings one for the installation: ziglang, 101 MB. If it "
+            f"cannot, set the variable VMAMBA_COMPILER to none: the CPU then takes plain PyTorch, {library.SLOWER} "
+            f"times slower."
+        )
         return [compilers.ZIG]
     return []
