@@ -156,7 +156,7 @@ def tracked_files() -> list[str] | None:
     """Return the files that git tracks or would add, or None where this is no checkout of its own."""
     if not shutil.which("git"):
         return None
-    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=ROOT, capture_output=True, text=True)
+    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=ROOT, capture_output=True, encoding="utf-8")
     if top.returncode or Path(top.stdout.strip()).resolve() != ROOT:
         return None
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

@@ -54,7 +54,8 @@ def _imported() -> str:
     """Say which copy `import ultralytics` takes outside this folder."""
     code = "import importlib.util as u; s = u.find_spec('ultralytics'); print(s.origin if s else '')"
     with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True)
+        command = [sys.executable, "-X", "utf8", "-c", code]
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True, encoding="utf-8")
     where = done.stdout.strip()
     if not where:
         return "ultralytics is not installed in this Python. Next: pip install -e ."

@@ -323,6 +323,21 @@ def test_loaded_library_is_replaced(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.new*"))
 
 
+# What comes with the fork on some systems
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wanted"),
+    [("win32", "AMD64", True), ("win32", "ARM64", False), ("linux", "x86_64", False), ("darwin", "arm64", False)],
+)
+def test_triton_comes_along_on_windows(system, machine, wanted):
+    """PyTorch brings Triton on Linux alone, and triton-windows has files for x86-64 only."""
+    packaging = pytest.importorskip("packaging.requirements")
+    (line,) = re.findall(r"'(triton-windows.*)'", (ROOT / "setup.py").read_text(encoding="utf-8"))
+    found = packaging.Requirement(line)
+    assert found.marker.evaluate({"sys_platform": system, "platform_machine": machine}) == wanted
+
+
 # Machines without a PyTorch
 
 

@@ -45,6 +45,25 @@ def unnamed(code: str) -> list[int]:
     return found
 
 
+def undecoded(code: str) -> list[int]:
+    """Return the lines that read text from a program and say neither its encoding nor what becomes of odd letters.
+
+    git writes paths as UTF-8; read in a Chinese code page, they are other paths, or an exception.
+    """
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    named = [(node.lineno, {k.arg for k in node.keywords}) for node in calls]
+    return [line for line, args in named if args & {"text", "universal_newlines"} and not args & {"encoding", "errors"}]
+
+
+def test_what_programs_print_has_an_encoding() -> None:
+    """In what users run; tests and benchmarks run programs that print ASCII."""
+    shipped = [f for f in ours() if f.relative_to(ROOT).parts[0] not in ("tests", "benchmarks")]
+    found = [f"{f.relative_to(ROOT)}:{n}" for f in shipped for n in undecoded(f.read_text(encoding="utf-8"))]
+    assert found == []
+    assert undecoded("subprocess.run(x, text=True)") == [1]
+    assert undecoded("subprocess.run(x, encoding='utf-8'), run(x, text=True, errors='replace'), run(x)") == []
+
+
 def test_every_text_file_has_an_encoding() -> None:
     files = ours()
     if not files:

@@ -187,7 +187,7 @@ def environment(device: str, threads: int) -> dict:
 def git(root: Path, *args: str) -> str:
     """Return what git prints in a repository, or nothing where there is no git."""
     try:
-        done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *args], cwd=root, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()
