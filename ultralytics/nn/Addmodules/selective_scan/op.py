@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from . import compose, export, onnx_operator
 from .backends.reference import selective_scan_ref
@@ -34,6 +34,10 @@ _BLOCK = (
 )
 
 
+# Asked for once: torch.compile of PyTorch 2.4 stops at the question
+_AUTOCAST = {name: torch.amp.is_autocast_available(name) for name in ("cpu", "cuda", "xpu", "mps", "meta")}
+
+
 def no_autocast(device_type: str) -> AbstractContextManager:
     """Return a context without autocast, also for devices that have none (meta, and MPS before PyTorch 2.5)."""
     return torch.autocast(device_type, enabled=False) if autocasts(device_type) else nullcontext()
@@ -41,7 +45,21 @@ def no_autocast(device_type: str) -> AbstractContextManager:
 
 def autocasts(device_type: str) -> bool:
     """Return whether autocast is on for a device."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    known = _AUTOCAST[device_type] if device_type in _AUTOCAST else torch.amp.is_autocast_available(device_type)
+    return known and torch.is_autocast_enabled(device_type)
+
+
+def _flops(op: torch._ops.OpOverloadPacket):
+    """Register the FLOP formula of an operator. PyTorch 2.4 files it under the overload and looks for the packet."""
+
+    def register(formula):
+        register_flop_formula(op)(formula)
+        for overload in op.overloads():
+            if (found := flop_registry.get(getattr(op, overload))) is not None:
+                flop_registry[op] = found
+        return formula
+
+    return register
 
 
 def _running(name: str) -> Backend:
@@ -165,14 +183,14 @@ def scan_flops(batch: int, dim: int, length: int, state: int) -> int:
     return 9 * batch * length * dim * state
 
 
-@register_flop_formula(torch.ops.vmamba.selective_scan)
+@_flops(torch.ops.vmamba.selective_scan)
 def _flops_scan(u_shape, delta_shape, A_shape, *args, **kwargs) -> int:
     """Return the FLOPs of the operator from the shapes of its arguments."""
     batch, groups, dim, length = u_shape
     return scan_flops(batch, groups * dim, length, A_shape[-1])
 
 
-@register_flop_formula(torch.ops.vmamba.selective_scan_backward)
+@_flops(torch.ops.vmamba.selective_scan_backward)
 def _flops_scan_backward(dout_shape, *shapes, **kwargs) -> int:
     """Return 3 times the forward FLOPs: one recomputation, and twice the forward as for a matmul's backward."""
     return 3 * _flops_scan(*shapes)
@@ -197,7 +215,7 @@ def scan(s: Scan, backend: str | None = None, keep: bool | None = None) -> tuple
         TypeError: If something is no real floating point tensor.
         ValueError: If a shape, a device, an order or the backend's name does not fit, or there are no tokens.
     """
-    s = s._replace(orders=[FORWARD] * len(s.A) if s.orders is None else list(s.orders))
+    s = s.but(orders=[FORWARD] * len(s.A) if s.orders is None else list(s.orders))
     if s.u.dim() == 4 and s.u.shape[3] == 0:
         raise ValueError(f"u has no tokens (L = 0): shape (B, K, D, L) = {tuple(s.u.shape)}")
     if exporting() and backend is None:
@@ -373,13 +391,13 @@ def _flops_of_parts(xz, conv_w, conv_b, x_proj, dt_proj, A, D, dt_bias, out_w) -
     return convolution, tokens * rows * x_proj[1], tokens * rows * dt_proj[2], scans, tokens * out_w[0] if out_w else 0
 
 
-@register_flop_formula(torch.ops.vmamba.mamba_inner)
+@_flops(torch.ops.vmamba.mamba_inner)
 def _flops_block(*shapes, **kwargs) -> int:
     """Return the FLOPs of the operator from the shapes of its arguments."""
     return sum(_flops_of_parts(*shapes[:9]))
 
 
-@register_flop_formula(torch.ops.vmamba.mamba_inner_backward)
+@_flops(torch.ops.vmamba.mamba_inner_backward)
 def _flops_block_backward(dout_shape, *shapes, **kwargs) -> int:
     """Return twice the forward FLOPs, and once more what is recomputed: convolutions, dt_proj and scans."""
     convolution, project, rank, scans, out = _flops_of_parts(*shapes[:9])
@@ -407,7 +425,7 @@ def mamba_inner(b: Block) -> Tensor:
     if not autocasts(b.xz.device.type):
         return _mamba_inner(b)
     if b.in_w is not None:  # the only product that autocast decides about
-        b = b._replace(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
+        b = b.but(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
     with torch.autocast(b.xz.device.type, enabled=False):
         return _mamba_inner(b)
 
@@ -428,7 +446,7 @@ def _mamba_inner(b: Block) -> Tensor:
             xz = y.view(*xz.shape[:2], len(weight))
         else:
             xz = F.linear(xz, weight, bias)
-        b = b._replace(xz=xz, in_w=None, in_b=None)
+        b = b.but(xz=xz, in_w=None, in_b=None)
     return _compute_block(b, backend, False)[0] if direct else _block(*b[:12], backend.name, recorded)[0]
 
 
@@ -452,7 +470,7 @@ def _by_pytorch(b: Block, inside: Callable[[Block], Tensor]) -> Tensor:
     """Return a block around a function for what is between in_proj and out_proj, for autograd or an exporter."""
     b.check()
     if b.in_w is not None:
-        b = b._replace(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
+        b = b.but(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
     out = inside(b).to(b.xz.dtype)
     return out if b.out_w is None else F.linear(out, b.out_w, b.out_b)
 
@@ -490,7 +508,7 @@ def _backward_linear(ctx, dout):
 _linear.register_autograd(_backward_linear, setup_context=_setup_linear)
 
 
-@register_flop_formula(torch.ops.vmamba.matmul)
+@_flops(torch.ops.vmamba.matmul)
 def _flops_linear(a_shape, b_shape, *args, **kwargs) -> int:
     """Return 2 for each multiply-add, as PyTorch counts its own product."""
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
