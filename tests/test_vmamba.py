@@ -429,6 +429,7 @@ def test_meta_device_and_empty_batch() -> None:
         assert all(not p.grad.abs().sum() for p in layer.parameters())
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="PyTorch says that it exports since 2.7")
 def test_exported_graph_holds_standard_operators_only() -> None:
     program = torch.export.export(MambaLayer(8).eval(), (torch.randn(1, 8, 3, 3),))
     assert "vmamba" not in str(program.graph_module)
