@@ -44,10 +44,6 @@ class Scan(NamedTuple):
     delta_softplus: bool = False  # softplus of delta after the bias
     orders: Sequence[int] | None = None  # FORWARD or REVERSED for each group; all FORWARD by default
 
-    def but(self, **parts) -> Scan:
-        """Return the scan with other parts. torch.compile of PyTorch 2.4 stops at `_replace`."""
-        return Scan(*[parts[name] if name in parts else part for name, part in zip(Scan._fields, self)])
-
     def check(self) -> None:
         """Raise TypeError or ValueError unless the parts fit together."""
         if self.u.dim() != 4:
@@ -82,10 +78,6 @@ class Block(NamedTuple):
     orders: Sequence[int] | None = None  # FORWARD or REVERSED for each direction; all FORWARD by default
     in_w: Tensor | None = None  # (2D, C) or (D, C): xz is what this makes of the tokens
     in_b: Tensor | None = None  # (2D) or (D)
-
-    def but(self, **parts) -> Block:
-        """Return the block with other parts. torch.compile of PyTorch 2.4 stops at `_replace`."""
-        return Block(*[parts[name] if name in parts else part for name, part in zip(Block._fields, self)])
 
     def halves(self) -> tuple[Tensor, Tensor | None]:
         """Return the input of the scans (B, L, D) and the gate, if there is one."""

@@ -215,7 +215,7 @@ def scan(s: Scan, backend: str | None = None, keep: bool | None = None) -> tuple
         TypeError: If something is no real floating point tensor.
         ValueError: If a shape, a device, an order or the backend's name does not fit, or there are no tokens.
     """
-    s = s.but(orders=[FORWARD] * len(s.A) if s.orders is None else list(s.orders))
+    s = Scan(*s[:9], [FORWARD] * len(s.A) if s.orders is None else list(s.orders))
     if s.u.dim() == 4 and s.u.shape[3] == 0:
         raise ValueError(f"u has no tokens (L = 0): shape (B, K, D, L) = {tuple(s.u.shape)}")
     if exporting() and backend is None:
@@ -425,7 +425,7 @@ def mamba_inner(b: Block) -> Tensor:
     if not autocasts(b.xz.device.type):
         return _mamba_inner(b)
     if b.in_w is not None:  # the only product that autocast decides about
-        b = b.but(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
+        b = Block(F.linear(b.xz, b.in_w, b.in_b), *b[1:12])
     with torch.autocast(b.xz.device.type, enabled=False):
         return _mamba_inner(b)
 
@@ -446,7 +446,7 @@ def _mamba_inner(b: Block) -> Tensor:
             xz = y.view(*xz.shape[:2], len(weight))
         else:
             xz = F.linear(xz, weight, bias)
-        b = b.but(xz=xz, in_w=None, in_b=None)
+        b = Block(xz, *b[1:12])
     return _compute_block(b, backend, False)[0] if direct else _block(*b[:12], backend.name, recorded)[0]
 
 
@@ -470,7 +470,7 @@ def _by_pytorch(b: Block, inside: Callable[[Block], Tensor]) -> Tensor:
     """Return a block around a function for what is between in_proj and out_proj, for autograd or an exporter."""
     b.check()
     if b.in_w is not None:
-        b = b.but(xz=F.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
+        b = Block(F.linear(b.xz, b.in_w, b.in_b), *b[1:12])
     out = inside(b).to(b.xz.dtype)
     return out if b.out_w is None else F.linear(out, b.out_w, b.out_b)
 
