@@ -320,7 +320,7 @@ def test_without_a_gradient_only_the_last_state_is_kept(backend: str) -> None:
     args = canonical([0, 1], torch.float32, length=100)
     whole, states = op.scan(Scan(*args, True, [0, 1]), backend, keep=True)
     out, last = op.scan(Scan(*args, True, [0, 1]), backend)
-    assert states.shape[2] == registry.get(backend).num_checkpoints(100)
+    assert states.shape[2] == registry.get(backend).num_checkpoints(100) > 1, "100 tokens are more than one state"
     assert last.shape[2] == 1
     assert torch.equal(out, whole)
     assert torch.equal(last, states[:, :, -1:])

@@ -8,7 +8,6 @@ Usage:
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import stdev
 
 import matplotlib
 
@@ -20,7 +19,7 @@ from benchmarks.result import load
 from benchmarks.study.runs import FILE, Run, checked, read
 from benchmarks.study.tables import of
 from ultralytics.nn.Addmodules.tools.compare.figures import spread, titled
-from ultralytics.nn.Addmodules.tools.compare.statistics import mean
+from ultralytics.nn.Addmodules.tools.compare.statistics import deviation, mean
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = ("yolov8n", "yolo11n", "VMamba-yolov8n", "VMamba-yolon")
@@ -79,7 +78,7 @@ def beside_time(runs: list[Run], models_cpu: dict) -> Figure:
             time, scores = inference(models_cpu, yaml), [100 * run.history[-1]["mAP50-95"] for run in same]
             if time is not None:
                 style = {"fmt": marker, "markersize": 13 if marker == "*" else 7, "capsize": 3, "color": f"C{i}"}
-                points = axes.errorbar(time, mean(scores), stdev(scores) if len(scores) > 1 else None, **style)
+                points = axes.errorbar(time, mean(scores), deviation(scores), **style)
                 legend.setdefault(titled(label, same), points)
         axes.set(title=title, xlabel="forward on one CPU thread at 640 px, ms", ylabel="mAP50-95, %")
         axes.grid(alpha=0.3)

@@ -203,7 +203,7 @@ class Backend:
         return ""
 
     def num_checkpoints(self, length: int) -> int:
-        """Return how many states `scan` keeps for backward, at least one; the last is the final state."""
+        """Return how many states `scan` keeps for backward, several of a long scan; the last is the final state."""
         raise NotImplementedError
 
     def scan(self, s: Scan, keep: bool = True) -> tuple[Tensor, Tensor]:
