@@ -188,6 +188,8 @@ def main() -> int:
             save(result, args.out)
     print(render(result)["gpu_amp"])
     faults = [f"{x['model']} in {x['precision']}: {wrong(x)}" for x in made if wrong(x)]
+    if not args.dry_run:  # whose epoch may find nothing
+        faults += [f"{x['model']} in {x['precision']}: it learned nothing, mAP 0" for x in made if x.get("final") == 0]
     print("\n".join(faults) or "Every training came to its end, and the final validation is the one in training.")
     return int(bool(faults))
 
