@@ -155,12 +155,11 @@ def main(args: list[str]) -> None:
         print(__doc__ + "\nThe short run on the digits:\n   ", " ".join(f"{k}={v}" for k, v in DIGITS_RUN.items()))
         return
     check_tree()
-    try:
-        from ultralytics.nn.Addmodules.tools.failures import sentence
-    except ValueError as e:  # VMAMBA_BACKEND is no backend, which the import of the layers refuses
-        raise SystemExit(f"train.py: {e}") from None
+    from ultralytics.nn.Addmodules.selective_scan.registry import forced
+    from ultralytics.nn.Addmodules.tools.failures import sentence
 
     try:
+        forced()  # a VMAMBA_BACKEND that there is not is refused before anything is read
         train(complete(read(args)))
     except (AssertionError, LookupError, SyntaxError, TypeError, ValueError, OSError, RuntimeError) as e:
         said = sentence(e)

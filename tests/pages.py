@@ -298,7 +298,7 @@ class Reader:
         """
         self.folder, self.shared, self.top = folder / "mine", shared, folder
         self.folder.mkdir()
-        programs = {"yolo": "ultralytics.cfg.VMamba_door:main", "vmamba": "ultralytics.cfg.VMamba_door:vmamba"}
+        programs = {"yolo": "ultralytics.cfg.VMamba_door:main", "vmamba": "ultralytics.nn.Addmodules.tools.verbs:main"}
         (folder / "bin").mkdir()
         for name, call in programs.items():
             module, function = call.split(":")

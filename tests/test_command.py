@@ -131,7 +131,7 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_script_and_long_form_are_the_same_command() -> None:
-    line = 'vmamba = "ultralytics.cfg.VMamba_door:vmamba"'  # which calls the long form's function
+    line = 'vmamba = "ultralytics.nn.Addmodules.tools.verbs:main"'  # which calls the long form's function
     assert line in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     run = [sys.executable, "-m", "ultralytics.nn.Addmodules", "chekcs"]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)

@@ -46,20 +46,32 @@ def test_a_wrong_row_is_one_sentence(tmp_path: Path, environment: dict[str, str]
     assert "did you mean MambaLayer?" in run.stderr
 
 
-@pytest.mark.parametrize("name", ["yolo", "vmamba", "train.py"])
-def test_a_backend_that_does_not_exist(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    """The import of the layers refuses it, before any command of theirs begins."""
+@pytest.mark.parametrize(
+    ("door", "arguments"),
+    [
+        ("yolo", "predict model=VMamba-yolon.yaml"),
+        ("yolo", "detect train model=VMamba-yolon.yaml data=x.yaml"),
+        ("vmamba checks", ""),
+        ("vmamba visualize orders", ""),
+        ("train.py", "data=x.yaml"),
+        ("-m ultralytics.nn.Addmodules checks", ""),
+    ],
+)
+def test_a_backend_that_does_not_exist(door: str, arguments: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    """No import refuses it; every command does, before it reads or writes a file."""
     environment = {**environment, "VMAMBA_BACKEND": "fast"}
-    if name == "train.py":
-        command = [sys.executable, str(ROOT / name), "data=x.yaml"]
-        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=False)
+    name, *verbs = door.split()
+    if name in ("yolo", "vmamba"):
+        run = yolo(*verbs, *arguments.split(), folder=tmp_path, environment=environment, name=name)
     else:
-        args = ("predict", "model=VMamba-yolon.yaml") if name == "yolo" else ("checks",)
-        run = yolo(*args, folder=tmp_path, environment=environment, name=name)
+        command = [sys.executable, *([str(ROOT / name)] if name == "train.py" else [name, *verbs]), *arguments.split()]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=False)
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    line = run.stderr.strip().splitlines()[-1]
-    assert line.startswith(f"{name}: environment variable VMAMBA_BACKEND is 'fast', which is no scan backend; choose")
+    said = door.replace("-m ultralytics.nn.Addmodules", "vmamba")
+    line = next(line for line in run.stderr.splitlines() if line.startswith(f"{said}: "))
+    assert line.startswith(f"{said}: environment variable VMAMBA_BACKEND is 'fast', which is no scan backend; choose")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_upstreams_own_errors_stay_as_they_are(tmp_path: Path, environment: dict[str, str]) -> None:

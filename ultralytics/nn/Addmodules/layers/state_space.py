@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..selective_scan.registry import forced
+
 __all__ = ("StateSpace", "StepProjection", "inverse_softplus_steps", "s4d_real")
 
 
@@ -90,6 +92,15 @@ class StateSpace(nn.Module):
         super().__init_subclass__(**kwargs)
         if not cls.state_names:
             raise TypeError(f"{cls.__name__}: put the names of its A, D and step sizes into state_names")
+
+    def __init__(self) -> None:
+        """Begin a layer.
+
+        Raises:
+            ValueError: If a backend is forced that there is not, which would else be found in the first scan.
+        """
+        super().__init__()
+        forced()
 
     def state_parameters(self) -> dict[str, nn.Parameter]:
         """Return A, D and dt bias of every direction: kept float32, never decayed, never orthogonalised."""

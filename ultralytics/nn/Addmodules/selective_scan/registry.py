@@ -69,12 +69,17 @@ def _check(name: str, source: str) -> str:
     return name
 
 
-_forced = _check(os.environ.get("VMAMBA_BACKEND", AUTO) or AUTO, "environment variable VMAMBA_BACKEND")
+# Checked where it is used, so that a wrong name is an error of the command and not of an import
+_forced = os.environ.get("VMAMBA_BACKEND") or AUTO
 
 
 def forced() -> str:
-    """Return the name of the forced backend, or 'auto'."""
-    return _forced
+    """Return the name of the forced backend, or 'auto'.
+
+    Raises:
+        ValueError: If the environment names none that there is.
+    """
+    return _check(_forced, "environment variable VMAMBA_BACKEND")
 
 
 @contextlib.contextmanager
@@ -113,7 +118,8 @@ def get(name: str) -> Backend:
 
 def candidates() -> list[Backend]:
     """Return the backends that may be chosen now: the forced one, or those of the automatic choice."""
-    return [b for b in BACKENDS.values() if b.automatic] if _forced == AUTO else [BACKENDS[_forced]]
+    name = forced()
+    return [b for b in BACKENDS.values() if b.automatic] if name == AUTO else [BACKENDS[name]]
 
 
 def exporting() -> bool:

@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from ..selective_scan.registry import forced
 from .compare.plan import read_seeds
 from .failures import sentence
 from .key_value import (
@@ -176,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, function = verb.run.split(":")
     try:
+        forced()  # a VMAMBA_BACKEND that there is not is refused before anything is read
         return getattr(importlib.import_module(f".{module}", __package__), function)(values)
     except UsageError as e:
         print(e, file=sys.stderr)
