@@ -1,8 +1,8 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
 """Time one MambaLayer on a CPU beside the kernels inside it, called by hand: what the layer costs around them.
 
-By hand means: the backend's norm, linear and block on weights that are stacked already, without a module, an operator
-or a check of shapes. Both give the same numbers, or there is none in the table.
+By hand means: the backend's norm and block on weights that are stacked already, without a module, an operator or a check
+of shapes. Both give the same numbers, or there is none in the table.
 
 Usage:
     python benchmarks/layer_cpu.py                # 1 and 2 threads
@@ -59,14 +59,17 @@ def by_hand(layer: MambaLayer, x: Tensor) -> Callable[[], Tensor]:
     A = -torch.exp(torch.stack([mamba.A_log, mamba.A_b_log])).detach()
     D, dt_bias = torch.stack([mamba.D, mamba.D_b]).detach(), both("dt_proj", "bias")
     weights = both("conv1d").squeeze(2), both("conv1d", "bias"), both("x_proj"), both("dt_proj"), A, D, dt_bias
-    into, out = mamba.in_proj.weight.detach().t(), mamba.out_proj.weight.detach().t()
-    batch, length = x.shape[0], x.shape[2] * x.shape[3]
+    into, out = mamba.in_proj.weight.detach(), mamba.out_proj.weight.detach()
 
     def call() -> Tensor:
         tokens, _, _ = cpu.norm(Norm(x.flatten(2), norm.weight, norm.bias, norm.eps))
-        xz = cpu.linear(Linear(tokens.flatten(0, 1), into)).view(batch, length, -1)
-        y, *_ = cpu.block(Block(xz, *weights, orders=[0, 1]), keep=False)
-        y = cpu.linear(Linear(y.flatten(0, 1), out)).view(batch, length, -1)
+        b = Block(tokens, *weights, out_w=out, orders=[0, 1], in_w=into)
+        if cpu.whole(b):
+            y, *_ = cpu.block(b, keep=False)
+        else:
+            xz = cpu.linear(Linear(tokens.flatten(0, 1), into.t())).unflatten(0, tokens.shape[:2])
+            y, *_ = cpu.block(Block(xz, *weights, orders=[0, 1]), keep=False)
+            y = cpu.linear(Linear(y.flatten(0, 1), out.t())).unflatten(0, tokens.shape[:2])
         return y.transpose(1, 2).reshape(x.shape)
 
     return call

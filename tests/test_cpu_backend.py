@@ -635,7 +635,8 @@ static int block(int64_t B, int64_t K, int64_t Q, int64_t D, int64_t L, int64_t 
   g.y = make({B, L, D}, false); g.projected = make({B, Q, L, R + 2 * N}, false);
   g.states = s.make(kF32, {B, K, num_tiles(L), D, N}, {0, 1, 2, 4, 3}, false);
   BlockArgs f = {};
-  memcpy(&f, &g, 13 * sizeof(int64_t) + 8 * sizeof(Tensor));
+  memcpy(&f, &g, 13 * sizeof(int64_t));
+  memcpy(&f.xz, &g.xz, 8 * sizeof(Tensor));
   f.out = make({B, L, D}, false);
   if (keep) { f.y = g.y; f.projected = g.projected; f.states = g.states; }
   else f.checkpoints = 0;
@@ -648,6 +649,28 @@ static int block(int64_t B, int64_t K, int64_t Q, int64_t D, int64_t L, int64_t 
   g.dA = s.make(kF32, {K, D, N}, {0, 1, 2}, false); g.dD = channels(false); g.dbias = channels(false);
   g.gated = optional ? make({B, L, D}, false) : Tensor{};
   return status | vmamba_block_backward((const int64_t*)&g, sizeof(g) / 8);
+}
+static int whole(int64_t B, int64_t K, int64_t Q, int64_t C, int64_t L, int64_t N, int64_t R, int64_t W, int64_t D,
+                 int64_t M, bool optional, int threads) {
+  Store s;
+  auto make = [&](std::vector<int64_t> shape, bool fill) {
+    std::vector<int> order;
+    for (int i = 0; i < (int)shape.size(); ++i) order.push_back(i);
+    return s.make(kF32, shape, order, fill);
+  };
+  std::vector<int64_t> orders;
+  for (int64_t k = 0; k < K; ++k) orders.push_back(k & 1);
+  BlockArgs f = {};
+  f.abi = kAbiVersion; f.threads = threads; f.flags = 1; f.B = B; f.K = K; f.Q = Q; f.D = D; f.L = L; f.N = N; f.R = R;
+  f.W = W; f.orders = (int64_t)(intptr_t)orders.data(); f.C = C; f.M = M;
+  f.xz = make({B, L, C}, true); f.conv_w = make({Q, D, W}, true); f.x_proj = make({Q, R + 2 * N, D}, true);
+  f.dt_proj = make({Q, D, R}, true); f.A = make({K, D, N}, true); f.out = make({B, L, M}, false);
+  f.in_w = make({2 * D, C}, true); f.out_w = make({M, D}, true);
+  if (optional) {
+    f.conv_b = make({Q, D}, true); f.D_skip = make({K, D}, true); f.bias = make({K, D}, true);
+    f.in_b = make({2 * D}, true); f.out_b = make({M}, true);
+  }
+  return vmamba_block_forward((const int64_t*)&f, sizeof(f) / 8);
 }
 static int norm(int64_t B, int64_t C, int64_t L, int64_t dtype, bool last, int threads) {
   Store s;
@@ -698,6 +721,8 @@ int main() {
           bad |= norm(s[0], s[3], s[4], dtype, keep, 1 + runs % 3);
           bad |= product(s[3], 100 * s[0] + s[4], 16 * s[6], keep, dtype > 0, 1 + runs % 3);
           bad |= block(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], dtype, keep, runs % 3 > 0, 1 + runs % 5);
+          bad |= whole(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], 16 * (1 + runs % 3), 16 + 16 * keep, runs % 2,
+                       1 + runs % 5);
           ++runs;
         }
   }

@@ -61,7 +61,8 @@ class Scan(NamedTuple):
 class Block(NamedTuple):
     """A Mamba block of K directions: in_proj, convolution, SiLU, projections, scans, their sum, gate, out_proj.
 
-    Without conv_w the scans take SiLU of their input. Without a gate there is no out_proj. Backends get no in_proj.
+    Without conv_w the scans take SiLU of their input. Without a gate there is no out_proj. A backend gets in_proj only
+    if its `whole` says that it takes it.
     """
 
     xz: Tensor  # (B, L, 2D), input of the scans beside the gate, or (B, L, D) and no gate; tokens (B, L, C) with in_w
@@ -230,8 +231,12 @@ class Backend:
         """
         raise NotImplementedError
 
+    def whole(self, b: Block) -> bool:
+        """Return whether `block` takes a block with in_w, and does both projections as well, where nothing is kept."""
+        return False
+
     def block(self, b: Block, keep: bool = True) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """Compute a block without in_proj and out_proj.
+        """Compute a block without in_proj and out_proj; with in_w it is whole, nothing is kept, and out is (B, L, M).
 
         Args:
             b (Block): The block.

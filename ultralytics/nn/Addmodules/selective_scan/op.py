@@ -438,6 +438,9 @@ def _mamba_inner(b: Block) -> Tensor:
         return _by_pytorch(b, _graph if exporting() else lambda x: backend.block(x)[0])
     recorded = _recorded(*b[:10], b.in_w, b.in_b)
     direct = not recorded and _direct(b.xz)
+    if direct and backend.whole(b):
+        b.check()
+        return backend.block(b, False)[0]
     if b.in_w is not None:
         xz, weight, bias = b.xz, b.in_w, b.in_b
         if _multiplies(backend, xz, weight, bias):

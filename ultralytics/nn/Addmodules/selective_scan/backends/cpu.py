@@ -16,8 +16,9 @@ from ..contract import Backend, Block, Linear, Norm, Scan
 __all__ = ("Cpu",)
 
 # What csrc/scan.h and csrc/tasks.h say; a test compares them.
-ABI_VERSION = 4
+ABI_VERSION = 5
 TILE = 32  # tokens per checkpoint
+VECTOR = 16  # channels: of products and of a whole block's sizes; kFwdBlock
 NO_MEMORY = 5  # a status
 SOFTPLUS, NO_GATE = 1, 2  # flags
 MAX_STATES, MAX_TAPS, MAX_RANK, MAX_DIRECTIONS = 256, 16, 256, 16
@@ -33,7 +34,11 @@ FUNCTIONS = {  # name of a function: its argument block in scan.h, the sizes in 
         "flags B K D L N checkpoints orders",
         f"{_SCAN} dout states du ddelta dA dB dC dD dz dbias",
     ),
-    "block_forward": ("BlockArgs", "flags B K Q D L N R W checkpoints orders", f"{_BLOCK} out y projected states"),
+    "block_forward": (
+        "BlockArgs",
+        "flags B K Q D L N R W checkpoints orders C M",
+        f"{_BLOCK} out y projected states in_w in_b out_w out_b",
+    ),
     "block_backward": (
         "BlockGradArgs",
         "flags B K Q D L N R W checkpoints orders",
@@ -70,7 +75,7 @@ def made_for(path: Path) -> str:
 
 
 class Cpu(Backend):
-    """Kernels for the scan, the block, the norm and, with AVX-512, linear layers.
+    """Kernels for the scan, the block, the norm and, with AVX2 or AVX-512, linear layers.
 
     Attributes:
         library (ctypes.CDLL, optional): The library in use.
@@ -136,8 +141,8 @@ class Cpu(Backend):
         """Note the instruction set in use and return its name."""
         isa = library.vmamba_isa_name().decode()
         self.about = f"{isa}, built with {library.vmamba_compiler().decode()}"
-        # PyTorch's product, MKL's, has no AVX-512 kernel for AMD's processors and runs at under half of their peak
-        self.columns = 16 if library.vmamba_get_isa() == ISA_LEVELS["avx512"] else 0
+        # PyTorch's product, MKL's, has no AVX-512 kernel for AMD's processors; with AVX2 both are about as fast
+        self.columns = VECTOR if library.vmamba_get_isa() >= ISA_LEVELS["avx2"] else 0
         return isa
 
     def set_isa(self, level: str) -> str:
@@ -207,8 +212,18 @@ class Cpu(Backend):
         taps, rank, directions = 1 if b.conv_w is None else b.conv_w.shape[2], b.dt_proj.shape[2], b.A.shape[0]
         return 1 <= taps <= MAX_TAPS and 1 <= rank <= MAX_RANK and directions <= MAX_DIRECTIONS
 
+    def whole(self, b: Block) -> bool:
+        """Return whether the block's kernels do in_proj and out_proj too; without AVX2 their products are too slow."""
+        if not self.columns or b.in_w is None or b.out_w is None or b.xz.dtype != torch.float32 or not self.fuses(b):
+            return False
+        return b.A.shape[1] % self.columns == 0 and b.out_w.shape[0] % self.columns == 0 and b.xz.stride(2) == 1
+
     def block(self, b: Block, keep: bool = True) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """Compute a block; nothing of size (B, K, L, D) is stored."""
+        """Compute a block; nothing of size (B, K, L, D) is stored, and of a whole one nothing of size (B, L, 2D)."""
+        if b.in_w is not None:
+            out = b.xz.new_empty(*b.xz.shape[:2], b.out_w.shape[0])
+            self._call_block("block_forward", b, 0, (out, None, None, None))
+            return out, None, None, None
         if not self.fuses(b):
             return super().block(b, keep)
         xz, (batch, length, width), (groups, dim, state) = b.xz, b.xz.shape, b.A.shape
@@ -249,10 +264,27 @@ class Cpu(Backend):
         if b.conv_w is None:
             b = b._replace(conv_w=b.x_proj.new_ones(b.x_proj.shape[0], b.x_proj.shape[2], 1), conv_b=None)
         (batch, length, width), (groups, dim, state), (rows, _, taps) = b.xz.shape, b.A.shape, b.conv_w.shape
-        flags = (SOFTPLUS if b.delta_softplus else 0) | (NO_GATE if width == dim else 0)
+        gated = b.in_w is not None or width != dim
+        flags = (SOFTPLUS if b.delta_softplus else 0) | (0 if gated else NO_GATE)
         orders = (ctypes.c_int64 * groups)(*b.orders)
-        sizes = flags, batch, groups, rows, dim, length, state, b.dt_proj.shape[2], taps, count
-        self._call(function, (*sizes, ctypes.addressof(orders)), (*b[:8], *tensors))
+        sizes = (
+            flags,
+            batch,
+            groups,
+            rows,
+            dim,
+            length,
+            state,
+            b.dt_proj.shape[2],
+            taps,
+            count,
+            ctypes.addressof(orders),
+        )
+        outer: tuple[Tensor | None, ...] = ()
+        if function == "block_forward":  # which may be whole
+            sizes += (width, 0) if b.in_w is None else (width, b.out_w.shape[0])
+            outer = (None,) * 4 if b.in_w is None else (b.in_w, b.in_b, b.out_w, b.out_b)
+        self._call(function, sizes, (*b[:8], *tensors, *outer))
 
     # The norm and linear layers
 
@@ -275,7 +307,7 @@ class Cpu(Backend):
         return grads
 
     def linear(self, p: Linear) -> Tensor:
-        """Return the product by a kernel with AVX-512, which takes whole vectors of columns; by PyTorch otherwise."""
+        """Return the product: by a kernel for whole vectors of columns, with AVX2 or AVX-512; by PyTorch otherwise."""
         a, b, bias = p
         (m, k), n = a.shape, b.shape[1]
         if not self.columns or n % self.columns or not k or not a.dtype == b.dtype == torch.float32:

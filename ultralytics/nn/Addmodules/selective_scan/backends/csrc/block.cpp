@@ -104,10 +104,30 @@ Tensor rows_of(const float* data, int64_t b0, int64_t groups, int64_t L, int64_t
   return {(int64_t)(intptr_t)data - b0 * per_b * (int64_t)sizeof(float), kF32, {per_b, groups == 1 ? 0 : L * width, 1, width, 0}};
 }
 
+// Rows of a matrix for `matmul`, `ld` floats apart: rows of t, s_row apart, whose elements are s_col apart.
+void pack_rows(const Kernels& kernels, const Tensor& t, int64_t s_row, int64_t s_col, int64_t rows, int64_t cols, float* to,
+               int64_t ld, int64_t threads) {
+  constexpr int64_t piece = 64;
+  for_each_task(ceil_div(rows, piece), threads, [&](int64_t i) {
+    const int64_t r = i * piece;
+    kernels.load_rows(to + r * ld, ld, t, r * s_row, s_row, s_col, (int)min64(piece, rows - r), (int)cols, (int)cols);
+  });
+}
+
+int check_whole(const BlockArgs& p) {
+  for (const Tensor* t : {&p.xz, &p.in_w, &p.in_b, &p.out_w, &p.out_b, &p.out})
+    if (t->data && t->dtype != kF32) return kBadDtype;
+  const bool kept = p.y.data || p.projected.data || p.states.data, gated = !(p.flags & kFlagNoGate);
+  const bool fits = p.C > 0 && p.M > 0 && p.D % kFwdBlock == 0 && p.M % kFwdBlock == 0;
+  return fits && !kept && gated && p.out_w.data && p.xz.s[2] == 1 && p.out.s[2] == 1 ? kOk : kBadShape;
+}
+
 }  // namespace
 
 int run_block_forward(const BlockArgs& p) {
-  const int status = check(p, {&p.xz, &p.conv_w, &p.conv_b, &p.x_proj, &p.dt_proj, &p.out, &p.y, &p.projected});
+  const bool whole = p.in_w.data != 0;
+  int status = check(p, {&p.xz, &p.conv_w, &p.conv_b, &p.x_proj, &p.dt_proj, &p.out, &p.y, &p.projected});
+  if (!status && whole) status = check_whole(p);
   if (status) return status;
   const int64_t tiles = num_tiles(p.L);
   if (p.B * p.D * p.L == 0) return kOk;
@@ -137,16 +157,27 @@ int run_block_forward(const BlockArgs& p) {
   const int64_t packed_size = round_up(Packed::size(p, false), 16);
   const int64_t projected_size = streams || p.projected.data ? 0 : round_up(wave * kept, 16);
   // The output holds the sum of directions that follow each other until the gate replaces it, where its rows are fit for it.
-  const bool in_place = in_turn && p.out.dtype == kF32 && p.out.s[2] == 1 && p.D % kFwdBlock == 0;
+  const bool in_place = !whole && in_turn && p.out.dtype == kF32 && p.out.s[2] == 1 && p.D % kFwdBlock == 0;
   const int64_t stream_sums = in_place ? 0 : wave * (in_turn ? 1 : p.K) * rows_size;
   const int64_t sums_size = streams ? stream_sums : wave * per_group * tasks_of_block * part_rows;
   const int64_t carry_size = split.segs > 1 ? wave * per_group * p.K * carry : 0;
-  Buffer memory(packed_size + projected_size + sums_size + carry_size);
+  // A whole block keeps the scans' half of in_proj's output for a wave; the gate's half is made where it is used.
+  const int64_t in_ld = 2 * p.D + kFwdBlock, out_ld = p.M + kFwdBlock, input_size = whole ? wave * p.L * p.D : 0;
+  const int64_t products_size = whole ? round_up(p.C * in_ld + p.D * out_ld, 16) : 0;
+  Buffer memory(packed_size + projected_size + sums_size + carry_size + products_size + input_size);
   if (!memory.get()) return kNoMemory;
   float* const sums = memory.get() + packed_size + projected_size;
   float* const carries = sums + sums_size;
+  float* const in_proj = carries + carry_size;
+  float* const input = in_proj + products_size;
+  const Products products = {in_proj, in_proj + p.C * in_ld, in_ld, out_ld};
+  if (whole) {
+    pack_rows(kernels, p.in_w, p.in_w.s[1], p.in_w.s[0], p.C, 2 * p.D, in_proj, in_ld, threads);
+    pack_rows(kernels, p.out_w, p.out_w.s[1], p.out_w.s[0], p.D, p.M, in_proj + p.C * in_ld, out_ld, threads);
+  }
   Packed packed;
   packed.fill(p, kernels, false, memory.get());
+  BlockArgs inner = p;  // what is between in_proj and out_proj
   ForwardArgs f = {};
   copy_sizes(f, p);
   f.u = input_of(p.xz);
@@ -157,6 +188,24 @@ int run_block_forward(const BlockArgs& p) {
 
   for (int64_t b0 = 0; b0 < p.B; b0 += wave) {
     const int64_t nb = min64(wave, p.B - b0);
+    if (whole) {
+      inner.xz = {(int64_t)(intptr_t)(input - b0 * p.L * p.D), kF32, {p.L * p.D, p.D, 1, 0, 0}};
+      f.u = input_of(inner.xz);
+      for_each_task(nb * chunks, threads, [&](int64_t i) {
+        const int64_t b = b0 + i / chunks, l0 = i % chunks * kChunk;
+        const Tensor tokens = {p.xz.data + b * p.xz.s[0] * (int64_t)sizeof(float), kF32, {p.xz.s[1], 1, 0, 0, 0}};
+        const Tensor x = {(int64_t)(intptr_t)(input + (b - b0) * p.L * p.D), kF32, {p.D, 1, 0, 0, 0}};
+        kernels.matmul({p.abi, 1, p.L, p.C, p.D, tokens, {}, p.in_b, x}, in_proj, in_ld, l0, min64(p.L, l0 + kChunk));
+      });
+    }
+    auto finish_whole = [&](int64_t per_sequence, int64_t per_block, int64_t per_part, int64_t ld, int64_t parts) {
+      for_each_task(nb * chunks, threads, [&](int64_t i) {
+        const int64_t b = i / chunks, l0 = i % chunks * kChunk;
+        if (float* s = scratch_or_fail(kernels.output_scratch(p.D)))
+          kernels.block_output(p, {b0 + b, l0, min64(p.L, l0 + kChunk)}, {sums + b * per_sequence, per_block, per_part, ld, parts},
+                               products, s);
+      });
+    };
     if (streams) {
       const size_t stream_scratch = kernels.stream_scratch(p.D, p.N, p.R, p.W);
       const int64_t in_task = in_turn ? p.K : 1;
@@ -167,10 +216,14 @@ int run_block_forward(const BlockArgs& p) {
           const int64_t b = b0 + i * in_task / p.K, k = in_turn ? j : i % p.K;
           float* y = in_place ? (float*)(intptr_t)p.out.data + b * p.out.s[0] : sums + i * rows_size;
           const int64_t y_ld = in_place ? p.out.s[1] : padded_channels(p.D);
-          kernels.block_stream(p, f, {b, k, y, y_ld, j > 0, in_turn && j + 1 == p.K}, packed.source, s);
+          kernels.block_stream(inner, f, {b, k, y, y_ld, j > 0, in_turn && !whole && j + 1 == p.K}, packed.source, s);
         }
       });
-      if (in_turn) continue;
+      if (whole) {
+        const int64_t parts = in_turn ? 1 : p.K;
+        finish_whole(parts * rows_size, kFwdBlock, rows_size, padded_channels(p.D), parts);
+      }
+      if (whole || in_turn) continue;
       for_each_task(nb * chunks, threads, [&](int64_t i) {
         const int64_t b = i / chunks, l0 = i % chunks * kChunk;
         const RowsTask t = {b0 + b, l0, min64(p.L, l0 + kChunk)};
@@ -194,7 +247,7 @@ int run_block_forward(const BlockArgs& p) {
       const int64_t q = i % p.Q, l0 = i / p.Q % chunks * kChunk;  // directions of one chunk share its xz
       const RowsTask t = {b0 + i / (chunks * p.Q), l0, min64(p.L, l0 + kChunk)};
       if (float* s = scratch_or_fail(rows_scratch))
-        kernels.block_project(p, t, q, packed.weights[q], packed.reversed[q], projected, s);
+        kernels.block_project(inner, t, q, packed.weights[q], packed.reversed[q], projected, s);
     });
     f.delta = projection_of(projected, p.Q, 0);
     f.Bm = projection_of(projected, p.Q, p.R);
@@ -231,6 +284,11 @@ int run_block_forward(const BlockArgs& p) {
         run(t);
       });
     for_each_task(tasks * segs, threads, [&](int64_t i) { run(seg_task(i)); });
+    if (whole) {
+      const int64_t per_block = tasks_of_block * part_rows;
+      finish_whole(per_group * per_block, per_block, part_rows, kFwdBlock, tasks_of_block);
+      continue;
+    }
     for_each_task(nb * per_group * chunks, threads, [&](int64_t i) {
       const int64_t block = i / chunks, l0 = i % chunks * kChunk;
       float* y[kMaxDirections * kMaxStates / 16];
@@ -425,18 +483,14 @@ int run_matmul(const MatmulArgs& p) {
   const Kernels& kernels = *current_kernels();
   // Rows a large power of two apart fall into the same few lines of a cache: copied, like those that are not contiguous.
   const bool direct = p.b.s[1] == 1 && p.b.s[0] % 512 != 0;
-  const int64_t ldb = direct ? p.b.s[0] : p.N + 16, piece = 64;
+  const int64_t ldb = direct ? p.b.s[0] : p.N + 16;
   Buffer memory(direct ? 0 : p.K * ldb);
   if (!direct) {
     if (!memory.get()) return kNoMemory;
-    for_each_task(ceil_div(p.K, piece), p.threads, [&](int64_t i) {
-      const int64_t k = i * piece;
-      kernels.load_rows(memory.get() + k * ldb, ldb, p.b, k * p.b.s[0], p.b.s[0], p.b.s[1], (int)min64(piece, p.K - k), (int)p.N,
-                        (int)p.N);
-    });
+    pack_rows(kernels, p.b, p.b.s[0], p.b.s[1], p.K, p.N, memory.get(), ldb, p.threads);
   }
   const float* b = direct ? (const float*)(intptr_t)p.b.data : memory.get();
-  const int64_t rows = min64(piece, round_up(ceil_div(p.M, p.threads), 4));
+  const int64_t rows = min64(64, round_up(ceil_div(p.M, p.threads), 4));
   for_each_task(ceil_div(p.M, rows), p.threads,
                 [&](int64_t i) { kernels.matmul(p, b, ldb, i * rows, min64(p.M, (i + 1) * rows)); });
   return kOk;

@@ -62,6 +62,33 @@ static void gemm(int64_t M, int64_t N, int64_t K, const float* a, int64_t am, in
   }
 }
 
+struct Sizes {
+  int64_t M, N, K;
+};
+
+// c = a b + bias in panels: kDepth rows of b stay in the cache, and longer sums go on in c. bias may be absent. A transposed a,
+// whose rows are columns in memory, is copied by panels: its lines are a whole row of the other factor apart.
+static void product(const Sizes& size, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, const Tensor& bias,
+                    float* c, int64_t ldc) {
+  constexpr int64_t kDepth = 256, kRows = 64, kPanelLd = kRows + 16;
+  if (bias.data)
+    for (int64_t m = 0; m < size.M; ++m) load_rows(c + m * ldc, size.N, bias, 0, 0, bias.s[0], 1, (int)size.N, (int)size.N);
+  for (int64_t k = 0; k < size.K; k += kDepth) {
+    const int64_t depth = size.K - k < kDepth ? size.K - k : kDepth;
+    const bool add = bias.data != 0 || k > 0;
+    if (am != 1) {
+      gemm(size.M, size.N, depth, a + k * ak, am, ak, b + k * ldb, ldb, c, ldc, add);
+      continue;
+    }
+    float panel[kDepth * kPanelLd];
+    for (int64_t m = 0; m < size.M; m += kRows) {
+      const int64_t rows = size.M - m < kRows ? size.M - m : kRows;
+      for (int64_t i = 0; i < depth; ++i) memcpy(panel + i * kPanelLd, a + m + (k + i) * ak, sizeof(float) * (size_t)rows);
+      gemm(rows, size.N, depth, panel, 1, kPanelLd, b + k * ldb, ldb, c + m * ldc, ldc, add);
+    }
+  }
+}
+
 static size_t block_scratch(int64_t N, int64_t R, int64_t W, int64_t Q) {
   const size_t rows = (size_t)(kRowTile + 2 * W), projections = (size_t)padded_projections(R, N);
   return 6 * rows * kCols + (size_t)(Q + 1) * rows * projections + 16 * 64 + 1024;
@@ -137,6 +164,34 @@ static void block_finish(const BlockArgs& p, const RowsTask& task, int64_t d0, f
       for (; t < s.T; ++t) gate_steps<1>(y, y_ld, z, t, v * kW, out, ld);
     }
     if (!direct) store_rows(p.out, offset, p.out.s[1], p.out.s[2], os, kFB, s.T, dn);
+  }
+}
+
+static size_t output_scratch(int64_t D) { return (size_t)(kRowTile * (D + kFB)); }
+
+static void block_output(const BlockArgs& p, const RowsTask& task, const Sums& sums, const Products& products, float* scratch) {
+  const int64_t ld = p.D + kFB;  // rows a large power of two apart fall into the same few lines of a cache
+  const float* tokens = (const float*)(intptr_t)p.xz.data + task.b * p.xz.s[0];
+  float* out = (float*)(intptr_t)p.out.data + task.b * p.out.s[0];
+  Tensor gate_bias = p.in_b;
+  if (gate_bias.data) gate_bias.data += p.D * gate_bias.s[0] * (int64_t)sizeof(float);
+  for (int64_t l = task.l0; l < task.l1; l += kRowTile) {
+    const int64_t T = task.l1 - l < kRowTile ? task.l1 - l : kRowTile;
+    product({T, p.D, p.C}, tokens + l * p.xz.s[1], p.xz.s[1], 1, products.in + p.D, products.in_ld, gate_bias, scratch, ld);
+    for (int64_t d0 = 0; d0 < p.D; d0 += kFB) {
+      float* y = sums.first + d0 / kFB * sums.per_block + l * sums.ld;
+      for (int64_t part = 1; part < sums.parts; ++part)
+        for (int64_t t = 0; t < T; ++t)
+          for (int c = 0; c < kFB; c += kW)
+            vstore(y + t * sums.ld + c, vadd(vload(y + t * sums.ld + c), vload(y + part * sums.per_part + t * sums.ld + c)));
+      for (int c = 0; c < kFB; c += kW) {
+        const Rows z = {scratch + d0, ld};
+        int t = 0;
+        for (; t + kBatch <= T; t += kBatch) gate_steps<kBatch>(y, sums.ld, z, t, c, scratch + d0, ld);
+        for (; t < T; ++t) gate_steps<1>(y, sums.ld, z, t, c, scratch + d0, ld);
+      }
+    }
+    product({T, p.M, p.D}, scratch, ld, 1, products.out, products.out_ld, p.out_b, out + l * p.out.s[1], p.out.s[1]);
   }
 }
 
@@ -476,20 +531,14 @@ static void norm_backward(const NormGradArgs& p, const RowsTask& task, float* su
 // ----------------------------------------------------------------------------------------------------- plain products
 
 static void matmul(const MatmulArgs& p, const float* b, int64_t ldb, int64_t m0, int64_t m1) {
-  constexpr int64_t kDepth = 256;  // a panel of b of that depth stays in the cache; longer sums go on in c
   const float* a = (const float*)(intptr_t)p.a.data + m0 * p.a.s[0];
   float* c = (float*)(intptr_t)p.c.data + m0 * p.c.s[0];
-  const bool has_bias = p.bias.data != 0;
-  if (has_bias)
-    for (int64_t m = 0; m < m1 - m0; ++m) load_rows(c + m * p.c.s[0], p.N, p.bias, 0, 0, p.bias.s[0], 1, (int)p.N, (int)p.N);
-  for (int64_t k = 0; k < p.K; k += kDepth)
-    gemm(m1 - m0, p.N, p.K - k < kDepth ? p.K - k : kDepth, a + k * p.a.s[1], p.a.s[0], p.a.s[1], b + k * ldb, ldb, c,
-         p.c.s[0], has_bias || k > 0);
+  product({m1 - m0, p.N, p.K}, a, p.a.s[0], p.a.s[1], b, ldb, p.bias, c, p.c.s[0]);
 }
 
 static const Kernels kTable = {VM_NAME,       forward_scratch, backward_scratch, forward_task,
                                forward_finish, backward_task,   reduce_rows,      block_scratch,
                                stream_scratch, block_project,   block_stream,     block_finish,
-                               block_gate,     block_inputs,    norm_scratch,     norm,
-                               norm_backward,  matmul,          load_rows,
-                               store_rows};
+                               output_scratch, block_output,    block_gate,       block_inputs,
+                               norm_scratch,   norm,            norm_backward,    matmul,
+                               load_rows,      store_rows};

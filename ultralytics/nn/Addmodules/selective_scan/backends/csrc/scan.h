@@ -8,7 +8,7 @@
 namespace vmamba {
 
 // Raised whenever the argument layout below changes: cpu.py refuses any other number.
-constexpr int64_t kAbiVersion = 4;
+constexpr int64_t kAbiVersion = 5;
 
 // Tokens per tile and per checkpoint. The backward pass keeps decay and state of one tile for four states at a time
 // in scratch; 32 tokens keep that near the first-level cache and the checkpoints at N / 32 floats a token and channel.
@@ -45,9 +45,13 @@ struct BackwardArgs {
 // The block around the scan. xz, dxz: (b, l, c), x before z, or x alone with kFlagNoGate; conv_w: (q, d, w), conv_b: (q, d), x_proj: (q, p, d),
 // dt_proj: (q, d, r), where q is one row a direction k or one for all, and p counts r, then B's n, then C's n;
 // projected: (b, q, l, p); out, y, dout, gated: (b, l, d), y before the gate. y, projected and gated may be absent.
+//
+// With in_w (2 d, c) and out_w (m, d) the block is whole: xz holds tokens (b, l, c), which in_proj turns into xz, and out_proj's
+// out is (b, l, m). Then all but the scan's parameters is float32, channels of tokens and out are contiguous, D and M are
+// numbers of 16s, there is a gate, and nothing is kept for backward. in_b (2 d) and out_b (m) may be absent.
 struct BlockArgs {
-  int64_t abi, threads, flags, B, K, Q, D, L, N, R, W, checkpoints, orders;
-  Tensor xz, conv_w, conv_b, x_proj, dt_proj, A, D_skip, bias, out, y, projected, states;
+  int64_t abi, threads, flags, B, K, Q, D, L, N, R, W, checkpoints, orders, C, M;
+  Tensor xz, conv_w, conv_b, x_proj, dt_proj, A, D_skip, bias, out, y, projected, states, in_w, in_b, out_w, out_b;
 };
 
 struct BlockGradArgs {
@@ -146,6 +150,19 @@ struct RowsTask {
   int64_t b, l0, l1;
 };
 
+// Sums over the states of one sequence, in parts that are still to be added: of channels [16 i, 16 i + 16) part j begins at
+// first + i * per_block + j * per_part, and has a row of 16 every `ld` floats.
+struct Sums {
+  float* first;
+  int64_t per_block, per_part, ld, parts;
+};
+
+// in_proj (c, 2 d) and out_proj (d, m), transposed for `matmul`, their rows in_ld and out_ld floats apart.
+struct Products {
+  const float *in, *out;
+  int64_t in_ld, out_ld;
+};
+
 // What the scan's backward pass leaves for the block's: sums over channels and directions are still to be done.
 struct BlockGrads {
   const float* du;         // [K][L][Dp]
@@ -178,6 +195,9 @@ struct Kernels {
   // Sums `parts` rows of partial_y, `ld` floats a token, of channels [d0, d0 + 16), applies the gate and stores.
   void (*block_finish)(const BlockArgs&, const RowsTask&, int64_t d0, float* const* partial_y, int64_t ld, int64_t parts,
                        float* scratch);
+  size_t (*output_scratch)(int64_t D);  // floats, of block_output
+  // The same for all channels of a whole block, with the gate's half of in_proj and with out_proj.
+  void (*block_output)(const BlockArgs&, const RowsTask&, const Sums&, const Products&, float* scratch);
   // Gradients behind and of the gate; dy is [L][Dp].
   void (*block_gate)(const BlockGradArgs&, const RowsTask&, float* dy, float* scratch);
   // Gradients of x, conv and x_proj.
