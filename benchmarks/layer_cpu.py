@@ -1,8 +1,8 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
 """Time one MambaLayer on a CPU beside the kernels inside it, called by hand: what the layer costs around them.
 
-By hand means: the backend's norm and block on weights that are stacked already, without a module, an operator or a check
-of shapes. Both give the same numbers, or there is none in the table.
+By hand means: the backend's norm and block on weights that are stacked already, without a module, an operator or a
+check of shapes. Both give the same numbers, or there is none in the table.
 
 Usage:
     python benchmarks/layer_cpu.py                # 1 and 2 threads

@@ -9,8 +9,8 @@
 namespace vmamba {
 namespace {
 
-// Tokens of a task without recurrence, and floats of working memory that a wave of sequences should stay below.
-constexpr int64_t kChunk = 256;
+// Tokens of a task without recurrence, the same with products, and floats of working memory that a wave of sequences should stay below.
+constexpr int64_t kChunk = 256, kProductRows = 64;
 constexpr int64_t kForwardWave = (int64_t)1 << 21, kBackwardWave = (int64_t)3 << 20;
 
 template <class Args>
@@ -162,6 +162,7 @@ int run_block_forward(const BlockArgs& p) {
   const int64_t sums_size = streams ? stream_sums : wave * per_group * tasks_of_block * part_rows;
   const int64_t carry_size = split.segs > 1 ? wave * per_group * p.K * carry : 0;
   // A whole block keeps the scans' half of in_proj's output for a wave; the gate's half is made where it is used.
+  const int64_t pieces = ceil_div(p.L, kProductRows);
   const int64_t in_ld = 2 * p.D + kFwdBlock, out_ld = p.M + kFwdBlock, input_size = whole ? wave * p.L * p.D : 0;
   const int64_t products_size = whole ? round_up(p.C * in_ld + p.D * out_ld, 16) : 0;
   Buffer memory(packed_size + projected_size + sums_size + carry_size + products_size + input_size);
@@ -191,18 +192,18 @@ int run_block_forward(const BlockArgs& p) {
     if (whole) {
       inner.xz = {(int64_t)(intptr_t)(input - b0 * p.L * p.D), kF32, {p.L * p.D, p.D, 1, 0, 0}};
       f.u = input_of(inner.xz);
-      for_each_task(nb * chunks, threads, [&](int64_t i) {
-        const int64_t b = b0 + i / chunks, l0 = i % chunks * kChunk;
+      for_each_task(nb * pieces, threads, [&](int64_t i) {
+        const int64_t b = b0 + i / pieces, l0 = i % pieces * kProductRows;
         const Tensor tokens = {p.xz.data + b * p.xz.s[0] * (int64_t)sizeof(float), kF32, {p.xz.s[1], 1, 0, 0, 0}};
         const Tensor x = {(int64_t)(intptr_t)(input + (b - b0) * p.L * p.D), kF32, {p.D, 1, 0, 0, 0}};
-        kernels.matmul({p.abi, 1, p.L, p.C, p.D, tokens, {}, p.in_b, x}, in_proj, in_ld, l0, min64(p.L, l0 + kChunk));
+        kernels.matmul({p.abi, 1, p.L, p.C, p.D, tokens, {}, p.in_b, x}, in_proj, in_ld, l0, min64(p.L, l0 + kProductRows));
       });
     }
     auto finish_whole = [&](int64_t per_sequence, int64_t per_block, int64_t per_part, int64_t ld, int64_t parts) {
-      for_each_task(nb * chunks, threads, [&](int64_t i) {
-        const int64_t b = i / chunks, l0 = i % chunks * kChunk;
+      for_each_task(nb * pieces, threads, [&](int64_t i) {
+        const int64_t b = i / pieces, l0 = i % pieces * kProductRows;
         if (float* s = scratch_or_fail(kernels.output_scratch(p.D)))
-          kernels.block_output(p, {b0 + b, l0, min64(p.L, l0 + kChunk)}, {sums + b * per_sequence, per_block, per_part, ld, parts},
+          kernels.block_output(p, {b0 + b, l0, min64(p.L, l0 + kProductRows)}, {sums + b * per_sequence, per_block, per_part, ld, parts},
                                products, s);
       });
     };
@@ -490,7 +491,7 @@ int run_matmul(const MatmulArgs& p) {
     pack_rows(kernels, p.b, p.b.s[0], p.b.s[1], p.K, p.N, memory.get(), ldb, p.threads);
   }
   const float* b = direct ? (const float*)(intptr_t)p.b.data : memory.get();
-  const int64_t rows = min64(64, round_up(ceil_div(p.M, p.threads), 4));
+  const int64_t rows = min64(kProductRows, round_up(ceil_div(p.M, p.threads), 4));
   for_each_task(ceil_div(p.M, rows), p.threads,
                 [&](int64_t i) { kernels.matmul(p, b, ldb, i * rows, min64(p.M, (i + 1) * rows)); });
   return kOk;
