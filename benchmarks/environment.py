@@ -13,13 +13,14 @@ WRITTEN = ("benchmarks/results", "docs")  # what benchmarks and tables write the
 
 
 def cpu_name() -> str:
-    """Return the processor's model name where the system tells it."""
+    """Return the processor's model name where the system tells it, with the numbers that tell generations apart."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    lines = (line.partition(":") for line in cpuinfo.read_text(encoding="utf-8").splitlines())
+    found = {key.strip(): value.strip() for key, _, value in lines}
+    numbers = ", ".join(f"{key.removeprefix('cpu ')} {found[key]}" for key in ("cpu family", "model") if key in found)
+    return f"{found.get('model name', platform.machine())}{f' ({numbers})' if numbers else ''}"
 
 
 def git(*args: str) -> str:

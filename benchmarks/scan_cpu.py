@@ -18,6 +18,7 @@ import argparse
 import ctypes
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -101,12 +102,14 @@ class Subject:
         about (str): What it is, for the result.
         around (Callable[[], AbstractContextManager]): Settings it runs under.
         slow (bool): It takes seconds: left out where a case says so.
+        level (str): The instruction set whose bound it is held against.
     """
 
     run: Callable[..., Tensor]
     about: str
     around: Callable[[], AbstractContextManager] = field(default=nullcontext)
     slow: bool = False
+    level: str = "native"
 
 
 def ours(*x: Tensor) -> Tensor:
@@ -154,29 +157,33 @@ def cpp_subject() -> Subject:
     return Subject(ours, reason, lambda: use_backend(cpu.name))
 
 
-def avx2_subject() -> Subject:
-    """Return the C++ backend held to AVX2."""
-    cpu, _ = library()
+def held_to(level: str) -> Callable[[], Subject]:
+    """Return a maker of the C++ backend held to an instruction set below this CPU's best."""
 
-    @contextmanager
-    def around():
-        with use_backend(cpu.name):
-            cpu.set_isa("avx2")
-            try:
-                yield
-            finally:
-                cpu.set_isa("auto")
+    def make() -> Subject:
+        cpu, _ = library()
 
-    usual = cpu.set_isa("auto")
-    try:
-        forced = cpu.set_isa("avx2")
-    except ValueError as e:
-        raise Absent(str(e)) from None
-    finally:
-        cpu.set_isa("auto")
-    if forced == usual:
-        raise Absent(f"{usual} is what this CPU runs by default")
-    return Subject(ours, "the C++ kernel held to AVX2", around)
+        @contextmanager
+        def around():
+            with use_backend(cpu.name):
+                cpu.set_isa(level)
+                try:
+                    yield
+                finally:
+                    cpu.set_isa("auto")
+
+        usual = cpu.set_isa("auto")
+        try:
+            forced = cpu.set_isa(level)
+        except ValueError as e:
+            raise Absent(str(e)) from None
+        finally:
+            cpu.set_isa("auto")
+        if forced == usual:
+            raise Absent(f"{usual} is what this CPU runs by default")
+        return Subject(ours, f"the C++ kernel held to {forced}", around, level=level)
+
+    return make
 
 
 def chunked_subject() -> Subject:
@@ -214,7 +221,8 @@ def loop_subject() -> Subject:
 JUDGE = "chunked"  # plain PyTorch that shares nothing with the kernel
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "cpp": cpp_subject,
-    "cpp avx2": avx2_subject,
+    "cpp avx2": held_to("avx2"),
+    "cpp plain": held_to("plain"),
     "chunked": chunked_subject,
     "mambapy": mambapy_subject,
     "loop": loop_subject,
@@ -286,29 +294,41 @@ class Bound:
         return self.threads * self.PASSES * self.TOKENS * self.STATES * self.lanes
 
 
-def build_bound(folder: Path) -> tuple[str | None, str]:
-    """Compile bound.cpp for this CPU.
+# Compilers' names for what the kernel calls native, AVX2 and plain; on other processors there is one level.
+LEVELS = {"native": "-march=native", "avx2": "-march=x86-64-v3", "plain": "-march=x86-64"}
+if platform.machine().lower() not in ("x86_64", "amd64"):
+    LEVELS = {"native": "-march=native"}
+
+
+def build_bounds(folder: Path) -> tuple[dict[str, str], str]:
+    """Compile bound.cpp for every instruction set.
 
     Returns:
-        library (str | None): Its path.
+        libraries (dict[str, str]): Their paths, by level; none if there is no compiler that works.
         how (str): The compiler and its flags, or why there is no library.
     """
     names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
     compiler = next((found for name in names if name and (found := shutil.which(name))), None)
     if compiler is None:
-        return None, "no C++ compiler found"
-    library = folder / "bound.so"
-    flags = ["-O3", "-march=native"]
-    command = [compiler, *flags, "-shared", "-fPIC", "-o", str(library), str(ROOT / "benchmarks/bound.cpp")]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as e:
-        return None, f"{Path(compiler).name} failed: {getattr(e, 'stderr', e)}".strip()[:300]
+        return {}, "no C++ compiler found"
+    libraries = {level: str(folder / f"bound_{level}.so") for level in LEVELS}
+    for level, library in libraries.items():
+        command = [
+            compiler,
+            "-O3",
+            LEVELS[level],
+            "-shared",
+            "-fPIC",
+            "-o",
+            library,
+            str(ROOT / "benchmarks/bound.cpp"),
+        ]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as e:
+            return {}, f"{Path(compiler).name} failed: {getattr(e, 'stderr', e)}".strip()[:300]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()
-    return str(library), f"{version[0] if version else Path(compiler).name}, {' '.join(flags)}"
-
-
-# Measuring
+    return libraries, f"{version[0] if version else Path(compiler).name}, -O3 and {', '.join(LEVELS.values())}"
 
 
 def resolve(makers: dict[str, Callable[[], Subject]]) -> tuple[dict[str, Subject], dict[str, str]]:
@@ -355,7 +375,7 @@ def measure(
     case: Case,
     threads: int,
     seconds: float,
-    library: str | None = None,
+    libraries: dict[str, str] | None = None,
     makers: dict[str, Callable[[], Subject]] | None = None,
 ) -> dict:
     """Check and time all subjects on one case, in this process.
@@ -364,11 +384,11 @@ def measure(
         case (Case): The case.
         threads (int): Threads.
         seconds (float): Time for each subject and direction.
-        library (str, optional): The compiled bound.
+        libraries (dict[str, str], optional): The compiled bounds, by level.
         makers (dict[str, Callable], optional): Subjects; all by default.
 
     Returns:
-        (dict): rows, one a subject; bound; absent subjects with their reasons.
+        (dict): rows, one a subject; bounds, one a level; absent subjects with their reasons.
     """
     torch.set_num_threads(threads)
     present, absent = resolve(SUBJECTS if makers is None else makers)
@@ -389,46 +409,44 @@ def measure(
     def both(subject: Subject) -> None:
         torch.autograd.grad(subject.run(*x), x, dout)
 
-    bound, bound_calls = None, {}
-    if library:
+    bounds: dict[str, Bound] = {}
+    for level, path in (libraries or {}).items():
         try:
-            bound = Bound(library, threads)
-            bound_calls["bound"] = Timed(bound.run)
+            bounds[level] = Bound(path, threads)
         except (Absent, OSError) as e:
-            absent["bound"] = str(e)
+            absent["bound" if level == "native" else f"bound {level}"] = str(e)
     for subject in green.values():
         with subject.around():
             forward(subject)
-    timed = interleave({n: Timed(lambda s=s: forward(s), s.around) for n, s in green.items()} | bound_calls, seconds)
+    calls = {n: Timed(lambda s=s: forward(s), s.around) for n, s in green.items()}
+    timed = interleave(calls | {f"bound {level}": Timed(b.run) for level, b in bounds.items()}, seconds)
     timed_both = interleave({n: Timed(lambda s=s: both(s), s.around) for n, s in green.items()}, seconds)
 
-    per_element = {k: timed["bound"][k] * 1e6 / bound.elements for k in ("median_ms", "min_ms")} if bound else None
+    least = [
+        {
+            "level": level,
+            "threads": threads,
+            **{k: getattr(case, k) for k in ("channels", "length", "layout", "batch")},
+            **{
+                f"{k}_ns": float(f"{timed[f'bound {level}'][f'{k}_ms'] * 1e6 / b.elements:.4g}")
+                for k in ("median", "min")
+            },
+            "lanes": b.lanes,
+            "states_in_registers": b.group,
+        }
+        for level, b in bounds.items()
+    ]
     rows = []
     for name, subject in present.items():
         row = {"subject": name, "threads": threads, **asdict(case), "about": subject.about, "check": checks[name]}
         row |= {"forward": timed.get(name), "forward_backward": timed_both.get(name)}
         if name in timed:
             ns = timed[name]["median_ms"] * 1e6 / case.elements
+            own = next((x["median_ns"] for x in least if x["level"] == subject.level), None)
             row["ns_per_element"] = float(f"{ns:.4g}")
-            row["times_bound"] = round(ns / per_element["median_ms"], 3) if bound else None
+            row["times_bound"] = own and round(ns / own, 3)
         rows.append(row)
-    return {
-        "rows": rows,
-        "bound": None
-        if bound is None
-        else {
-            "threads": threads,
-            "channels": case.channels,
-            "length": case.length,
-            "layout": case.layout,
-            "batch": case.batch,
-            "median_ns": float(f"{per_element['median_ms']:.4g}"),
-            "min_ns": float(f"{per_element['min_ms']:.4g}"),
-            "lanes": bound.lanes,
-            "states_in_registers": bound.group,
-        },
-        "absent": absent,
-    }
+    return {"rows": rows, "bounds": least, "absent": absent}
 
 
 # Tables
@@ -437,6 +455,7 @@ COMMAND = "python benchmarks/scan_cpu.py"
 NAMES = {
     "cpp": "C++",
     "cpp avx2": "C++, held to AVX2",
+    "cpp plain": "C++, held to SSE2",
     "chunked": "plain PyTorch, `chunked`",
     "mambapy": "mambapy, `pscan`",
     "loop": "token by token",
@@ -472,7 +491,9 @@ def by_threads(r: dict) -> str:
             )
         head = ["B, D, L", "memory", "scan", "forward, ms", "forward + backward, ms"]
         head += ["x loop", "x loop, both", "forward, ns an element", "x bound"]
-        bounds = [b["median_ns"] for b in r["bounds"] if b["threads"] == threads]
+        bounds = [
+            b["median_ns"] for b in r["bounds"] if b["threads"] == threads and b.get("level", "native") == "native"
+        ]
         title = f"{threads} thread{'s' if threads > 1 else ''}"
         if bounds:
             low, high = min(bounds), max(bounds)
@@ -484,7 +505,7 @@ def by_threads(r: dict) -> str:
 
 def by_isa(r: dict) -> str:
     """Return the kernel's own part: instruction sets and threads side by side."""
-    subjects = [s for s in ("cpp", "cpp avx2") if any(x["subject"] == s for x in r["rows"])]
+    subjects = [s for s in ("cpp", "cpp avx2", "cpp plain") if any(x["subject"] == s for x in r["rows"])]
     columns = [(s, t) for s in subjects for t in r["settings"]["threads"]]
     cases = {tuple(shape(x).items()): shape(x) for x in r["rows"]}.values()
     rows = []
@@ -492,11 +513,13 @@ def by_isa(r: dict) -> str:
         cells = []
         for s, t in columns:
             found = [x for x in r["rows"] if x["subject"] == s and x["threads"] == t and shape(x) == case]
-            cells.append(" / ".join(ms(found[0][k]) for k in BOTH) if found else "")
+            bound = f", {times(found[0]['times_bound'])}" if found and found[0].get("times_bound") else ""
+            cells.append(" / ".join(ms(found[0][k]) for k in BOTH) + bound if found else "")
         rows.append([f"{case['batch']}, {case['channels']}, {case['length']}", case["layout"], *cells])
     head = [f"{NAMES[s]}, {t} thread{'s' if t > 1 else ''}" for s, t in columns]
     about = next((x["about"] for x in r["rows"] if x["subject"] == "cpp"), "")
-    note = f"Milliseconds, forward / forward + backward; C++ is {about}:" if about else "Absent here."
+    note = f"Milliseconds, forward / forward + backward, and forward over its instruction set's bound; C++ is {about}:"
+    note = note if about else "Absent here."
     return f"{note}\n\n{table(['B, D, L', 'memory', *head], rows)}\n\n{source(r, COMMAND)}"
 
 
@@ -575,7 +598,7 @@ def main() -> None:
     args = arguments()
     if args.job:
         job = json.loads(args.job)
-        print(json.dumps(measure(Case(**job["case"]), job["threads"], job["seconds"], job["library"])))
+        print(json.dumps(measure(Case(**job["case"]), job["threads"], job["seconds"], job["libraries"])))
         return
     if args.base:
         compare(__file__, jobs(args), args.base, args.seconds)
@@ -587,14 +610,14 @@ def main() -> None:
         "bounds": [],
     }
     with tempfile.TemporaryDirectory() as folder:
-        compiled, how = build_bound(Path(folder))
+        compiled, how = build_bounds(Path(folder))
         result["settings" if compiled else "absent"]["bound"] = how
         for case in QUICK_CASES if args.quick else CASES:
             for threads in args.threads:
-                job = {"case": asdict(case), "threads": threads, "seconds": args.seconds, "library": compiled}
+                job = {"case": asdict(case), "threads": threads, "seconds": args.seconds, "libraries": compiled}
                 part = in_process(__file__, job)
                 result["rows"] += part["rows"]
-                result["bounds"] += [part["bound"]] if part["bound"] else []
+                result["bounds"] += part["bounds"]
                 result["absent"] |= part["absent"]
                 for row in part["rows"]:
                     both = (row["forward"], row["forward_backward"])

@@ -291,18 +291,18 @@ def test_library_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.BACKENDS["cpu"], "works", False)
     monkeypatch.setattr(registry.BACKENDS["cpu"], "about", "no library")
     present, absent = scan_cpu.resolve(scan_cpu.SUBJECTS)
-    assert absent["cpp"] == absent["cpp avx2"] == "no library"
+    assert absent["cpp"] == absent["cpp avx2"] == absent["cpp plain"] == "no library"
     assert "chunked" in present
 
 
 def test_compiler_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(scan_cpu.shutil, "which", lambda name: None)
-    assert scan_cpu.build_bound(tmp_path) == (None, "no C++ compiler found")
+    assert scan_cpu.build_bounds(tmp_path) == ({}, "no C++ compiler found")
 
 
 def test_bound_that_computes_something_else_gives_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    library, how = scan_cpu.build_bound(tmp_path)
-    if library is None:
+    libraries, how = scan_cpu.build_bounds(tmp_path)
+    if not libraries:
         pytest.skip(how)
     usual = scan_cpu.Bound.call
 
@@ -312,7 +312,7 @@ def test_bound_that_computes_something_else_gives_no_number(monkeypatch: pytest.
 
     monkeypatch.setattr(scan_cpu.Bound, "call", faulty)
     with pytest.raises(Absent, match="red"):
-        scan_cpu.Bound(library, 1)
+        scan_cpu.Bound(libraries["native"], 1)
 
 
 def test_turns() -> None:
@@ -368,7 +368,11 @@ def made_up() -> dict[str, dict]:
     ]
     return {
         "scan_cpu": common
-        | {"rows": scans, "bounds": [{"threads": 1, "median_ns": 0.16}], "absent": {"cpp avx2": "none"}},
+        | {
+            "rows": scans,
+            "bounds": [{"level": "native", "threads": 1, "median_ns": 0.16}],
+            "absent": {"cpp avx2": "none"},
+        },
         "model_cpu": common | {"rows": models, "models": facts},
         "memory": common
         | {
@@ -415,7 +419,7 @@ def test_tables_of_results() -> None:
     assert "Absent: C++, held to AVX2 (none)." in scan["scan_cpu"]
     line = "A CPU, 1 and 2 threads, torch 9.9, 2001-02-03, commit 0123456789; `python benchmarks/scan_cpu.py`."
     assert line in scan["scan_cpu"]
-    assert "| 1, 64, 25600 | channel-last | 8 / 40 | 4 / 20 |" in scan["scan_isa"]
+    assert "| 1, 64, 25600 | channel-last | 8 / 40, 1.25 | 4 / 20, 1.25 |" in scan["scan_isa"]
     model = model_cpu.render(made["model_cpu"])["model_cpu"]
     assert "| forward, 640 px, batch 1 | 2 | VMamba-yolov8n, scans in plain PyTorch | 450 | 450 | 9.00 |" in model
     assert "| forward, 1280 px, batch 1 | 1 | VMamba-yolov8n | 480 | 480 | 1.20 |" in model
