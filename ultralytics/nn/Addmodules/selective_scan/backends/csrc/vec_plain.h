@@ -123,15 +123,16 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable&) {
   return vfloat(viadd(vbits(p), vishl23(vbits(t))));
 }
 
-// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, infinity gives zero.
+// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, and what is below 2^-125 is zero.
 template <int M>
 VM_INLINE void exp_neg(const V* x, V* e) {
-  const V magic = vset(12582912.0f);
-  V y[M], n[M], f[M], p[M];
-  VM_EACH(y[i] = vmin(vset(120.0f), x[i]));
-  VM_EACH(n[i] = vsub(vfnma(y[i], vset(1.44269502f), magic), magic));
+  const V magic = vset(12582912.0f), least = vset(87.0f);
+  V t[M], n[M], f[M], p[M];
+  VM_EACH(f[i] = vmin(least, x[i]));
+  VM_EACH(t[i] = vfnma(f[i], vset(1.44269502f), magic));
+  VM_EACH(n[i] = vsub(t[i], magic));
   // ln 2 in two parts, the first short enough for an exact product even without FMA.
-  VM_EACH(f[i] = vfma(n[i], vset(-0.693359375f), vsub(vzero(), y[i])));
+  VM_EACH(f[i] = vfma(n[i], vset(-0.693359375f), vsub(vzero(), f[i])));
   VM_EACH(f[i] = vfma(n[i], vset(2.12194440e-4f), f[i]));
   VM_EACH(f[i] = vmul(f[i], vset(1.44269502f)));
   VM_EACH(p[i] = vfma(f[i], vset(kExp2C6), vset(kExp2C5)));
@@ -140,7 +141,8 @@ VM_INLINE void exp_neg(const V* x, V* e) {
   VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2C2)));
   VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2C1)));
   VM_EACH(p[i] = vfma(f[i], p[i], vset(1.0f)));
-  VM_EACH(e[i] = vldexp(p[i], n[i]));
+  VM_EACH(p[i] = vmul(p[i], vfloat(vishl23(viadd(vbits(t[i]), viset(127))))));
+  VM_EACH(e[i] = vpick(vless(least, x[i]), vzero(), p[i]));
 }
 
 VM_INLINE V vreduce4(V a, V b, V c, V d) {
