@@ -8,18 +8,21 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from setuptools.command.build_py import build_py
-from setuptools.command.sdist import sdist
-
 ROOT = Path(__file__).resolve().parent
 # Build front ends leave the source folder out; `building` is imported without what lies around it, which needs PyTorch
 sys.path[:0] = [str(ROOT), str(ROOT / "ultralytics/nn/Addmodules")]
 
+from building import setuptools_hooks  # noqa: E402
+
+setuptools_hooks()  # says so where setuptools is too old for the imports below
+
 from building import library, wheels  # noqa: E402
 from building.compilers import CompilerError  # noqa: E402
 from building.machines import problem  # noqa: E402
+from setuptools import find_packages, setup  # noqa: E402
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402
+from setuptools.command.build_py import build_py  # noqa: E402
+from setuptools.command.sdist import sdist  # noqa: E402
 
 from patches import PatchesError, tree  # noqa: E402
 from patches.upstream import load_pin, split_requires  # noqa: E402

@@ -115,6 +115,30 @@ def test_other_hooks_are_those_of_setuptools():
         building.no_such_hook  # noqa: B018
 
 
+@pytest.mark.parametrize("found", ["65.5.0", "76.1.0.post1", "missing"])
+def test_setuptools_that_is_too_old_is_told_by_every_hook_and_by_setup(monkeypatch, tmp_path, found):
+    """Isolated builds bring a new one, and `--no-build-isolation` does not."""
+    setup = [sys.executable, "setup.py", "--version"]
+    package = tmp_path / "setuptools/__init__.py"
+    package.parent.mkdir()
+    text = "raise ImportError" if found == "missing" else f"__version__ = {found!r}\nbuild_meta = None"
+    package.write_text(text, encoding="utf-8")
+    said = subprocess.run(
+        setup, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    ).stderr.strip()
+    assert "\n" not in said
+    assert f"which is {found} here: run `pip install" in said
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "setuptools"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    for hook in ("get_requires_for_build_wheel", "get_requires_for_build_editable", "build_editable"):
+        with pytest.raises(SystemExit, match=f"which is {re.escape(found)} here"):
+            getattr(building, hook)()
+    asked = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'requires = ["setuptools>={building.SETUPTOOLS}"' in asked
+
+
 def test_probe_finds_a_compiler_or_says_in_one_line_why_not(monkeypatch, wish):
     monkeypatch.setenv("PATH", os.devnull)
     for name in ("CC", "CXX", "LDSHARED", "LDCXXSHARED"):

@@ -19,30 +19,47 @@ __all__ = (
     "prepare_metadata_for_build_wheel",
 )
 
+SETUPTOOLS = 77  # the oldest that reads our pyproject.toml, which asks for it, too
+
 
 def __getattr__(name: str):
     """Return setuptools' hooks. Only when asked for: Ultralytics runs where there is no setuptools."""
     if name not in __all__:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    from setuptools import build_meta
+    return getattr(setuptools_hooks(), name)
 
-    return getattr(build_meta, name)
+
+def setuptools_hooks():
+    """Return setuptools' own hooks.
+
+    Raises:
+        SystemExit: If it is missing or too old. That happens where pip does not bring it: with `--no-build-isolation`.
+    """
+    try:
+        from setuptools import __version__, build_meta
+    except ImportError:
+        found = "missing"
+    else:
+        if int(__version__.partition(".")[0]) >= SETUPTOOLS:
+            return build_meta
+        found = __version__
+    raise SystemExit(
+        f"\nVMamba-YOLO is built with setuptools {SETUPTOOLS} or newer, which is {found} here: run "
+        f'`pip install "setuptools>={SETUPTOOLS}"`, or leave --no-build-isolation out.\n'
+    )
 
 
 def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:
     """Return what building a wheel needs beside setuptools."""
-    from setuptools import build_meta
-
-    return [*build_meta.get_requires_for_build_wheel(config_settings), *_compiler(compiled=False)]
+    return [*setuptools_hooks().get_requires_for_build_wheel(config_settings), *_compiler(compiled=False)]
 
 
 def get_requires_for_build_editable(config_settings: dict | None = None) -> list[str]:
     """Return what an editable installation needs beside setuptools."""
-    from setuptools import build_meta
+    own = setuptools_hooks()
+    from .library import up_to_date  # which imports setuptools, too
 
-    from .library import up_to_date
-
-    return [*build_meta.get_requires_for_build_editable(config_settings), *_compiler(compiled=up_to_date())]
+    return [*own.get_requires_for_build_editable(config_settings), *_compiler(compiled=up_to_date())]
 
 
 def _compiler(compiled: bool) -> list[str]:
