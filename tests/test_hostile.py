@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,12 @@ def test_train_py_says_in_a_sentence_what_the_data_lack(made: Path, monkeypatch:
     monkeypatch.chdir(made)
     with pytest.raises(SystemExit, match="^train.py: No `kpt_shape` in the data.yaml"):
         train.main(["model=VMamba-yolov8n-pose.yaml", "data=data.yaml", "device=cpu", f"project={made / 'runs'}"])
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_folder_that_cannot_be_written_to_comes_with_a_way_out(number: int, tmp_path: Path) -> None:
+    error = OSError(number, "No such right", str(tmp_path / "runs"))
+    way_out = "choose a folder that you can write to, for a training by its full path: project=FOLDER"
+    assert sentence(error) == f"No such right: '{tmp_path / 'runs'}'; {way_out}"
+    (tmp_path / "a.jpg").touch()  # which cannot be read
+    assert sentence(OSError(number, "No such right", str(tmp_path / "a.jpg"))).endswith("a.jpg'")

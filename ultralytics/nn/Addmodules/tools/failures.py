@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import linecache
+import os
 import re
 
 __all__ = ("is_ours", "sentence")
@@ -34,6 +36,8 @@ def sentence(error: BaseException) -> str | None:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() quotes a KeyError's
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.strerror}: '{error.filename}'"
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and not os.path.isfile(error.filename):
+            text += "; choose a folder that you can write to, for a training by its full path: project=FOLDER"
     elif not _on_purpose(error):
         return None
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()) or type(error).__name__
