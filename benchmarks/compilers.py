@@ -22,7 +22,8 @@ from ultralytics.nn.Addmodules.selective_scan.backends.cpu import Cpu
 from ultralytics.nn.Addmodules.selective_scan.contract import Scan
 from ultralytics.nn.Addmodules.selective_scan.proof import scan_inputs
 
-SHAPE = (1, 1, 64, 25600, 16)  # B, K, D, L, N: the largest map of a model at 640 pixels
+D, N = 64, 16  # channels and states, one direction
+LENGTH = 25600  # the largest map of a model at 640 pixels; with 1600 all tensors stay in the processor's caches
 
 
 def once(cpu: Cpu, scan: Scan, dout: torch.Tensor) -> tuple[float, float]:
@@ -39,9 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("libraries", nargs="+", type=Path)
     parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--length", type=int, default=LENGTH, help=f"tokens of the scan (default: {LENGTH})")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cpu, scan = Cpu(), Scan(*scan_inputs(*SHAPE), True, [0])
+    inputs = scan_inputs(1, 1, D, options.length, N)
+    cpu, scan = Cpu(), Scan(*inputs, True, [0])
     dout = torch.randn_like(scan.u)
     times: dict[tuple[str, Path], list[tuple[float, float]]] = {}
     said: dict[tuple[str, Path], str] = {}
@@ -63,7 +66,7 @@ def main() -> None:
         rows = [[statistics.median(t[i] for t in times[level, lib]) * 1e3 for i in (0, 1)] for lib in options.libraries]
         for library, row in zip(options.libraries, rows):
             best = [min(t[i] for t in times[level, library]) * 1e3 for i in (0, 1)]
-            cells = [f"{median:.1f} (+{median / fastest - 1:.0%})" for median, fastest in zip(row, best)]
+            cells = [f"{median:.2f} (+{median / fastest - 1:.0%})" for median, fastest in zip(row, best)]
             cells += [f"{mine / first:.2f}x" for mine, first in zip(row, rows[0])]
             print(f"| {said[level, library]} | {' | '.join(cells)} |")
 
