@@ -38,8 +38,7 @@ def main() -> None:
             print(f"{level}: not here, {e}")
             continue
         for dtype in TOLERANCE:
-            hold_elsewhere(cpu, dtype)
-            print(f"{level} ({cpu.about}), {dtype}: holds", flush=True)
+            print(f"{level} ({cpu.about}), {dtype}: {hold_elsewhere(cpu, dtype)}", flush=True)
 
 
 if __name__ == "__main__":

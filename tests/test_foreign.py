@@ -146,8 +146,8 @@ def elsewhere(request, libraries, callers, tmp_path, tmp_path_factory, monkeypat
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_scan_and_its_gradients(elsewhere, dtype):
-    hold_elsewhere(cpu, dtype)
+def test_scan_and_its_gradients(elsewhere, dtype, request):
+    print(f"{request.node.callspec.id}: {hold_elsewhere(cpu, dtype)}")  # pytest -rP shows it
 
 
 def test_threads_do_not_change_a_bit(elsewhere, threads_put_back):
@@ -159,12 +159,15 @@ def test_threads_do_not_change_a_bit(elsewhere, threads_put_back):
     assert all(torch.equal(x, y) for x, y in zip(*results))
 
 
-def test_block_norm_and_product(elsewhere):
+def test_block_norm_and_product(elsewhere, request):
     *sizes, orders = block_cases.CASES[0]
     args = block_cases.make(*sizes, orders)
     truth = block_cases.run(args, orders, "reference")
-    for name, x in block_cases.run(block_cases.cast(args, torch.float32), orders, "cpu").items():
-        assert rms_error(x, truth[name]) < block_cases.FLOAT32, name
+    found = block_cases.run(block_cases.cast(args, torch.float32), orders, "cpu")
+    errors = {name: rms_error(x, truth[name]) for name, x in found.items()}
+    assert all(error < block_cases.FLOAT32 for error in errors.values()), errors
+    worst = max(errors, key=errors.get)
+    print(f"{request.node.callspec.id}: errors of a block up to {errors[worst]:.1e} ({worst})")
 
     x, weight, bias = torch.randn(2, 48, 33), torch.randn(48), torch.randn(48)
     out, _, _ = cpu.norm(Norm(x, weight, bias, 1e-5))
@@ -187,6 +190,7 @@ def test_library_is_what_its_wheel_promises(libraries, name):
         "macos": r"/usr/lib/libSystem\.B\.dylib",
     }[name.partition("-")[0]]
     assert all(re.fullmatch(allowed, lib) for lib in found.needs), found.needs
+    print(f"{name}: {len(data)} bytes, {len(found.exports)} names, needs {', '.join([*found.needs, *found.versions])}")
 
 
 def test_the_same_library_each_time_wherever_it_is_built(libraries, tmp_path):
