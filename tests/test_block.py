@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.block_cases import CASES, FLOAT32, LOW, NAMES, cast, make, run
+from tests.block_cases import CASES, FLOAT32, LOW, NAMES, WHOLE, cast, make, run, whole, whole_in_float32
 from ultralytics.nn.Addmodules.selective_scan import (
     Block,
     compose,
@@ -238,34 +238,6 @@ def test_flops_are_those_of_the_composition() -> None:
     # PyTorch counts the W - 1 tokens of padding that a convolution leaves behind; the operator counts outputs used.
     padding = 2 * 2 * 2 * 3 * 8 * 4
     assert fused.get_total_flops() == parts.get_total_flops() - padding
-
-
-# B, L, C, D, M, then N, R, W, rows and orders as in CASES: one token, odd lengths, several pictures, more tokens than a
-# task of 256, products of more than one panel of 256.
-WHOLE = [
-    (1, 1, 5, 16, 16, 1, 1, 1, 1, [0]),
-    (2, 37, 24, 48, 32, 5, 2, 4, 2, [0, 1]),
-    (3, 70, 40, 32, 48, 16, 7, 3, 1, [0, 1]),
-    (1, 611, 16, 32, 16, 16, 1, 4, 2, [1, 0]),
-    (2, 45, 300, 272, 64, 9, 17, 4, 3, [1, 1, 0]),
-]
-
-
-def whole(batch, length, tokens, dim, outputs, *rest, biases: bool = True) -> Block:
-    """Return a block with in_proj and out_proj in float64."""
-    *sizes, orders = rest
-    args, g = make(batch, length, dim, *sizes, orders), torch.Generator().manual_seed(1)
-    rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)  # noqa: E731
-    args["xz"] = rand(batch, length, tokens)
-    args["out_w"], args["out_b"] = rand(outputs, dim) / dim**0.5, rand(outputs) if biases else None
-    return Block(
-        **args, orders=orders, in_w=rand(2 * dim, tokens) / tokens**0.5, in_b=rand(2 * dim) if biases else None
-    )
-
-
-def whole_in_float32(b: Block) -> Block:
-    """Return the block with every tensor in float32."""
-    return Block(*(t.float() if isinstance(t, torch.Tensor) else t for t in b))
 
 
 @pytest.mark.parametrize("biases", [True, False])

@@ -27,7 +27,7 @@ from ultralytics.nn.Addmodules.building.binaries import read_binary
 from ultralytics.nn.Addmodules.building.compilers import CSRC, compile_library, zig
 from ultralytics.nn.Addmodules.building.targets import TARGETS
 from ultralytics.nn.Addmodules.building.wheels import WORK, check_library
-from ultralytics.nn.Addmodules.selective_scan import registry
+from ultralytics.nn.Addmodules.selective_scan import mamba_inner, registry, use_backend
 from ultralytics.nn.Addmodules.selective_scan.backends.cpu import ISA_LEVELS, Cpu
 from ultralytics.nn.Addmodules.selective_scan.contract import Linear, Norm
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
@@ -137,7 +137,7 @@ def elsewhere(request, libraries, callers, tmp_path, tmp_path_factory, monkeypat
     library = Elsewhere([*command, str(callers[name])], libraries[name], ISA_LEVELS[level], tmp_path, env)
     monkeypatch.setattr(cpu, "library", library)
     monkeypatch.setattr(cpu, "works", True)
-    monkeypatch.setattr(cpu, "columns", 16)  # the product, too, which layers take with AVX-512 alone
+    monkeypatch.setattr(cpu, "columns", 16)  # the product, too, which layers take with AVX2 and AVX-512 alone
     monkeypatch.setitem(registry.BACKENDS, "cpu", cpu)
     torch.manual_seed(0)
     yield library
@@ -176,6 +176,20 @@ def test_block_norm_and_product(elsewhere, request):
 
     a, b = torch.randn(37, 50), torch.randn(50, 32)
     torch.testing.assert_close(cpu.linear(Linear(a, b, None)).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [1, 4])
+def test_block_with_both_linear_layers(elsewhere, request, case):
+    exact = block_cases.whole(*block_cases.WHOLE[case])
+    block = block_cases.whole_in_float32(exact)
+    assert cpu.whole(block)
+    with torch.no_grad():
+        with use_backend("reference"):
+            truth = mamba_inner(exact)
+        with use_backend("cpu"):
+            error = rms_error(mamba_inner(block), truth)
+    assert error < block_cases.FLOAT32
+    print(f"{request.node.callspec.id}: error {error:.1e}")
 
 
 @pytest.mark.parametrize("name", TARGETS)
