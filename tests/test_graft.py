@@ -220,6 +220,7 @@ def test_a_row_of_a_yaml_is_checked_and_takes_options() -> None:
         DetectionModel(d, verbose=False)
 
 
+@pytest.mark.skipif(not tasks._SafeLoad.SUPPORTED, reason="upstream's restricted loading needs PyTorch 2.6")
 def test_restricted_loading_imports_no_block(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "foreign_block.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
@@ -676,6 +677,8 @@ def test_a_block_from_a_file_of_the_user(folder: Path, capsys: pytest.CaptureFix
     code = "from ultralytics import YOLO; print(YOLO('mine-vmamba.pt').model.model[7].block)"
     load = [sys.executable, "-c", code]
     assert "Attention" in subprocess.run(load, env=env, capture_output=True, text=True, check=True).stdout
+    if not tasks._SafeLoad.SUPPORTED:
+        pytest.skip("all but the last step passed: upstream's restricted loading needs PyTorch 2.6")
     env["ULTRALYTICS_SAFE_LOAD"] = "true"
     failed = subprocess.run(load, env=env, capture_output=True, text=True)
     assert failed.returncode
