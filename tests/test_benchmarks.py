@@ -600,7 +600,7 @@ def test_another_commit_is_cleared_away_after_an_interruption(toy: Path) -> None
         time.sleep(0.05)
     assert worktrees(toy) == 2
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode != 0
     assert worktrees(toy) == 1
 
