@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".upstream"  # all state lives here: ignored by git, and safe to delete but for WORK/saved
+EXTRACT = "python -m patches extract NAME -m 'what it does' -m 'Why. Drop when ...'"  # as every message says it
 
 
 class PatchesError(RuntimeError):

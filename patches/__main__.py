@@ -12,6 +12,7 @@ from patches.check import check
 from patches.export import to_branch, to_folder
 from patches.extract import extract
 from patches.matrix import matrix
+from patches.refit import refit
 from patches.status import status
 from patches.upstream import load_pin
 
@@ -48,6 +49,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add.add_argument("name", metavar="NAME", help="the patch, without .patch")
     add.add_argument("-m", "--message", action="append", help="a paragraph of its new message; the first is its title")
+    commands.add_parser(
+        "refit",
+        help="make patches again that were made for other contents of their files",
+        description="Makes each patch of the series again for its file as the release and the patches before it leave "
+        "it, where git finds its lines. For a merge that brought another patch of the same file. The tree stays as it "
+        "is until the next set-up.",
+    )
     commands.add_parser("check", help="apply from scratch, extract again, verify the hooks, look for upstream's code")
     add = commands.add_parser(
         "rebase",
@@ -104,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         print(did or f"Nothing to do: upstream {load_pin().version} is laid and every patch is in it.")
     elif args.command in ("extract", "edit"):
         extract(args.name, args.message, args.command == "edit")
+    elif args.command == "refit":
+        refit()
     elif args.command == "check":
         print("".join(f"ok  {line}\n" for line in check()), end="")
     elif args.command == "export":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from patches import PatchesError, rebase, tree
+from patches import EXTRACT, PatchesError, rebase, tree
 from patches.check import refuse_unfinished
 from patches.series import FOLDER, SERIES, Repository, load_series
 from patches.upstream import load_pin, replace, sha256
@@ -40,7 +40,7 @@ def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
     if not manifest["complete"] or manifest["inputs"] != tree.fingerprint(pin, patches):
         raise PatchesError(
             "The tree was not laid from this pin and series, so edits in it cannot be told from older patches.\n"
-            "Nothing was changed. Next: python -m patches setup"
+            + (tree.obstacle(pin, patches) or "Nothing was changed. Next: python -m patches setup")
         )
     base, target, requires = tree.build(pin, patches)
     edited = {path: data for path in target if (data := tree.read(path)) is not None and data != target[path]}
@@ -51,14 +51,14 @@ def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
             if name
             else "These upstream files are edited. Say which patch takes the edits, new or old:\n"
             + "".join(f"  {path}\n" for path in edited)
-            + "  python -m patches extract NAME -m 'why it exists' -m 'when it can be dropped'"
+            + f"  {EXTRACT}"
         )
     for path, data in edited.items():
         refuse_unfinished(path, data)
     if name and not re.fullmatch(r"[a-z][a-z0-9.-]*", name):
         raise PatchesError(f"{name!r} is no patch name: use small letters, digits and hyphens, such as nn-tasks-what.")
     if name and name not in names and not message:
-        raise PatchesError(f"{name} is a new patch: give its reason and its end with -m, as `extract --help` shows.")
+        raise PatchesError(f"{name} is a new patch: give its reason and its end. {EXTRACT.replace('NAME', name)}")
     text = "\n\n".join([name] * (len(message) == 1) + message) + "\n" if message else None
 
     with Repository(base, patches, also=set(edited)) as repository:
@@ -84,5 +84,5 @@ def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
         title = shlex.quote(text.splitlines()[0])
         print(
             "Its message does not tell when it can be dropped: 'Drop when ...', or 'Drop never.' "
-            f"Next: python -m patches edit {name} -m {title} -m 'why it exists' -m 'Drop when ...'"
+            f"Next: python -m patches edit {name} -m {title} -m 'Why. Drop when ...'"
         )

@@ -19,7 +19,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from patches import WORK, PatchesError, tree
+from patches import EXTRACT, WORK, PatchesError, tree
 from patches.check import check_hooks, refuse_unfinished
 from patches.series import FOLDER, SERIES, Patch, Repository, apply, load_series, parse
 from patches.upstream import (
@@ -193,7 +193,7 @@ def start(version: str, source: str | None) -> None:
             raise PatchesError(
                 "These upstream files are edited by hand, and the new release would replace them:\n"
                 + "".join(f"  {path}\n" for path in edited)
-                + "Nothing was changed. Next: python -m patches extract NAME -m WHY, or python -m patches setup --force"
+                + f"Nothing was changed. Next: {EXTRACT}, or python -m patches setup --force"
             )
         old = read_wheel(fetch(pin))[0]
         apply(old, patches)

@@ -17,11 +17,12 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from patches import PatchesError
+from patches import EXTRACT, PatchesError
 from patches.upstream import scratch
 
 FOLDER = Path(__file__).parent
 SERIES = FOLDER / "series"
+MARKS = ("<<<<<<<", "|||||||", "=======", ">>>>>>>")  # of git, around what two sides of a merge have
 IDENTITY = {"NAME": "VMamba-YOLO", "EMAIL": "vmamba-yolo@users.noreply.github.com", "DATE": "2026-11-23T12:00:00+0000"}
 # Every option that shapes a patch is given, so that no git version or setting changes a byte of it
 FORMAT = (
@@ -73,6 +74,12 @@ def load_series() -> list[Patch]:
         lines = SERIES.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise PatchesError(f"{SERIES} cannot be read ({e}). Restore it: git checkout -- patches/series") from None
+    marks = [n for n, line in enumerate(lines, 1) if line.startswith(MARKS)]
+    if marks:
+        raise PatchesError(
+            f"{SERIES} holds marks of a merge in lines {', '.join(map(str, marks))}. Take these lines out and keep the "
+            f"others: first those of this fork, then yours. Then: git add {shlex.quote('patches/series')}"
+        )
     listed = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     present = {path.name for path in FOLDER.glob("*.patch")}
     for names, problem in (
@@ -156,7 +163,8 @@ def apply(base: dict[str, bytes], patches: list[Patch]) -> dict[str, bytes]:
     """
     files = dict(base)
     restore = (
-        "Pin and patches belong together: restore both (git checkout -- patches), or move the patches to this pin."
+        "Pin and patches belong together: restore both (git checkout -- patches), or move the patches to this pin. "
+        "If a merge\nbrought another patch of this file on the same release: python -m patches refit"
     )
     for patch in patches:
         for edit in patch.edits:
@@ -319,7 +327,7 @@ class Repository:
         except PatchesError:
             raise PatchesError(
                 f"The edit and a later patch of the series touch the same lines, so it cannot go into {name}. Nothing "
-                f"was changed. Give it to the later patch, or to a new one: python -m patches extract NEW-NAME -m WHY"
+                f"was changed. Give it to the later patch, or to a new one: {EXTRACT}"
             ) from None
 
     def mails(self) -> list[bytes]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from patches import ROOT, PatchesError, rebase, tree
+from patches import EXTRACT, ROOT, PatchesError, rebase, tree
 from patches.series import holds, load_series
 from patches.upstream import Pin, by_number, load_pin, versions
 
@@ -27,6 +27,10 @@ def status(online: bool) -> int:
         state = f"{len(now['missing'])} of {len(laid)} files missing. Next: python -m patches setup"
     else:
         state = f"{len(laid)} files laid"
+    hindrance = tree.obstacle(pin, patches, fetched=False) if "patches setup" in state else ""
+    if hindrance:
+        state = state.replace("Next: python -m patches setup", "Set-up would refuse to go on:\n")
+        state += "\n".join(f"  {line}" for line in hindrance.replace("Nothing was changed.", "").split("\n") if line)
     print(f"Upstream  ultralytics {pin.version}, as {pin.fork_version}\nTree      {state}")
     print(f"Import    {_imported()}")
     print(f"Patches   {len(patches)} in patches/series")
@@ -36,7 +40,8 @@ def status(online: bool) -> int:
     if now["edited"]:
         print("Edited    these upstream files differ from what set-up laid:")
         print("".join(f"  {path}\n" for path in now["edited"]), end="")
-        print("  Next: python -m patches extract NAME -m WHY, or python -m patches setup --force to give them up")
+        if not hindrance:
+            print(f"  Next: {EXTRACT}, or python -m patches setup --force to give them up")
     else:
         print("Edited    no upstream file is edited by hand")
     if (state := rebase.read_state()) is not None:

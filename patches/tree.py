@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from patches import ROOT, WORK, PatchesError
+from patches import EXTRACT, ROOT, WORK, PatchesError
 from patches.series import Patch, apply, load_series
-from patches.upstream import Pin, fetch, load_pin, read_wheel, replace, sha256
+from patches.upstream import Pin, fetch, is_here, load_pin, read_wheel, replace, sha256
 
 MANIFEST = WORK / "manifest.json"
 OURS = ("ultralytics/nn/Addmodules/*", "ultralytics/VMamba*", "ultralytics/*/VMamba*")  # .gitignore says the same
@@ -243,15 +243,34 @@ def _setup(force: bool) -> tuple[dict, str]:
     return manifest, did + (f"\nWhat was replaced is kept in {saved}" if saved else "")
 
 
+def obstacle(pin: Pin, patches: list[Patch], fetched: bool = True) -> str:
+    """Return why set-up would stop, or an empty text where it would not.
+
+    Args:
+        pin (Pin): The release.
+        patches (list[Patch]): The series.
+        fetched (bool): Fetch the release where it is not here; else nothing is said of what needs it.
+    """
+    if not fetched and not is_here(pin):
+        return ""
+    manifest = read_manifest()
+    try:
+        base, target, _ = build(pin, patches)
+    except PatchesError as e:
+        return str(e)
+    foreign = compare(base, target, manifest["files"])[1]
+    same = manifest["inputs"] == fingerprint(pin, patches)
+    return _refusal(foreign, manifest["files"], same) if foreign else ""
+
+
 def _refusal(foreign: list[str], laid: dict, same: bool) -> str:
     """Say which files stand in the way and what to do about them."""
     edited, strange = [p for p in foreign if p in laid], [p for p in foreign if p not in laid]
-    keep = "To keep the edits as a patch:  python -m patches extract NAME -m 'why it exists, when it can be dropped'"
+    keep = f"To keep the edits as a patch:  {EXTRACT}"
     if not same:
         keep = (
             "The pin or the series changed since these files were laid. To keep the edits as a patch, go back to the\n"
-            "patches/ that they were made on (git stash, git checkout), run `python -m patches extract NAME -m WHY`\n"
-            "and return."
+            f"patches/ that they were made on (git stash, git checkout), run\n  {EXTRACT}\nand return."
         )
     text = "Nothing was changed.\n"
     if edited:

@@ -107,6 +107,12 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder, onerror=writable)
 
 
+def is_here(pin: Pin) -> bool:
+    """Return whether the cache holds the whole wheel of a release."""
+    cached = CACHE / pin.wheel
+    return cached.is_file() and sha256(cached.read_bytes()) == pin.sha256
+
+
 def fetch(pin: Pin) -> bytes:
     """Return upstream's wheel from the cache, the folder in VMAMBA_UPSTREAM_DIR or the package registry.
 

@@ -148,7 +148,12 @@ def test_edited_file_is_refused_when_the_pin_moved(patched):
     assert "ultralytics/gone/old.py" in said
     assert "go back to the" in said
     assert patched.tree() == before
-    assert "not laid from this pin" in patched.run("extract", "third", "-m", "why", code=1)
+    refused = patched.run("extract", "third", "-m", "why", code=1)
+    assert "not laid from this pin" in refused
+    told = patched.run("status", code=1)
+    for text in (refused, told):  # none of them advises what set-up refuses
+        assert "go back to the" in text
+        assert "Next: python -m patches setup" not in text
 
 
 def test_foreign_file_is_refused(fork):
@@ -310,6 +315,7 @@ def test_damaged_patch_is_refused(patched, old, new, said):
         ("first.patch\n", "second.patch: present but not listed"),
         ("first.patch\nsecond.patch\nthird.patch\n", "third.patch: listed in patches/series but missing"),
         ("first.patch\nfirst.patch\nsecond.patch\n", "first.patch: listed twice"),
+        ("<<<<<<< HEAD\nfirst.patch\n=======\nsecond.patch\n>>>>>>> x\n", "marks of a merge in lines 1, 3, 5. Take"),
     ],
 )
 def test_series_and_folder_must_agree(patched, series, said):
@@ -467,9 +473,52 @@ def test_extract_refuses_what_is_not_finished(patched, text, said):
 def test_extract_asks_for_what_it_needs(patched):
     patched.edit(TASKS, "return 3\n", "return 333\n")
     assert TASKS in patched.run("extract", code=1)
-    assert "give its reason" in patched.run("extract", "third", code=1)
+    assert "python -m patches extract third -m" in patched.run("extract", "third", code=1)
     for name in ("0001-third", "../third", "Third"):
         assert "is no patch name" in patched.run("extract", name, "-m", "why", code=1)
+
+
+def merged(fork: Fork, name: str, old: str, new: str) -> None:
+    """Put a patch of another copy of this fork, made on the same series, in front of this one's last patch."""
+    mail = fork.read("patches/second.patch")
+    fork.write("patches/series", "first.patch\n")
+    (fork.root / "patches/second.patch").unlink()
+    fork.run("setup")
+    fork.patch(name, old, new)
+    fork.write("patches/second.patch", mail)
+    fork.write("patches/series", f"first.patch\n{name}.patch\nsecond.patch\n")
+
+
+def test_refit_makes_a_patch_again_for_its_file_as_it_is(patched):
+    assert "Nothing to do" in patched.run("refit")
+    merged(patched, "theirs", "def task_0():\n", "# theirs\ndef task_0():\n")
+    before = patches_of(patched), patched.tree()
+    said = patched.run("setup", code=1)
+    assert "Patch second does not apply" in said
+    assert "python -m patches refit" in said
+    told = patched.run("status", code=1)
+    assert "Set-up would refuse to go on" in told
+    assert "Next: python -m patches setup" not in told
+    assert (patches_of(patched), patched.tree()) == before
+    said = patched.run("refit")
+    assert f"Wrote patches/second.patch: {TASKS}, 1 line down" in said
+    assert "first.patch" not in said
+    assert {n: b for n, b in patches_of(patched).items() if n != "second.patch"} == {
+        n: b for n, b in before[0].items() if n != "second.patch"
+    }
+    patched.run("setup")
+    patched.run("check")
+    assert "# theirs\ndef task_0()" in patched.read(TASKS)
+    assert "return 30  # second\n" in patched.read(TASKS)
+
+
+def test_refit_refuses_what_git_does_not_find(patched):
+    merged(patched, "theirs", "    return 30\n", "    return 3 * 10\n")
+    before = patches_of(patched), patched.tree()
+    said = patched.run("refit", code=1)
+    assert "Patch second cannot be made again" in said
+    assert "python -m patches extract second -m" in said
+    assert (patches_of(patched), patched.tree()) == before
 
 
 def test_check_tells_foreign_form_and_extract_cures_it(patched):
