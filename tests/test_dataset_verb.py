@@ -115,6 +115,14 @@ FAULTS = {
         lambda data: label(data, "train/gone.txt", "0 0.5 0.5 0.2 0.2"),
         "names: label files without a picture: 1 (gone.txt)",
     ),
+    "other endings": (
+        lambda data: [
+            (data.parent / "images/train/photo.gif").write_bytes(b"GIF"),
+            (data.parent / "images/val/Thumbs.db").write_bytes(b"of Windows"),
+            (data.parent / "labels/val/0.TXT").write_text("0 0.5 0.5 0.2 0.2", encoding="utf-8"),
+        ],
+        "names: files that are not read because of their ending: 2 (0.TXT; photo.gif)",
+    ),
     "in two splits": (
         lambda data: shutil.copy(data.parent / "images/train/8.png", data.parent / "images/val/1.png"),
         "splits: pictures in two splits: 1 (train/8.png = val/1.png)",

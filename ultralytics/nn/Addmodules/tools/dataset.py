@@ -32,6 +32,7 @@ SPLITS = ("train", "val", "test")
 OVER = 0.01  # of a picture's side: by so much a box may reach beyond the picture, as upstream tolerates
 THIN = 2  # pixels: boxes below are dropped by upstream's augmentation
 SHOWN = 3  # files named for one problem
+BESIDE = {".txt", ".cache", ".npy", ".yaml", ".yml", ".ini", ".db"}  # endings of what may lie among pictures or labels
 NOT_LABELS = {"classes", "obj", "labels"}  # text files that labelling tools leave among the labels
 
 
@@ -302,6 +303,7 @@ def _names(splits: dict[str, Split]) -> Iterator[Row]:
         alone += sorted(p.name for p in folder.glob("*.txt") if p.stem not in pictures | NOT_LABELS)
     if alone:
         yield Row("names", PROBLEM, f"label files without a picture: {len(alone)} ({_some(alone)})")
+    yield from _endings(folders)
     copies = defaultdict(set)
     for group in _same_size(splits):
         for name, file in group:
@@ -315,6 +317,27 @@ def _names(splits: dict[str, Split]) -> Iterator[Row]:
     again = sum(n > 1 for n in Counter(stem for of in stems for stem in of).values())
     if again and not twice:
         yield Row("names", OK, f"names in two splits, for different pictures: {again}")
+
+
+def _endings(folders: dict[Path, Path]) -> Iterator[Row]:
+    """Yield a row on files among the pictures or the labels that are not read because of the ending of their names.
+
+    Args:
+        folders (dict[Path, Path]): Folders of pictures by folders of labels.
+    """
+    from ultralytics.data.utils import IMG_FORMATS
+
+    taken = {f".{ending}" for ending in IMG_FORMATS}
+    unread = {p for of in folders.values() for p in of.iterdir() if p.suffix.lower() not in taken | BESIDE}
+    unread |= {p for of in folders.keys() - {*folders.values()} for p in of.glob("*") if p.suffix not in BESIDE}
+    names = sorted(p.name for p in unread if p.is_file() and not p.name.startswith("."))
+    if names:
+        yield Row(
+            "names",
+            PROBLEM,
+            f"files that are not read because of their ending: {len(names)} ({_some(names)})",
+            f"Pictures end in {', '.join(sorted(IMG_FORMATS))}; labels in txt, in small letters",
+        )
 
 
 def _same_size(splits: dict[str, Split]) -> Iterator[list[tuple[str, str]]]:
