@@ -450,6 +450,14 @@ def test_missing_library(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu_module, "__file__", str(tmp_path / "cpu.py"))
     assert not cpu.load()
     assert "not in the package" in cpu.about
+    here = tmp_path / "ultralytics/nn/Addmodules/selective_scan/backends/cpu.py"
+    assert cpu._why_missing(here) == "it was installed without a C++ compiler"
+    (tmp_path / "pyproject.toml").touch()
+    assert f"a clone of Ultralytics does not compile it; copy _cpu.* of an installed VMamba-YOLO to {here.parent}" in (
+        cpu._why_missing(here)
+    )
+    (tmp_path / "patches").mkdir()
+    assert cpu._why_missing(here) == "it was installed without a C++ compiler"
 
 
 def test_what_it_says_names_instruction_set_and_compiler(isa):

@@ -100,6 +100,16 @@ class Cpu(Backend):
         path = Path(__file__).resolve().with_name(f"_cpu{suffix}")
         return path if path.is_file() else None
 
+    @staticmethod
+    def _why_missing(here: Path) -> str:
+        """Return why there is no library beside this file: a clone of Ultralytics has its sources, and no set-up."""
+        root = next((p.parent for p in here.parents if p.name == "ultralytics"), here.parent)
+        if (root / "pyproject.toml").is_file() and not (root / "patches").is_dir():
+            return (
+                f"a clone of Ultralytics does not compile it; copy _cpu.* of an installed VMamba-YOLO to {here.parent}"
+            )
+        return "it was installed without a C++ compiler"
+
     def load(self, path: str | Path | None = None) -> bool:
         """Load the library, from `path` if given, and return whether it can be used; `about` says what or why not.
 
@@ -109,7 +119,9 @@ class Cpu(Backend):
         self.works, self.library, self.columns = False, None, 0
         path = Path(path) if path else self.find_library()
         if path is None:
-            self.about = "the compiled library _cpu is not in the package: it was installed without a C++ compiler"
+            self.about = (
+                f"the compiled library _cpu is not in the package: {self._why_missing(Path(__file__).resolve())}"
+            )
             return False
         try:
             library = ctypes.CDLL(str(path))
