@@ -118,13 +118,35 @@ def test_the_python_example_names_what_is_wrong(
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize("exported", ["plain"], indirect=True)
+def test_the_python_example_takes_the_smallest_score(exported: Path, tmp_path: Path) -> None:
+    few, many = (
+        [
+            float(line.rsplit(" ", 5)[1])
+            for line in python_example(exported, PICTURE, tmp_path / "out.jpg", *more).stdout.splitlines()
+        ]
+        for more in (("--score", "0.5"), ("--score", "0.01"))
+    )
+    assert len(few) < len(many)
+    assert not few or min(few) > 0.5
+    assert 0.01 < min(many) < 0.25
+
+
+def test_the_python_example_tells_how_a_checkpoint_is_exported(tmp_path: Path) -> None:
+    ran = python_example("best.pt", PICTURE, tmp_path / "out.jpg")
+    assert ran.returncode == 1
+    assert ran.stderr == "detect.py: best.pt is no ONNX file: yolo export model=best.pt format=onnx\n"
+    ran = python_example("best.onnx", PICTURE, tmp_path / "out.jpg", "--score", "25")
+    assert ran.stderr == "detect.py: --score is a number from 0 to 1, not 25\n"
+
+
 def test_the_python_example_names_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "best.onnx").write_text("no model", encoding="utf-8")
     ran = python_example(tmp_path / "best.onnx", PICTURE, tmp_path / "out.jpg")
     assert ran.returncode == 1
     assert "best.onnx" in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert python_example().returncode == 1
+    assert python_example().returncode == 2  # argparse says how it is called
 
 
 def test_the_examples_know_nothing_of_ultralytics() -> None:

@@ -3,6 +3,7 @@
 
 Usage:
     python detect.py best.onnx picture.jpg boxes.jpg
+    python detect.py best.onnx picture.jpg boxes.jpg --score 0.1
     python detect.py best.onnx picture.jpg boxes.jpg _cpu.so    # scans in the operator library, docs/deploy.md
 
 Takes files of every export: fixed or dynamic, with nms=True, with an end-to-end head, float32 or float16.
@@ -10,6 +11,7 @@ Takes files of every export: fixed or dynamic, with nms=True, with an end-to-end
 
 from __future__ import annotations
 
+import argparse
 import ast
 import sys
 import time
@@ -50,8 +52,12 @@ def boxes_of(out: np.ndarray, confidence: float = 0.25, overlap: float = 0.7) ->
     return rows[np.argsort(-rows[:, 4])]
 
 
-def main(model: str, source: str, target: str, library: str = "") -> None:
+def main(model: str, source: str, target: str, library: str = "", score: float = 0.25) -> None:
     """Find boxes in a picture, print and draw them."""
+    if not 0 <= score <= 1:
+        raise ValueError(f"--score is a number from 0 to 1, not {score:g}")
+    if not model.endswith(".onnx"):
+        raise ValueError(f"{model} is no ONNX file: yolo export model={model} format=onnx")
     options = onnxruntime.SessionOptions()
     if library:
         options.register_custom_ops_library(library)
@@ -68,10 +74,10 @@ def main(model: str, source: str, target: str, library: str = "") -> None:
     begin = time.perf_counter()
     out = session.run(None, {given.name: x.astype(np.float16 if "float16" in given.type else np.float32)})[0]
     milliseconds = 1000 * (time.perf_counter() - begin)
-    found = boxes_of(out[0].astype(np.float32))
-    for *corners, score, kind in found:
+    found = boxes_of(out[0].astype(np.float32), score)
+    for *corners, sure, kind in found:
         x1, y1, x2, y2 = ((np.array(corners) - (left, top, left, top)) / scale).round().astype(int).tolist()
-        print(names[int(kind)], f"{score:.3f}", x1, y1, x2, y2)
+        print(names[int(kind)], f"{sure:.3f}", x1, y1, x2, y2)
         cv2.rectangle(image, (x1, y1), (x2, y2), (0, 0, 255), 2)
     print(f"{len(found)} boxes, {milliseconds:.0f} ms", file=sys.stderr)
     if not cv2.imwrite(target, image):
@@ -79,9 +85,13 @@ def main(model: str, source: str, target: str, library: str = "") -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="an exported detection model")
+    parser.add_argument("source", help="a picture")
+    parser.add_argument("target", help="where the picture with boxes is written")
+    parser.add_argument("library", nargs="?", default="", help="the operator library")
+    parser.add_argument("--score", type=float, default=0.25, help="the smallest score of a box (default 0.25)")
     try:
-        main(*sys.argv[1:])
+        main(**vars(parser.parse_args()))
     except Exception as e:  # whatever the reason, a reader of a terminal wants the sentence
         sys.exit(f"detect.py: {e}")
