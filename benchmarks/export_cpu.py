@@ -36,7 +36,7 @@ from benchmarks.base import compare  # noqa: E402
 from benchmarks.rendering import Goal, median_of, ms, quotient, source, table, times, verdicts  # noqa: E402
 from benchmarks.result import RESULTS  # noqa: E402
 from benchmarks.strong import strengthen  # noqa: E402
-from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
+from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, model_file, parse, write  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
 from ultralytics.nn.Addmodules.hooks.formats import Refusal, refuse_format  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan.onnx_operator import operator_library  # noqa: E402
@@ -329,7 +329,8 @@ def public(job: dict) -> dict[str, Timed | float]:
 def main() -> None:
     """Measure each format in a process of its own, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="the first is what the others are compared with")
+    of_models = {"nargs": "+", "type": model_file, "default": MODELS}
+    parser.add_argument("--models", **of_models, help="the first is what the others are compared with")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     args = parse(parser, seconds=3.0)
     if args.job:

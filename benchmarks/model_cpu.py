@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from benchmarks.base import compare  # noqa: E402
 from benchmarks.rendering import Goal, median_of, ms, quotient, source, table, times  # noqa: E402
-from benchmarks.timing import Timed, distance, heading, in_process, interleave, parse, write  # noqa: E402
+from benchmarks.timing import Timed, distance, heading, in_process, interleave, model_file, parse, write  # noqa: E402
 from ultralytics.cfg import get_cfg  # noqa: E402
 from ultralytics.nn.Addmodules.selective_scan import use_backend  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
@@ -269,7 +269,8 @@ def public(job: dict) -> dict[str, Timed]:
 def arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="the first is what the others are compared with")
+    of_models = {"nargs": "+", "type": model_file, "default": MODELS}
+    parser.add_argument("--models", **of_models, help="the first is what the others are compared with")
     return parse(parser, seconds=8.0)
 
 

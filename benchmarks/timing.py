@@ -166,6 +166,32 @@ def in_process(script: str | Path, job: dict) -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
+def above_zero(kind: type) -> Callable[[str], float]:
+    """Return what reads a number above zero from a command line."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = 0
+        if not number > 0:
+            raise argparse.ArgumentTypeError(f"'{text}' is no {'whole ' * (kind is int)}number above 0")
+        return number
+
+    return read
+
+
+def model_file(text: str) -> str:
+    """Return a name of a model on a command line if there is a file of it; `graft:` may stand before it."""
+    from ultralytics.nn.tasks import yaml_model_load
+
+    try:
+        yaml_model_load(text.removeprefix("graft:"))
+    except (AssertionError, OSError, ValueError) as e:
+        raise argparse.ArgumentTypeError(f"'{text}' is no model: {' '.join(str(e).split())}") from None
+    return text
+
+
 def parse(parser: argparse.ArgumentParser, seconds: float, threads: tuple[int, ...] = (1, 2)) -> argparse.Namespace:
     """Add the options of every timing benchmark and return the command line.
 
@@ -174,8 +200,8 @@ def parse(parser: argparse.ArgumentParser, seconds: float, threads: tuple[int, .
         seconds (float): Time for each call by default.
         threads (tuple[int, ...]): Thread counts by default, one after the other.
     """
-    parser.add_argument("--threads", type=int, nargs="+", default=list(threads))
-    parser.add_argument("--seconds", type=float, default=seconds, help="time for each call that is timed")
+    parser.add_argument("--threads", type=above_zero(int), nargs="+", default=list(threads))
+    parser.add_argument("--seconds", type=above_zero(float), default=seconds, help="time for each call that is timed")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and times, to see that it works")
     parser.add_argument("--out", type=Path, help="result file; by default in benchmarks/results, none with --quick")
     parser.add_argument("--base", metavar="REF", help="time another commit beside this tree; prints, writes nothing")

@@ -636,3 +636,22 @@ def test_this_commit_beside_this_tree(name: str) -> None:
     assert all(0.05 < ratio < 20 for ratio in ratios)
     if name == "accuracy":
         assert set(ratios) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--models", "x"], "argument --models: 'x' is no model: "),
+        (["--models", "graft:nothere.yaml"], "argument --models: 'graft:nothere.yaml' is no model: "),
+        (["--threads", "0"], "argument --threads: '0' is no whole number above 0"),
+        (["--seconds", "-1"], "argument --seconds: '-1' is no number above 0"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["model_cpu.py", *options])
+    with pytest.raises(SystemExit) as stopped:
+        model_cpu.arguments()
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
