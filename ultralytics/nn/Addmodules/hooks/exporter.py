@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..layers.state_space import StateSpace
 from ..selective_scan import onnx_operator
 from ..selective_scan.export import OPSET, exporting_for
 from .formats import Refusal, canonical, refuse_format
+from .refusals import said_in_a_sentence
 
 __all__ = ("prepare_export", "with_refusals")
 
@@ -36,9 +36,15 @@ def with_refusals(exporter: type) -> type:
 
     @wraps(call)
     def refusing(self, model, *args, **kwargs):
-        with said_in_a_sentence():
+        with said_in_a_sentence("yolo export"):
             refuse_format(self.args.format, model, self.args.dynamic)
-        return call(self, model, *args, **kwargs)
+        try:
+            return call(self, model, *args, **kwargs)
+        except ValueError as e:
+            if not str(e).startswith("Invalid export format"):
+                raise
+            with said_in_a_sentence("yolo export"):  # upstream's own sentence, for every model
+                raise
 
     exporter.__call__ = refusing
     return exporter
@@ -58,7 +64,7 @@ def prepare_export(exporter) -> None:
         return
     args, file = exporter.args, exporter.file.resolve()
     form = canonical(args.format)
-    with said_in_a_sentence():
+    with said_in_a_sentence("yolo export"):
         refuse_format(form, exporter.model, args.dynamic)
         refuse(args.opset, file.parent)
     if export := getattr(exporter, f"export_{form}", None):
@@ -252,7 +258,7 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not isinstance(e, Exception) or isinstance(e, (OSError, Refusal)):
                 raise
-            with said_in_a_sentence():
+            with said_in_a_sentence("yolo export"):
                 raise ExportError(
                     f"format='{form}' failed in its converter: {first_line(e)}. Nothing was kept. "
                     f"format=onnx, openvino and torchscript are the formats that are tested most."
@@ -265,24 +271,3 @@ def first_line(e: BaseException) -> str:
     """Return the first line of an error that says something, with its kind where it has no text."""
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(e).__name__
-
-
-class said_in_a_sentence:
-    """Inside, what is raised ends the command `yolo` with its text alone; a program of the user's gets all of it."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Let the interpreter print one line for this error, if it ends the command."""
-        if error is None or Path(sys.argv[0]).stem not in ("yolo", "ultralytics"):
-            return
-        before = sys.excepthook
-
-        def hook(kind: type, uncaught: BaseException, trace: object) -> None:
-            if uncaught is error:
-                print(f"yolo export: {error}", file=sys.stderr)
-            else:
-                before(kind, uncaught, trace)
-
-        sys.excepthook = hook

@@ -13,6 +13,7 @@ from .initial_weights import with_declared_boxes
 from .no_weights import without_weights
 from .notices import at_inference, at_training, with_notices
 from .onnx_session import with_scan_library
+from .refusals import refuse_training, say_what_is_wrong_with_data
 from .threads import train_with_all_cores
 from .transfer import with_matched_rows
 
@@ -37,7 +38,8 @@ def register() -> None:
     default_callbacks["on_train_start"] += [train_with_all_cores, at_training]
     for event in ("on_val_start", "on_predict_start"):
         default_callbacks[event] += [at_inference, show_names]
-    default_callbacks["on_pretrain_routine_start"].append(show_names_of_training)
+    default_callbacks["on_pretrain_routine_start"] += [show_names_of_training, say_what_is_wrong_with_data]
+    default_callbacks["on_pretrain_routine_end"].append(refuse_training)
     downloads.attempt_download_asset = without_weights(downloads.attempt_download_asset)
     try:
         from ultralytics.nn.backends.onnx import ONNXBackend

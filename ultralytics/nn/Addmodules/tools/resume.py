@@ -31,16 +31,29 @@ def resumable(file: str) -> str:
 
 
 def refuse_finished(args: Sequence[str]) -> None:
-    """Raise for a command line of `yolo` that resumes a file which is there and cannot be resumed.
+    """Raise for a command line of `yolo` that resumes no file, or one which is there and cannot be resumed.
 
     Args:
         args (Sequence[str]): What follows `yolo`.
 
     Raises:
-        ValueError: If the run is finished, or the file is of none.
+        ValueError: If the run is finished, the file is of none, or none is named: Ultralytics would then take weights
+            and a data set of its own.
     """
     settings = dict(arg.lstrip("-").partition("=")[::2] for arg in args)
     resume = settings.get("resume", "False")
-    file = settings.get("model", "") if resume in ("", "True", "true", "1") else resume
+    alone = resume in ("", "True", "true", "1")
+    file = settings.get("model", "") if alone else resume
     if file.endswith(".pt") and Path(file).is_file():
         resumable(file)
+    elif alone and not file and "train" in args and "cfg" not in settings:
+        raise ValueError(f"'resume' names no run; name its last.pt: yolo train resume model={_newest()}")
+
+
+def _newest() -> str:
+    """Return the newest last.pt among the runs of this account, or a form to fill in."""
+    from ultralytics.utils import RUNS_DIR
+    from ultralytics.utils.files import get_latest_run
+
+    found = get_latest_run(str(RUNS_DIR)) or "path/to/weights/last.pt"
+    return f'"{found}"' if " " in found else found
