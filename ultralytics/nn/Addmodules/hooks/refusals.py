@@ -40,7 +40,8 @@ class said_in_a_sentence:
         def hook(kind: type, uncaught: BaseException, trace: object) -> None:
             if uncaught is error:
                 text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
-                print(f"{self.command}: {' '.join(str(text).split())}", file=sys.stderr)
+                plain = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(text)).split())  # without colours
+                print(f"{self.command}: {plain}", file=sys.stderr)
             else:
                 before(kind, uncaught, trace)
 
