@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import linecache
-import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..tools.failures import on_purpose, one_line, origin
 from .notices import is_ours
 
 __all__ = ("refuse_training", "said_in_a_sentence", "say_what_is_wrong_with_data")
@@ -39,9 +38,7 @@ class said_in_a_sentence:
 
         def hook(kind: type, uncaught: BaseException, trace: object) -> None:
             if uncaught is error:
-                text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() would quote it
-                plain = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(text)).split())  # without colours
-                print(f"{self.command}: {plain}", file=sys.stderr)
+                print(f"{self.command}: {one_line(error)}", file=sys.stderr)
             else:
                 before(kind, uncaught, trace)
 
@@ -65,22 +62,12 @@ def _in_a_line(read: Callable) -> Callable:
         try:
             return read(*args, **kwargs)
         except Exception as e:
-            if not _on_purpose(e):
+            if not (on_purpose(e) and "ultralytics" in origin(e)[0]):
                 raise
             with said_in_a_sentence():
                 raise
 
     return reading
-
-
-def _on_purpose(error: BaseException) -> bool:
-    """Return whether the statement that an error comes from is a `raise` or an `assert` of Ultralytics."""
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename
-    line = linecache.getline(file, trace.tb_lineno).strip()
-    return "ultralytics" in file and bool(re.match(r"(raise|assert)\b", line))
 
 
 def refuse_training(trainer) -> None:

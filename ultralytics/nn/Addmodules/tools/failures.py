@@ -8,7 +8,7 @@ import linecache
 import os
 import re
 
-__all__ = ("is_ours", "sentence")
+__all__ = ("is_ours", "on_purpose", "one_line", "origin", "sentence")
 
 LONGEST = 400
 
@@ -25,36 +25,42 @@ def sentence(error: BaseException) -> str | None:
     chain = _chain(error)
     # What this fork says comes first. Ultralytics hides its better messages behind general ones; those of other
     # libraries stay behind its own.
-    ours = [e for e in chain if "/nn/Addmodules/" in _origin(e)[0]]
-    theirs = [e for e in chain if "ultralytics" in _origin(e)[0]]
-    meant = [e for e in theirs if _on_purpose(e)]
+    ours = [e for e in chain if "/nn/Addmodules/" in origin(e)[0]]
+    theirs = [e for e in chain if "ultralytics" in origin(e)[0]]
+    meant = [e for e in theirs if on_purpose(e)]
     error = ours[0] if ours else (meant or theirs or chain)[-1]
     if isinstance(chain[-1], MemoryError) or re.search(r"can't allocate memory|out of memory", str(chain[-1])):
         return (
             f"not enough memory: {' '.join(str(chain[-1]).split())[:LONGEST]}; make the sizes of the settings smaller"
         )
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # str() quotes a KeyError's
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.strerror}: '{error.filename}'"
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and not os.path.isfile(error.filename):
             text += "; choose a folder that you can write to, for a training by its full path: project=FOLDER"
-    elif not _on_purpose(error):
+    elif on_purpose(error):
+        text = one_line(error)
+    else:
         return None
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()) or type(error).__name__
     text = re.sub(
         r" \((RuntimeError|EOFError|UnpicklingError): .*?\)\. ", ". ", text
     )  # PyTorch's words on a broken file
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
-def _on_purpose(error: BaseException) -> bool:
+def one_line(error: BaseException) -> str:
+    """Return the text of an error in a line, without a terminal's colours; its kind where it has no text."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str() quotes a KeyError's
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(text)).split()) or type(error).__name__
+
+
+def on_purpose(error: BaseException) -> bool:
     """Return whether the statement that an error comes from is a `raise` or an `assert`."""
-    return bool(re.match(r"(raise|assert)\b", _origin(error)[1]))
+    return bool(re.match(r"(raise|assert)\b", origin(error)[1]))
 
 
 def is_ours(error: BaseException) -> bool:
     """Return whether code of this fork raised an error, or the one from which it comes."""
-    return any("/nn/Addmodules/" in _origin(e)[0] for e in _chain(error))
+    return any("/nn/Addmodules/" in origin(e)[0] for e in _chain(error))
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -65,7 +71,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _origin(error: BaseException) -> tuple[str, str]:
+def origin(error: BaseException) -> tuple[str, str]:
     """Return the file and the text of the statement that an error comes from."""
     trace = error.__traceback__
     if trace is None:
