@@ -1,7 +1,8 @@
 // Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
 // Calls one function of the library in a process of another system, on memory that comes from a file and goes back to it.
 // Usage: foreign_call LIBRARY FUNCTION LEVEL FILE. The file: count of arguments, count of pieces, the arguments, and for
-// each piece of memory its address in the caller, its size and its bytes, padded to eight.
+// each piece of memory its address in the caller, its size and its bytes, padded to eight. Without arguments it waits for
+// the end of its input: wine, which starts a whole system for its first program, keeps that for the next ones.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,11 @@ struct Piece {
 };
 
 int main(int argc, char** argv) {
+  if (argc == 1) {
+    while (getchar() != EOF) {
+    }
+    return 0;
+  }
   if (argc != 5) return 90;
   void* library = open_library(argv[1]);
   if (!library) return 91;

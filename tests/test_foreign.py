@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -77,6 +78,19 @@ def callers(tmp_path_factory) -> dict[str, Path]:
     return Built()
 
 
+@pytest.fixture(scope="session")
+def environment(callers, tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Return the environment of foreign programs. One that waits keeps wine running, which takes seconds to start."""
+    env = {**os.environ, "WINEDEBUG": "-all", "WINEPREFIX": str(tmp_path_factory.getbasetemp() / "wine")}
+    name, waiting = "windows-x86_64", None
+    if shutil.which(RUNNERS[name][0][0]):
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        waiting = subprocess.Popen([*RUNNERS[name][0], str(callers[name])], stdin=subprocess.PIPE, env=env, **silent)
+    yield env
+    if waiting:
+        waiting.communicate()
+
+
 class Elsewhere:
     """Stands for the loaded library: each call runs in a process of its own.
 
@@ -127,14 +141,13 @@ class Elsewhere:
 
 
 @pytest.fixture(params=RUNS, ids="-".join)
-def elsewhere(request, libraries, callers, tmp_path, tmp_path_factory, monkeypatch, poisoned_memory) -> Elsewhere:
+def elsewhere(request, libraries, callers, environment, tmp_path, monkeypatch, poisoned_memory) -> Elsewhere:
     """Let the backend's functions call a library of another system at one instruction set."""
     name, level = request.param
     command, packages = RUNNERS[name]
     if sys.platform != "linux" or (command and not shutil.which(command[0])):
         pytest.skip(f"needs Linux and: apt-get install {packages}")
-    env = {**os.environ, "WINEDEBUG": "-all", "WINEPREFIX": str(tmp_path_factory.getbasetemp() / "wine")}
-    library = Elsewhere([*command, str(callers[name])], libraries[name], ISA_LEVELS[level], tmp_path, env)
+    library = Elsewhere([*command, str(callers[name])], libraries[name], ISA_LEVELS[level], tmp_path, environment)
     monkeypatch.setattr(cpu, "library", library)
     monkeypatch.setattr(cpu, "works", True)
     monkeypatch.setattr(cpu, "columns", 16)  # the product, too, which layers take with AVX2 and AVX-512 alone
