@@ -28,9 +28,10 @@ def status(online: bool) -> int:
     else:
         state = f"{len(laid)} files laid"
     hindrance = tree.obstacle(pin, patches, fetched=False) if "patches setup" in state else ""
+    hindrance = hindrance.replace("Nothing was changed.\n", "").replace("Nothing was changed. ", "")
     if hindrance:
         state = state.replace("Next: python -m patches setup", "Set-up would refuse to go on:\n")
-        state += "\n".join(f"  {line}" for line in hindrance.replace("Nothing was changed.", "").split("\n") if line)
+        state += "\n".join(f"  {line}" for line in hindrance.split("\n") if line)
     print(f"Upstream  ultralytics {pin.version}, as {pin.fork_version}\nTree      {state}")
     print(f"Import    {_imported()}")
     print(f"Patches   {len(patches)} in patches/series")
