@@ -391,7 +391,7 @@ def test_extract_updates_an_earlier_patch(patched):
 def test_edit_gives_lines_a_message_or_both(patched):
     before, tree = patches_of(patched), patched.tree()
     said = patched.run("edit", "first", "-m", "title", "-m", "better reason")
-    assert "python -m patches edit first -m title -m 'why it exists' -m 'Drop when ...'" in said
+    assert "python -m patches edit first -m title -m 'Why. Drop when ...'" in said
     said = patched.run("edit", "first", "-m", "title", "-m", "better reason", "-m", "Drop when it rains.")
     assert "Wrote patches/first.patch" in said
     assert "Drop when" not in said
@@ -418,7 +418,7 @@ def test_an_end_may_be_never_and_the_command_to_tell_it_can_be_copied(patched):
     said = patched.run("edit", "first", "-m", title, "-m", "reason")
     assert asked in said
     command = shlex.split(said.partition("Next: python -m patches ")[2])
-    assert command == ["edit", "first", "-m", title, "-m", "why it exists", "-m", "Drop when ..."]
+    assert command == ["edit", "first", "-m", title, "-m", "Why. Drop when ..."]
     assert asked not in patched.run(*command)
     for end in ("Drop never.", "It stays: drop\nnever", "drop When it rains"):
         assert asked not in patched.run("edit", "first", "-m", title, "-m", f"reason. {end}")
