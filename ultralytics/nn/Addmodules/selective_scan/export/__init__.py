@@ -6,8 +6,20 @@
 """
 
 from .graph import traced_block, traced_scan
+from .maps import map_scans
 from .onnx_scan import OPSET
-from .table import MAX_STATE, choose
+from .table import MAX_STATE, choose, wants_maps
 from .target import Target, exporting_for, target
 
-__all__ = ("MAX_STATE", "OPSET", "Target", "choose", "exporting_for", "target", "traced_block", "traced_scan")
+__all__ = (
+    "MAX_STATE",
+    "OPSET",
+    "Target",
+    "choose",
+    "exporting_for",
+    "map_scans",
+    "target",
+    "traced_block",
+    "traced_scan",
+    "wants_maps",
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .target import Target
+from .target import Target, target
 
-__all__ = ("FLAT", "LEVELS", "LOOP", "MAX_STATE", "Row", "choose", "row")
+__all__ = ("FLAT", "LEVELS", "LOOP", "MAX_STATE", "Row", "choose", "row", "wants_maps")
 
 LOOP = "loop"  # over runs of 16 tokens, one token after the other
 LEVELS = "levels"  # a loop over runs of 80 tokens, each in two levels
@@ -23,6 +23,7 @@ class Row(NamedTuple):
         loops (bool): The runtime has loops with a state.
         together (bool): Directions share one tensor in `FLAT`; otherwise each stands apart, with fewer axes.
         own_softplus (bool): The runtime's Softplus is slower than one of elementary operators.
+        maps (bool): Scans of a map stay maps in `FLAT` (maps.py).
     """
 
     flat: int
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     loops: bool = True
     together: bool = True
     own_softplus: bool = True
+    maps: bool = False
 
 
 MAX_STATE = 4  # of runtimes without loops: a scan of N states takes N times the operators
@@ -40,6 +42,7 @@ TABLE = {
     "torchscript": Row(2, 8, own_softplus=False),
     "torch.export": Row(0, 0, own_softplus=False),  # not measured: AOTInductor compiles the loop
     "engine": Row(4, 8),  # not measured: as in ONNX Runtime
+    "ncnn": NO_LOOP._replace(maps=True),
 }
 
 
@@ -65,3 +68,9 @@ def choose(target: Target, state: int) -> str:
             f"picture size; this scan has d_state {state}{'' if target.fixed else ' and sizes that are free'}"
         )
     return LEVELS if state <= of.levels else LOOP
+
+
+def wants_maps(state: int) -> bool:
+    """Return whether the graph that is being recorded takes scans of N = state as maps."""
+    to = target()
+    return row(to.runtime).maps and choose(to, state) == FLAT
