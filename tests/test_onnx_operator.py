@@ -473,3 +473,31 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
         model = export(module, x, tmp_path / f"{i}.onnx", half=True)
         for file in (tmp_path / f"{i}.onnx", to_half(model, tmp_path / f"{i}-half.onnx")):
             assert "ran" in run_alone(file, tmp_path / "_cpu.so", environment)
+
+
+def test_a_slimmed_graft_loads_and_keeps_its_bodies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    yolo = YOLO("VMamba-yolo26n-graft.yaml", verbose=False)
+    file = onnx.load(yolo.export(format="onnx", imgsz=64, device="cpu"))
+    assert len(file.functions) == 2
+    assert all(v.type.tensor_type.elem_type for v in file.graph.value_info)
+    onnx.checker.check_model(file)
+    ort.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_onnxslim_sees_no_bodies(raises: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def slim(model: onnx.ModelProto) -> onnx.ModelProto:
+        seen.append(len(model.functions))
+        if raises:
+            raise ValueError("on purpose")
+        return model
+
+    monkeypatch.setattr(onnxslim, "slim", slim)
+    file = YOLO("VMamba-yolon.yaml", verbose=False).export(format="onnx", imgsz=64, device="cpu")
+    assert seen == [0]
+    assert len(onnx.load(file).functions) == 5
+    assert onnxslim.slim is slim

@@ -66,7 +66,9 @@ def prepare_export(exporter) -> None:
             export = tried(export, exporter, TRIED[form])
         export = of_a_form(export, form, args.dynamic, args.quantize)
         setattr(exporter, f"export_{form}", leaving_nothing(export, form, file.parent, file.stem))
-    if form == "onnx":
+    if form != "onnx":
+        exporter.export_onnx = inlined(with_operator(exporter.export_onnx, False))
+    else:
         exporter.export_onnx = with_operator(exporter.export_onnx, args.quantize == 16)
         if args.quantize == 8:
             exporter.export_onnx = by_channel(exporter.export_onnx)
@@ -128,6 +130,18 @@ def with_operator(export: Callable[..., str], half: bool) -> Callable[..., str]:
             return export(*args, **kwargs)
 
     return both
+
+
+def inlined(export: Callable[..., str]) -> Callable[..., str]:
+    """Return an export to ONNX whose file has standard operators alone, for the converters to other formats."""
+
+    @wraps(export)
+    def plain(*args, **kwargs) -> str:
+        path = export(*args, **kwargs)
+        onnx_operator.inline(path)
+        return path
+
+    return plain
 
 
 def by_channel(export: Callable[..., str]) -> Callable[..., str]:

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from .contract import Block
 from .registry import get
 
-__all__ = ("ALONG_COLUMNS", "in_one_file", "operator_library", "recorded", "recording", "version_in")
+__all__ = ("ALONG_COLUMNS", "in_one_file", "inline", "operator_library", "recorded", "recording", "version_in")
 
 VERSION = (
     1  # of the operator, as in backends/csrc/ort.cpp: raised whenever a file that was exported before would be misread
@@ -96,6 +97,8 @@ class _Leave(torch.autograd.Function):
 def in_one_file(half: bool = False) -> Iterator[None]:
     """Let torch.onnx.export write our operators, each with its body, instead of the bodies alone.
 
+    onnxslim gets such a model without the bodies. It finds nothing in them, and takes eight seconds to look.
+
     Args:
         half (bool): The file will be converted to float16 after the export: bodies are made to take either.
     """
@@ -118,11 +121,43 @@ def in_one_file(half: bool = False) -> Iterator[None]:
         finally:
             _recording = None
 
+    try:
+        import onnxslim
+    except ImportError:  # upstream says what is missing, if it is needed
+        onnxslim = None
+    slim = onnxslim and onnxslim.slim
     torch.onnx.export = both
+    if slim:
+        onnxslim.slim = _bodies_aside(slim)
     try:
         yield
     finally:
         torch.onnx.export = export
+        if slim:
+            onnxslim.slim = slim
+
+
+def _bodies_aside(slim: Callable) -> Callable:
+    """Return onnxslim's `slim`, which does not see the bodies of operators."""
+
+    @wraps(slim)
+    def outside(model, *args, **kwargs):
+        bodies = [type(f).FromString(f.SerializeToString()) for f in getattr(model, "functions", ())]
+        if not bodies:
+            return slim(model, *args, **kwargs)
+        del model.functions[:]
+        try:
+            slimmed = slim(model, *args, **kwargs)
+        except BaseException:  # then upstream goes on with the model that it has
+            model.functions.extend(bodies)
+            raise
+        slimmed.functions.extend(bodies)
+        known = [v for v in slimmed.graph.value_info if v.type.tensor_type.elem_type]
+        del slimmed.graph.value_info[:]  # what follows an operator without a body has no type, which runtimes refuse
+        slimmed.graph.value_info.extend(known)
+        return slimmed
+
+    return outside
 
 
 def operator_library() -> str:
@@ -156,6 +191,22 @@ def version_in(file: str | Path) -> int | None:
     """Return the version of our operator that an ONNX file was made with, or None if it has none."""
     entry = re.search(rb"\x0a.%b\x12.(\d+)" % KEY.encode(), Path(file).read_bytes(), re.DOTALL)  # as protobuf writes it
     return int(entry[1]) if entry else None
+
+
+def inline(file: str | Path) -> None:
+    """Replace our operators in an ONNX file by their bodies."""
+    import onnx
+    from onnx import inliner
+
+    model = onnx.load(file)
+    if not model.functions:
+        return
+    model = inliner.inline_local_functions(model)
+    kept = [o for o in model.opset_import if o.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    onnx.helper.set_model_props(model, {p.key: p.value for p in model.metadata_props if p.key != KEY})
+    onnx.save(model, file)
 
 
 # The file -------------------------------------------------------------------------------------------------------------
