@@ -21,6 +21,7 @@ from benchmarks import (
     base,
     environment,
     export_cpu,
+    export_int8,
     gpu,
     gpu_amp,
     graft_cpu,
@@ -36,6 +37,7 @@ from benchmarks import (
 from benchmarks.rendering import source, verdicts
 from benchmarks.study import runs
 from benchmarks.timing import Absent, Timed, distance, interleave
+from tests.data import make_data
 from ultralytics.nn.Addmodules.selective_scan import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,17 +93,68 @@ def test_model_runs_end_to_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "package"), [("ONNX Runtime", "onnxslim"), ("TorchScript", "torch")])
+@pytest.mark.parametrize(
+    ("case", "package"), [("ONNX Runtime", "onnxslim"), ("ONNX Runtime Web", "onnxslim"), ("TorchScript", "torch")]
+)
 def test_export_runs_end_to_end_and_becomes_a_table(case: str, package: str, tmp_path: Path) -> None:
     pytest.importorskip(package, reason="pip install -e '.[deploy]'")
     models = ["yolov8n.yaml", "VMamba-yolon.yaml"]
     r = quick("export_cpu", tmp_path, "--threads", "1", "--models", *models, "--cases", case)
+    if absent := r["rows"][0].get("absent"):
+        pytest.skip(absent)
     assert [row["model"] for row in r["rows"]] == models
     for row in r["rows"]:
         assert row["check"]["ok"], row
         assert row["time"].keys() == TIME
         assert row["file_mb"] < 1.1 * row["weights_mb"]
     assert f"| {case} | 1 | VMamba-yolon |" in export_cpu.render(r)["export_cpu"]
+
+
+@pytest.mark.slow
+def test_int8_runs_end_to_end_and_becomes_a_table(tmp_path: Path) -> None:
+    pytest.importorskip("onnxslim", reason="pip install -e '.[deploy]'")
+    data = make_data(tmp_path, "detect")
+    r = quick("export_int8", tmp_path, "--threads", "1", "--data", str(data), "--cases", "ONNX Runtime")
+    (row,) = r["rows"]
+    assert row["times"].keys() == {"float32", "int8"}
+    assert all(t.keys() == TIME for t in row["times"].values())
+    assert "| ONNX Runtime | 1 | VMamba-yolo26n-graft |" in export_int8.render(r)["export_int8"]
+
+
+def test_int8_says_what_is_lost_and_what_is_not_faster() -> None:
+    def time_of(ms: float) -> dict:
+        return {"median_ms": ms, "min_ms": ms, "runs": 3}
+
+    where = {"part": "speed", "case": "ONNX Runtime", "threads": 1, "imgsz": 640}
+    mAP = {"part": "accuracy", "form": "onnx", "imgsz": 320}
+    rows = [
+        mAP | {"model": "stock-seed0", "mAP": {"PyTorch": 57.0, "float32": 57.0, "int8": 50.0}},
+        mAP | {"model": "graft-seed0", "mAP": {"PyTorch": 57.0, "float32": 57.0, "int8": 55.5}},
+        where | {"model": "yolov8n.yaml", "times": {"float32": time_of(80), "int8": time_of(40)}},
+        where | {"model": "VMamba-yolon.yaml", "times": {"float32": time_of(80), "int8": time_of(60)}},
+        {"part": "speed", "case": "OpenVINO, float32", "threads": 1, "absent": "openvino is not installed"},
+    ]
+    env = {"cpu": "a", "threads": 1, "torch": "2", "commit": "0" * 40}
+    text = export_int8.render({"rows": rows, "environment": env, "date": "d"})["export_int8"]
+    assert "| graft-seed0, ONNX Runtime: points that int8 loses | at most 1.0 | 1.50 | **missed** |" in text
+    assert "stock-seed0, ONNX Runtime" not in text
+    assert "| ONNX Runtime | 1 | VMamba-yolon | 80 | 60 | 0.75 | 1.50 |" in text
+    assert "VMamba-yolon, ONNX Runtime, 1 thread: int8 over float32 | at most 1.0 | 0.75 | met |" in text
+    assert "OpenVINO, float32 not run: openvino is not installed." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ([], "--data None: give the data.yaml of pictures to calibrate with."),
+        (["--data", __file__, "--weights", "no.pt"], "--weights no.pt: no such file."),
+    ],
+)
+def test_int8_names_what_is_missing(arguments: list[str], what: str) -> None:
+    command = [sys.executable, ROOT / "benchmarks/export_int8.py", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == what
 
 
 def test_accuracy_runs_and_becomes_a_table(tmp_path: Path) -> None:
