@@ -131,7 +131,7 @@ def run(folder: Path) -> dict[str, bytes]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(folder)))
     server.done, server.answers = threading.Event(), {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    flags = ["--headless=new", "--no-sandbox", "--no-zygote", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     url = f"http://127.0.0.1:{server.server_port}/"
     browser = subprocess.Popen([chromium(), *flags, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
