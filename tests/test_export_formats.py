@@ -234,3 +234,25 @@ def test_benchmark_over_all_formats_ends_with_a_table(tmp_path: Path) -> None:
     assert run.returncode == 0, out[-3000:]
     assert "Traceback" not in out
     assert "Benchmarks complete" in out
+
+
+def test_eight_bits_leave_scans_alone_in_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    nncf = pytest.importorskip("nncf", reason="pip install nncf")
+    model, asked = YOLO("VMamba-yolo26n-graft.yaml", verbose=False).model, []
+    monkeypatch.setattr(nncf, "quantize", lambda model, **kwargs: asked.append(kwargs["ignored_scope"]) or model)
+    before = nncf.quantize
+    export = hook.around_scans(
+        lambda: nncf.quantize(model=1, ignored_scope=nncf.IgnoredScope(names=["Sigmoid"])), model
+    )
+    assert export() == 1
+    assert nncf.quantize is before
+    (scope,) = asked
+    assert scope.names == ["Sigmoid"]
+
+    def left_alone(name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in scope.patterns)
+
+    assert left_alone("__module.model.7.block/aten::mul/Multiply_3")
+    assert left_alone("__module.model.model.12.block/aten::exp/Exp")  # with nms=True
+    assert not left_alone("__module.model.7.block.out_proj/aten::linear/MatMul")
+    assert not left_alone("__module.model.17.block/aten::mul/Multiply_3")

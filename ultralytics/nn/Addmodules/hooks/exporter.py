@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
-from functools import cache, partial, wraps
+from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..layers.state_space import StateSpace
 from ..selective_scan import onnx_operator
@@ -73,7 +76,7 @@ def prepare_export(exporter) -> None:
         if args.quantize == 8:
             exporter.export_onnx = by_channel(exporter.export_onnx)
     if form == "openvino" and args.quantize == 8:
-        quantize_clones()
+        exporter.export_openvino = around_scans(exporter.export_openvino, exporter.model)
     if form == "onnx" and args.quantize == 16:
         keep_scans_float32()
 
@@ -94,9 +97,9 @@ def refuse(opset: int | None, folder: Path) -> None:
 def of_a_form(export: Callable[..., str], form: str, dynamic: bool, quantize: int | str | None) -> Callable[..., str]:
     """Return an export whose graph has scans in the form that its runtime runs fastest.
 
-    Scans in a loop are left alone by what turns a graph into 16 bits, and by NNCF, so there they have loops.
+    Scans in a loop are left alone by what turns a graph into 16 bits, so there they have loops.
     """
-    apart = (form == "onnx" and quantize == 16) or (form == "openvino" and quantize == 8)
+    apart = form == "onnx" and quantize == 16
 
     @wraps(export)
     def exporting(*args, **kwargs) -> str:
@@ -167,24 +170,37 @@ def by_channel(export: Callable[..., str]) -> Callable[..., str]:
     return finer
 
 
-@cache
-def quantize_clones() -> None:
-    """Make NNCF quantize a clone of a model that it is given.
+def around_scans(export: Callable[..., str], model: nn.Module) -> Callable[..., str]:
+    """Return an export to OpenVINO whose 8 bits leave scans in float32: NNCF would round the state of a scan.
 
-    OpenVINO's conversion of a loop leaves an output behind that the model no longer lists, and NNCF stops at it with
-    "Could not find a node Result_..."; a clone holds what the model lists.
+    NNCF gets a clone of the model. OpenVINO's conversion of a loop leaves an output behind that the model no longer
+    lists, and NNCF stops at it with "Could not find a node Result_..."; a clone holds what the model lists.
     """
-    try:
-        import nncf
-    except ImportError:  # upstream says what is missing
-        return
-    quantize = nncf.quantize
+    scans = [name for name, m in model.named_modules() if isinstance(m, StateSpace)]
+    patterns = [
+        rf"__module\.(.*\.)?{re.escape(name)}/.*" for name in scans
+    ]  # names of operators begin with their module
 
-    @wraps(quantize)
-    def cloning(model, *args, **kwargs):
-        return quantize(model.clone() if hasattr(model, "clone") else model, *args, **kwargs)
+    @wraps(export)
+    def leaving(*args, **kwargs) -> str:
+        try:
+            import nncf
+        except ImportError:  # upstream says what is missing
+            return export(*args, **kwargs)
+        quantize = nncf.quantize
 
-    nncf.quantize = cloning
+        def around(model, *args, **kwargs):
+            scope = kwargs.get("ignored_scope") or nncf.IgnoredScope()
+            kwargs["ignored_scope"] = replace(scope, patterns=[*scope.patterns, *patterns], validate=False)
+            return quantize(model.clone() if hasattr(model, "clone") else model, *args, **kwargs)
+
+        nncf.quantize = around
+        try:
+            return export(*args, **kwargs)
+        finally:
+            nncf.quantize = quantize
+
+    return leaving
 
 
 def tried(export: Callable[..., str], exporter, tolerance: float) -> Callable[..., str]:
