@@ -160,6 +160,8 @@ def main() -> None:
     parser.add_argument("--weights", nargs="*", default=[], help="trained weights, RUN/weights/best.pt; 'stock' in RUN")
     parser.add_argument("--files", type=Path, help="folder for exported files, which are used again if they are there")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parts = ["accuracy", "speed"]
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts, help="one; rows of the other stay")
     parser.add_argument("--export-only", action="store_true", help="make the files to time, and time nothing")
     args = parse(parser, seconds=2.0)
     if args.job:
@@ -193,6 +195,7 @@ def main() -> None:
             for case in args.cases
             for threads in args.threads
         ]
+        jobs = [job for job in jobs if job["part"] in args.parts]
         if args.export_only:
             jobs = [job | {"seconds": 0} for job in jobs if job["part"] == "speed"]
         rows = []
