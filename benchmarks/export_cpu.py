@@ -34,7 +34,7 @@ import torch  # noqa: E402
 
 from benchmarks.base import compare  # noqa: E402
 from benchmarks.browser import in_browser, needs_browser  # noqa: E402
-from benchmarks.rendering import Goal, median_of, ms, quotient, source, table, times, verdicts  # noqa: E402
+from benchmarks.rendering import Goal, earlier, median_of, ms, quotient, source, table, times, verdicts  # noqa: E402
 from benchmarks.result import RESULTS  # noqa: E402
 from benchmarks.strong import strengthen  # noqa: E402
 from benchmarks.timing import Absent, Timed, distance, heading, in_process, interleave, model_file, parse, write  # noqa: E402
@@ -313,6 +313,8 @@ def render(r: dict) -> dict[str, str]:
             ratio = quotient(taken, median_of(there, "time", model=base, **which))
             goals.append(Goal(f"{name}, {case}, {threads} thread{'s' * (threads > 1)}", target, False, ratio))
     parts = [text, body, *notes, f"Targets, as a ratio to {Path(base).stem}:", verdicts(goals)]
+    before = earlier(r, "case")
+    parts += [f"Of earlier runs, {before}."] if before else []
     return {"export_cpu": "\n\n".join([*parts, source(r, "python benchmarks/export_cpu.py")])}
 
 
@@ -372,7 +374,7 @@ def main() -> None:
         for threads in args.threads:
             job = {"case": case, "models": args.models, "threads": threads, "imgsz": imgsz, "seconds": args.seconds}
             for row in in_process(__file__, job)["rows"]:
-                result["rows"].append(row)
+                result["rows"].append(row | {"commit": result["environment"]["commit"]})
                 if "absent" in row:
                     print(f"{case}: not run, {row['absent']}", flush=True)
                     continue

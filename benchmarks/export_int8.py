@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.export_cpu import IMGSZ, inside, model, needs, runner  # noqa: E402
-from benchmarks.rendering import Goal, ms, quotient, source, table, times, verdicts  # noqa: E402
+from benchmarks.rendering import Goal, earlier, ms, quotient, source, table, times, verdicts  # noqa: E402
 from benchmarks.result import RESULTS  # noqa: E402
 from benchmarks.timing import Absent, Timed, heading, in_process, interleave, parse, write  # noqa: E402
 from ultralytics import YOLO  # noqa: E402
@@ -148,6 +148,7 @@ def render(r: dict) -> dict[str, str]:
         table(["format", "threads", "model", "float32", "int8", "int8 over float32", f"int8 over {stock} int8"], fast),
         *sorted(set(notes)),
         verdicts(goals),
+        *([f"Of earlier runs, {before}."] if (before := earlier(r, "case", "form")) else []),
         source(r, COMMAND),
     ]
     return {"export_int8": "\n\n".join(parts)}
@@ -200,7 +201,8 @@ def main() -> None:
             jobs = [job | {"seconds": 0} for job in jobs if job["part"] == "speed"]
         rows = []
         for job in jobs:
-            rows += in_process(__file__, shared | job)["rows"]
+            done = in_process(__file__, shared | job)["rows"]
+            rows += [row | {"commit": result["environment"]["commit"]} for row in done]
             for row in rows[-len(models) :] if rows else []:
                 print(json.dumps(row), flush=True)
     if args.export_only:

@@ -70,6 +70,23 @@ def source(result: dict, command: str) -> str:
     )
 
 
+def earlier(result: dict, *names: str) -> str:
+    """Return a line that names the rows of a result which an earlier run left, with their commits; "" if all are new.
+
+    Args:
+        result (dict): The result, whose rows have a "commit" each.
+        *names (str): Keys by which rows are called: the first that a row has.
+    """
+    found: dict[str, list[str]] = {}
+    for row in result["rows"]:
+        commit = row.get("commit", "")[:10]
+        what = next(row[name] for name in names if name in row)
+        what = f"{what}, {row['threads']} threads" if row.get("threads", 1) > 1 else what
+        if commit and not result["environment"]["commit"].startswith(commit) and what not in found.get(commit, []):
+            found.setdefault(commit, []).append(what)
+    return "; ".join(f"measured at commit {commit}: {', '.join(names)}" for commit, names in found.items())
+
+
 def verdicts(goals: list[Goal]) -> str:
     """Return the table of targets."""
     rows = []
