@@ -314,7 +314,7 @@ def render(r: dict) -> dict[str, str]:
             goals.append(Goal(f"{name}, {case}, {threads} thread{'s' * (threads > 1)}", target, False, ratio))
     parts = [text, body, *notes, f"Targets, as a ratio to {Path(base).stem}:", verdicts(goals)]
     before = earlier(r, "case")
-    parts += [f"Of earlier runs, {before}."] if before else []
+    parts += [f"{before}."] if before else []
     return {"export_cpu": "\n\n".join([*parts, source(r, "python benchmarks/export_cpu.py")])}
 
 

@@ -148,7 +148,7 @@ def render(r: dict) -> dict[str, str]:
         table(["format", "threads", "model", "float32", "int8", "int8 over float32", f"int8 over {stock} int8"], fast),
         *sorted(set(notes)),
         verdicts(goals),
-        *([f"Of earlier runs, {before}."] if (before := earlier(r, "case", "form")) else []),
+        *([f"{before}."] if (before := earlier(r, "case", "form")) else []),
         source(r, COMMAND),
     ]
     return {"export_int8": "\n\n".join(parts)}

@@ -84,7 +84,7 @@ def earlier(result: dict, *names: str) -> str:
         what = f"{what}, {row['threads']} threads" if row.get("threads", 1) > 1 else what
         if commit and not result["environment"]["commit"].startswith(commit) and what not in found.get(commit, []):
             found.setdefault(commit, []).append(what)
-    return "; ".join(f"measured at commit {commit}: {', '.join(names)}" for commit, names in found.items())
+    return ". ".join(f"Measured at commit {commit}: {'; '.join(names)}" for commit, names in found.items())
 
 
 def verdicts(goals: list[Goal]) -> str:
