@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,16 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(checks, "run", stop)
     assert command.main(["checks"]) == 130
     assert capsys.readouterr().err == "vmamba checks: stopped\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of Windows do not tell that nobody reads them")
+def test_output_that_nobody_reads_to_its_end() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    run = [sys.executable, "-m", "ultralytics.nn.Addmodules", "checks", "speed=False"]
+    done = subprocess.run(run, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_script_and_long_form_are_the_same_command() -> None:

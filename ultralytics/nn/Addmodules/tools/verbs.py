@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -178,7 +179,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function = verb.run.split(":")
     try:
         forced()  # a VMAMBA_BACKEND that there is not is refused before anything is read
-        return getattr(importlib.import_module(f".{module}", __package__), function)(values)
+        status = getattr(importlib.import_module(f".{module}", __package__), function)(values)
+        sys.stdout.flush()
+        return status
+    except (
+        BrokenPipeError
+    ):  # who reads the output, as `head`, has seen enough; Python would say so once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UsageError as e:
         print(e, file=sys.stderr)
         return 2
