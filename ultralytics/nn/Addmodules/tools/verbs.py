@@ -182,9 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = getattr(importlib.import_module(f".{module}", __package__), function)(values)
         sys.stdout.flush()
         return status
-    except (
-        BrokenPipeError
-    ):  # who reads the output, as `head`, has seen enough; Python would say so once more at its end
+    except BrokenPipeError:
+        # Who reads the output, as `head`, has seen enough; Python would say so once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UsageError as e:
