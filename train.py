@@ -155,8 +155,8 @@ def main(args: list[str]) -> None:
         print(__doc__ + "\nThe short run on the digits:\n   ", " ".join(f"{k}={v}" for k, v in DIGITS_RUN.items()))
         return
     check_tree()
+    from ultralytics.nn.Addmodules.hooks.failures import sentence
     from ultralytics.nn.Addmodules.selective_scan.registry import forced
-    from ultralytics.nn.Addmodules.tools.failures import sentence
 
     try:
         forced()  # a VMAMBA_BACKEND that there is not is refused before anything is read
@@ -176,7 +176,7 @@ def train(settings: dict[str, Any]) -> None:
         try:
             check_det_dataset(settings["data"])  # built or downloaded if need be, before a run's folder is made
         except (AttributeError, KeyError, TypeError, ValueError) as e:
-            from ultralytics.nn.Addmodules.tools.failures import sentence
+            from ultralytics.nn.Addmodules.hooks.failures import sentence
 
             if sentence(e) is not None:
                 raise

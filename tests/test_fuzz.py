@@ -21,7 +21,7 @@ from tests.data import FILES
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.nn.Addmodules.hooks import yaml_lint
-from ultralytics.nn.Addmodules.tools.failures import is_ours, sentence
+from ultralytics.nn.Addmodules.hooks.failures import is_ours, sentence
 from ultralytics.utils import checks
 
 EXAMPLES = int(os.environ.get("VMAMBA_FUZZ", "20"))  # of each test: VMAMBA_FUZZ=1000 pytest tests/test_fuzz.py

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.data import make_data
 from ultralytics import YOLO
-from ultralytics.nn.Addmodules.tools.failures import sentence
+from ultralytics.nn.Addmodules.hooks.failures import sentence
 from ultralytics.nn.Addmodules.tools.verbs import main
 
 BLOCKS = """

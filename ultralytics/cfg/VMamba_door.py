@@ -26,7 +26,7 @@ def main() -> int | None:
             refuse_finished(sys.argv[1:])
         return entrypoint()
     except Exception as e:
-        from ultralytics.nn.Addmodules.tools.failures import is_ours, sentence
+        from ultralytics.nn.Addmodules.hooks.failures import is_ours, sentence
 
         text = sentence(e) if is_ours(e) else None
         if text is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..tools.failures import on_purpose, one_line, origin
+from .failures import on_purpose, one_line, origin
 from .notices import is_ours
 
 __all__ = ("refuse_training", "said_in_a_sentence", "say_what_is_wrong_with_data")

@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..hooks.failures import sentence
 from ..selective_scan.registry import forced
 from .compare.plan import read_seeds
-from .failures import sentence
 from .key_value import (
     Option,
     UsageError,
