@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -166,12 +167,9 @@ def by_channel(export: Callable[..., str]) -> Callable[..., str]:
             from onnxruntime import quantization
         except ImportError:  # upstream says what is missing
             return export(*args, **kwargs)
-        quantize = quantization.quantize_static
-        quantization.quantize_static = partial(quantize, per_channel=True)
-        try:
+        finest = partial(quantization.quantize_static, per_channel=True)
+        with patch.object(quantization, "quantize_static", finest):
             return export(*args, **kwargs)
-        finally:
-            quantization.quantize_static = quantize
 
     return finer
 
@@ -183,9 +181,8 @@ def around_scans(export: Callable[..., str], model: nn.Module) -> Callable[..., 
     lists, and NNCF stops at it with "Could not find a node Result_..."; a clone holds what the model lists.
     """
     scans = [name for name, m in model.named_modules() if isinstance(m, StateSpace)]
-    patterns = [
-        rf"__module\.(.*\.)?{re.escape(name)}/.*" for name in scans
-    ]  # names of operators begin with their module
+    # Names of operators begin with their module
+    patterns = [rf"__module\.(.*\.)?{re.escape(name)}/.*" for name in scans]
 
     @wraps(export)
     def leaving(*args, **kwargs) -> str:
@@ -200,11 +197,8 @@ def around_scans(export: Callable[..., str], model: nn.Module) -> Callable[..., 
             kwargs["ignored_scope"] = replace(scope, patterns=[*scope.patterns, *patterns], validate=False)
             return quantize(model.clone() if hasattr(model, "clone") else model, *args, **kwargs)
 
-        nncf.quantize = around
-        try:
+        with patch.object(nncf, "quantize", around):
             return export(*args, **kwargs)
-        finally:
-            nncf.quantize = quantize
 
     return leaving
 
