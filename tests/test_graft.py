@@ -422,6 +422,22 @@ def no_torchvision_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights=None: get_model(name))
 
 
+def test_the_norm_in_an_onnx_file_is_as_exact_as_pytorch(folder: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="pip install -e '.[deploy]'")
+    import onnxruntime
+
+    torch.manual_seed(0)
+    layer = Graft(64).eval()
+    nn.init.normal_(layer.proj.weight)
+    x = 3 + torch.randn(1, 64, 80, 80)  # a mean that is not zero, of many values
+    with torch.no_grad():
+        plain, want = layer(x), copy.deepcopy(layer).double()(x.double())
+    torch.onnx.export(layer, (x,), "graft.onnx", input_names=["x"], opset_version=20, dynamo=False)
+    session = onnxruntime.InferenceSession("graft.onnx", providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+    assert (found - want).abs().max() <= 3 * (plain - want).abs().max()
+
+
 @pytest.mark.parametrize(
     "file", [*(f"{name}.yaml" for name in FAST), *(pytest.param(f, marks=pytest.mark.slow) for f in ALL)]
 )
