@@ -7,6 +7,7 @@ and the adapter to mamba-ssm with the reference in place of its compiled module.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import itertools
 import json
@@ -37,8 +38,20 @@ from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = [(64, 25600), (128, 6400), (256, 1600), (512, 400)]  # D and L of the four stages at 640
-has_triton = importlib.util.find_spec("triton") is not None
-needs_triton = pytest.mark.skipif(not has_triton, reason="triton is not installed")
+
+
+def why_no_triton() -> str:
+    """Return why the kernels do not take the triton that is installed, without importing it; "" if they do."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    names = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    version = names.get("triton") or names.get("triton-windows") or names.get("pytorch-triton") or "0"
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    return "" if found >= gpu_load.MIN_TRITON else f"triton {version} is older than the kernels need"
+
+
+has_triton = not why_no_triton()
+needs_triton = pytest.mark.skipif(not has_triton, reason=why_no_triton() or "there is triton")
 
 
 # Without a GPU --------------------------------------------------------------------------------------------------------
