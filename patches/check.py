@@ -139,8 +139,10 @@ def _statements(node: ast.AST, scope: str = ""):
 
 
 def _normal(text: str | None) -> str | None:
-    """Write a statement of the table as this Python writes it: releases differ in the brackets of tuples."""
-    return text if text in (ANY, FIRST, LAST) or text.startswith("@") else ast.unparse(ast.parse(text))
+    """Write a statement or decorator of the table as this Python writes it: releases differ in brackets and spaces."""
+    if text in (ANY, FIRST, LAST):
+        return text
+    return "@" * text.startswith("@") + ast.unparse(ast.parse(text.removeprefix("@")))
 
 
 def _text(node: ast.AST) -> str:
