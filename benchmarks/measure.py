@@ -26,6 +26,7 @@ BENCHMARKS = {
     "model_cpu": ["--models", "yolov8n.yaml", "VMamba-yolov8n.yaml", "VMamba-yolon.yaml"],
     "ss2d_cpu": [],
     "layer_cpu": [],
+    "linear_cpu": [],
     "graft_cpu": [],
     "export_cpu": [],
     "export_forms": [],

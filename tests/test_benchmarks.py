@@ -26,6 +26,7 @@ from benchmarks import (
     gpu_amp,
     graft_cpu,
     layer_cpu,
+    linear_cpu,
     memory,
     model_cpu,
     result,
@@ -199,6 +200,16 @@ def test_layer_runs_and_becomes_a_table(tmp_path: Path) -> None:
     (row,) = r["rows"]
     assert row["absent"] or (row["error"] < layer_cpu.LIMIT and row["layer"] and row["kernels"])
     assert "| 1 x 16 x 4 x 5 | 1 |" in layer_cpu.render(r)["layer_cpu"]
+
+
+def test_products_run_and_become_a_table(tmp_path: Path) -> None:
+    r = quick("linear_cpu", tmp_path, "--threads", "1")
+    for row in r["rows"]:
+        assert row["absent"] or (row["error"] < r["settings"]["limit"] and all(row[s] for s in linear_cpu.SUBJECTS))
+    kernels = {row["kernels"] for row in r["rows"]}
+    can = linear_cpu.answers_for_intel(tmp_path) is not None
+    assert kernels == ({linear_cpu.OTHERS, linear_cpu.INTEL} if can else {linear_cpu.OTHERS})
+    assert f"| 40 x 16 x 64 | 1 | {linear_cpu.OTHERS} |" in linear_cpu.render(r)["linear_cpu"]
 
 
 # Result files

@@ -290,6 +290,16 @@ def test_library_that_cannot_be_loaded_has_to_go(monkeypatch) -> None:
     assert "delete _cpu.so" in lines(machine.backend_rows())["backend cpu"].advice
 
 
+def test_whose_product_linear_layers_get(monkeypatch) -> None:
+    monkeypatch.setattr(CPU, "columns", 16)
+    here = CPU.works
+    assert machine.linear_row().detail == ("cpu, for multiples of 16 outputs; else PyTorch's" if here else "PyTorch's")
+    monkeypatch.setattr(CPU, "columns", 0)
+    assert machine.linear_row().detail == "PyTorch's"
+    with registry.use_backend("reference"):
+        assert machine.linear_row().detail == "PyTorch's"
+
+
 def test_forced_backend(monkeypatch, capsys) -> None:
     with registry.use_backend("reference"):
         assert lines(machine.choice_rows())["scan on cpu"].detail == "reference, forced by VMAMBA_BACKEND"

@@ -20,6 +20,7 @@ import torch
 from ..hooks import threads as cores
 from ..hooks.threads import cores_here
 from ..selective_scan import Scan, registry
+from ..selective_scan.contract import Linear
 from .report_rows import ABSENT, OK, PROBLEM, Row
 
 __all__ = ("chosen", "devices", "environment", "threads")
@@ -398,6 +399,15 @@ def choice_rows() -> list[Row]:
     return rows
 
 
+def linear_row() -> Row:
+    """Return whose product the linear layers of a Mamba block get on the CPU, in float32."""
+    x = torch.zeros(1, 1)
+    backend = registry.choose("linear", Linear(x, x))
+    if backend is None or not backend.columns:
+        return Row("linear on cpu", OK, "PyTorch's")
+    return Row("linear on cpu", OK, f"{backend.name}, for multiples of {backend.columns} outputs; else PyTorch's")
+
+
 def double_row() -> Row:
     """Return the backend that float64 tensors get on the CPU, which is not the fastest."""
     x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
@@ -432,5 +442,6 @@ def environment() -> list[Row]:
         compiler_row(wanted=not compiled),
         *backend_rows(),
         *choice_rows(),
+        linear_row(),
         double_row(),
     ]
