@@ -62,11 +62,13 @@ def by_hand(layer: MambaLayer, x: Tensor) -> Callable[[], Tensor]:
     into, out = mamba.in_proj.weight.detach(), mamba.out_proj.weight.detach()
 
     def call() -> Tensor:
-        tokens, _, _ = cpu.norm(Norm(x.flatten(2), norm.weight, norm.bias, norm.eps))
-        b = Block(tokens, *weights, out_w=out, orders=[0, 1], in_w=into)
+        flat = x.flatten(2)
+        b = Block(flat.transpose(1, 2), *weights, out_w=out, orders=[0, 1], in_w=into)
+        b = b._replace(norm_w=norm.weight, norm_b=norm.bias, norm_eps=norm.eps)
         if cpu.whole(b):
             y, *_ = cpu.block(b, keep=False)
         else:
+            tokens, _, _ = cpu.norm(Norm(flat, norm.weight, norm.bias, norm.eps))
             xz = cpu.linear(Linear(tokens.flatten(0, 1), into.t())).unflatten(0, tokens.shape[:2])
             y, *_ = cpu.block(Block(xz, *weights, orders=[0, 1]), keep=False)
             y = cpu.linear(Linear(y.flatten(0, 1), out.t())).unflatten(0, tokens.shape[:2])

@@ -76,16 +76,16 @@ def run(args: dict, orders: list[int], backend: str, softplus: bool = True, dout
     return {"out": out.detach()} | {f"d{n}": t.grad for n, t in leaves.items() if t is not None}
 
 
-def whole(batch, length, tokens, dim, outputs, *rest, biases: bool = True) -> Block:
-    """Return a block with in_proj and out_proj in float64."""
+def whole(batch, length, tokens, dim, outputs, *rest, biases: bool = True, norm: bool = False) -> Block:
+    """Return a block with in_proj and out_proj in float64, and a norm in front of it if asked for."""
     *sizes, orders = rest
     args, g = make(batch, length, dim, *sizes, orders), torch.Generator().manual_seed(1)
     rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)  # noqa: E731
     args["xz"] = rand(batch, length, tokens)
     args["out_w"], args["out_b"] = rand(outputs, dim) / dim**0.5, rand(outputs) if biases else None
-    return Block(
-        **args, orders=orders, in_w=rand(2 * dim, tokens) / tokens**0.5, in_b=rand(2 * dim) if biases else None
-    )
+    into = {"in_w": rand(2 * dim, tokens) / tokens**0.5, "in_b": rand(2 * dim) if biases else None}
+    first = {"norm_w": rand(tokens), "norm_b": rand(tokens), "norm_eps": 1e-3} if norm else {}
+    return Block(**args, orders=orders, **into, **first)
 
 
 def whole_in_float32(b: Block) -> Block:

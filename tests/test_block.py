@@ -240,13 +240,13 @@ def test_flops_are_those_of_the_composition() -> None:
     assert fused.get_total_flops() == parts.get_total_flops() - padding
 
 
-@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize(("biases", "norm"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("case", WHOLE, ids=lambda c: "-".join(map(str, c[:9])))
-def test_whole_block_against_float64(backend: str, case: tuple, threads: int, biases: bool) -> None:
-    """Without a gradient the compiled kernels do in_proj and out_proj as well, with the same bits."""
+def test_whole_block_against_float64(backend: str, case: tuple, threads: int, biases: bool, norm: bool) -> None:
+    """Without a gradient the compiled kernels do norm, in_proj and out_proj as well, with the same bits."""
     torch.set_num_threads(threads)
-    exact = whole(*case, biases=biases)
+    exact = whole(*case, biases=biases, norm=norm)
     b = whole_in_float32(exact)
     with torch.no_grad():
         with use_backend("reference"):
@@ -255,7 +255,12 @@ def test_whole_block_against_float64(backend: str, case: tuple, threads: int, bi
             got = mamba_inner(b)
             assert rms_error(got, truth) < FLOAT32
             turned = b._replace(xz=b.xz.transpose(1, 2).contiguous().transpose(1, 2))
-            apart = b._replace(xz=torch.nn.functional.linear(b.xz, b.in_w, b.in_b), in_w=None, in_b=None)
+            tokens = b.xz
+            if norm:
+                assert torch.equal(mamba_inner(turned), got) or backend != "cpu"
+                tokens = torch.nn.functional.layer_norm(tokens, b.norm_w.shape, b.norm_w, b.norm_b, b.norm_eps)
+            xz = torch.nn.functional.linear(tokens, b.in_w, b.in_b)
+            apart = b._replace(xz=xz, in_w=None, in_b=None, norm_w=None, norm_b=None)
             for other in (turned, apart):
                 assert rms_error(mamba_inner(other), truth) < FLOAT32
     with use_backend(backend):
@@ -282,19 +287,21 @@ def test_what_is_not_computed_whole() -> None:
             mamba_inner(b._replace(in_w=b.in_w[:, :7]))
         with pytest.raises(ValueError, match="out_b must have shape"):
             mamba_inner(b._replace(out_b=b.out_b[:7]))
+        with pytest.raises(ValueError, match="norm_w must have shape"):
+            mamba_inner(b._replace(norm_w=b.in_b[:7], norm_b=b.in_b[:7]))
     cpu.set_isa("plain")
     assert not cpu.whole(b)
 
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_a_layer_call_looks_its_backends_up_once(monkeypatch: pytest.MonkeyPatch, grad: bool) -> None:
-    """One question for the norm, one for the block with both its linear layers."""
+    """One question for the block with both its linear layers, one for the norm where the block's kernels leave it."""
     asked = []
     usual = registry.choose
     monkeypatch.setattr(op, "choose", lambda kind, problem: asked.append(kind) or usual(kind, problem))
     with torch.set_grad_enabled(grad):
-        MambaLayer(8)(torch.randn(1, 8, 4, 4))
-    assert asked == ["norm", "block"]
+        MambaLayer(16)(torch.randn(1, 16, 4, 4))
+    assert asked == (["block", "norm"] if grad or not cpu.columns else ["block"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)

@@ -659,7 +659,7 @@ static int block(int64_t B, int64_t K, int64_t Q, int64_t D, int64_t L, int64_t 
   return status | vmamba_block_backward((const int64_t*)&g, sizeof(g) / 8);
 }
 static int whole(int64_t B, int64_t K, int64_t Q, int64_t C, int64_t L, int64_t N, int64_t R, int64_t W, int64_t D,
-                 int64_t M, bool optional, int threads) {
+                 int64_t M, bool optional, bool norm, int threads) {
   Store s;
   auto make = [&](std::vector<int64_t> shape, bool fill) {
     std::vector<int> order;
@@ -671,13 +671,15 @@ static int whole(int64_t B, int64_t K, int64_t Q, int64_t C, int64_t L, int64_t 
   BlockArgs f = {};
   f.abi = kAbiVersion; f.threads = threads; f.flags = 1; f.B = B; f.K = K; f.Q = Q; f.D = D; f.L = L; f.N = N; f.R = R;
   f.W = W; f.orders = (int64_t)(intptr_t)orders.data(); f.C = C; f.M = M;
-  f.xz = make({B, L, C}, true); f.conv_w = make({Q, D, W}, true); f.x_proj = make({Q, R + 2 * N, D}, true);
+  f.xz = norm ? s.make(kF32, {B, L, C}, {0, 2, 1}, true) : make({B, L, C}, true);
+  f.conv_w = make({Q, D, W}, true); f.x_proj = make({Q, R + 2 * N, D}, true);
   f.dt_proj = make({Q, D, R}, true); f.A = make({K, D, N}, true); f.out = make({B, L, M}, false);
   f.in_w = make({2 * D, C}, true); f.out_w = make({M, D}, true);
   if (optional) {
     f.conv_b = make({Q, D}, true); f.D_skip = make({K, D}, true); f.bias = make({K, D}, true);
     f.in_b = make({2 * D}, true); f.out_b = make({M}, true);
   }
+  if (norm) { f.norm_w = make({C}, true); f.norm_b = make({C}, true); }
   return vmamba_block_forward((const int64_t*)&f, sizeof(f) / 8);
 }
 static int norm(int64_t B, int64_t C, int64_t L, int64_t dtype, bool last, int threads) {
@@ -730,7 +732,7 @@ int main() {
           bad |= product(s[3], 100 * s[0] + s[4], 16 * s[6], keep, dtype > 0, 1 + runs % 3);
           bad |= block(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], dtype, keep, runs % 3 > 0, 1 + runs % 5);
           bad |= whole(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], 16 * (1 + runs % 3), 16 + 16 * keep, runs % 2,
-                       1 + runs % 5);
+                       runs % 3 == 0, 1 + runs % 5);
           ++runs;
         }
   }

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from .layers.check_arguments import arguments, flag, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
-from .layers.plain import call, plain, stacked
+from .layers.plain import bare, call, plain, stacked
 from .layers.ss2d import SS2D
 from .layers.state_space import StateSpace, StepProjection, s4d_real
-from .layers.tokens import norm_tokens
+from .layers.tokens import norm_tokens, plain_norm
 from .layers.vss import VSSBlock
 from .recipe import (
     BiMambaInnerFn,
@@ -198,46 +198,57 @@ class Mamba(StateSpace):
                 f"Mamba expects (B, L, d_model) with d_model = {self.d_model} and L >= 1, "
                 f"got {tuple(hidden_states.shape)}"
             )
-        modules = self._modules  # a child is found in no time there, and as an attribute in a microsecond
-        ends = ("", "_b") if self.bimamba_type == "v2" else ("",)
-        convs, x_projs, dt_projs = ([modules[n + e] for e in ends] for n in ("conv1d", "x_proj", "dt_proj"))
+        block = self.fused(hidden_states)
+        return self._called(hidden_states) if block is None else mamba_inner(block)
+
+    def _states(self) -> tuple[Tensor, Tensor]:
+        """Return A (K, d_inner, d_state) and the skip weights (K, d_inner) of all directions."""
         A_log = torch.stack([self.A_log] if self.bimamba_type == "none" else [self.A_log, self.A_b_log])
         A = -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
         D = torch.stack([self.D, self.D_b] if self.bimamba_type == "v2" else [self.D])
-        directions = A.shape[0]
-        if directions > len(ends):  # "v1" shares all but A
-            D = D.expand(directions, -1)
-        into, out = modules["in_proj"], modules["out_proj"]
-        if not self.use_fast_path or not plain(into, out, *convs, *x_projs, *dt_projs):
-            return self._called(hidden_states, ends, A, D)
-        dt_bias = stacked(dt_projs, "bias")
-        return mamba_inner(
-            Block(
-                xz=hidden_states,
-                conv_w=stacked(convs).squeeze(2),
-                conv_b=stacked(convs, "bias"),
-                x_proj=stacked(x_projs),
-                dt_proj=stacked(dt_projs),
-                A=A,
-                D=D,
-                dt_bias=dt_bias.expand(directions, -1) if directions > len(ends) else dt_bias,
-                out_w=out.weight,
-                out_b=out.bias,
-                orders=(FORWARD, REVERSED)[:directions],
-                in_w=into.weight,
-                in_b=into.bias,
-            )
-        )
+        return A, self._shared(D)
 
-    def _called(self, hidden_states: Tensor, ends: tuple[str, ...], A: Tensor, D: Tensor) -> Tensor:
-        """Compute the block by calling its children one by one, whatever they are.
+    def _shared(self, rows: Tensor) -> Tensor:
+        """Return rows of parameters for all directions: in "v1" they share all but A."""
+        return rows.expand(2, -1) if self.bimamba_type == "v1" else rows
+
+    def fused(self, tokens: Tensor, norm: nn.LayerNorm | None = None) -> Block | None:
+        """Return the block as one problem for `mamba_inner`, or None if its children have to be called.
 
         Args:
-            hidden_states (Tensor): (B, L, d_model).
-            ends (tuple[str, ...]): Endings of the children's names, one for each direction that has its own.
-            A (Tensor): (K, d_inner, d_state) of K directions.
-            D (Tensor): (K, d_inner).
+            tokens (Tensor): (B, L, d_model).
+            norm (nn.LayerNorm, optional): A plain norm that the tokens go through first.
         """
+        modules = self._modules  # a child is found in no time there, and as an attribute in a microsecond
+        ends = ("", "_b") if self.bimamba_type == "v2" else ("",)
+        convs, x_projs, dt_projs = ([modules[n + e] for e in ends] for n in ("conv1d", "x_proj", "dt_proj"))
+        into, out = modules["in_proj"], modules["out_proj"]
+        if not self.use_fast_path or not plain(into, out, *convs, *x_projs, *dt_projs):
+            return None
+        A, D = self._states()
+        return Block(
+            xz=tokens,
+            conv_w=stacked(convs).squeeze(2),
+            conv_b=stacked(convs, "bias"),
+            x_proj=stacked(x_projs),
+            dt_proj=stacked(dt_projs),
+            A=A,
+            D=D,
+            dt_bias=self._shared(stacked(dt_projs, "bias")),
+            out_w=out.weight,
+            out_b=out.bias,
+            orders=(FORWARD, REVERSED)[: A.shape[0]],
+            in_w=into.weight,
+            in_b=into.bias,
+            norm_w=None if norm is None else norm.weight,
+            norm_b=None if norm is None else norm.bias,
+            norm_eps=0.0 if norm is None else norm.eps,
+        )
+
+    def _called(self, hidden_states: Tensor) -> Tensor:
+        """Compute the block of tokens (B, L, d_model) by calling its children one by one, whatever they are."""
+        ends = ("", "_b") if self.bimamba_type == "v2" else ("",)
+        A, D = self._states()
         (batch, length, _), (directions, inner, state) = hidden_states.shape, A.shape
         sizes = (self.dt_rank, state, state)
         x, z = call(self, "in_proj", hidden_states, (batch, length, 2 * inner)).chunk(2, -1)
@@ -327,4 +338,9 @@ class MambaLayer(nn.Module):
         """
         if x.dim() < 3 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
-        return self.mamba(norm_tokens(self.norm, x.flatten(2))).transpose(1, 2).reshape(x.shape)
+        flat, norm, mamba = x.flatten(2), self._modules["norm"], self._modules["mamba"]
+        block = None
+        if type(mamba) is Mamba and bare(mamba) and plain_norm(norm):
+            block = mamba.fused(flat.transpose(1, 2), norm)
+        y = mamba(norm_tokens(norm, flat)) if block is None else mamba_inner(block)
+        return y.transpose(1, 2).reshape(x.shape)

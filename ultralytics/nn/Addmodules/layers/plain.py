@@ -12,13 +12,26 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .state_space import StepProjection
 
-__all__ = ("call", "plain", "stacked")
+__all__ = ("bare", "call", "plain", "stacked")
 
 KINDS = frozenset({nn.Linear, nn.Conv1d, nn.LayerNorm, StepProjection})
 GLOBAL_HOOKS = tuple(
     getattr(registries, f"_global_{name}")
     for name in ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 )
+
+
+def bare(module: nn.Module) -> bool:
+    """Return whether calling a module runs the `forward` of its class and nothing else: no hook, of no sort."""
+    state = module.__dict__
+    return not (
+        any(GLOBAL_HOOKS)
+        or "forward" in state
+        or state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+    )
 
 
 def plain(*children: nn.Module) -> bool:
@@ -28,17 +41,10 @@ def plain(*children: nn.Module) -> bool:
     modules of exactly the expected type, without hooks of any sort, parametrizations, pruning, a `forward` of their own
     or weights of another library's type. What LoRA, quantisation, FLOP counters and CAM tools leave must be called.
     """
-    if any(GLOBAL_HOOKS):
-        return False
     for child in children:
-        state = child.__dict__
-        if type(child) not in KINDS or "forward" in state:
+        if type(child) not in KINDS or not bare(child):
             return False
-        if state["_forward_hooks"] or state["_forward_pre_hooks"]:
-            return False
-        if state["_backward_hooks"] or state["_backward_pre_hooks"]:
-            return False
-        weight = state["_parameters"].get("weight")
+        weight = child._parameters.get("weight")
         if type(weight) is not nn.Parameter and (weight is None or is_traceable_wrapper_subclass(weight)):
             return False
     return True

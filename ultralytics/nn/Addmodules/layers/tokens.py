@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..selective_scan import token_norm
 from .plain import plain
 
-__all__ = ("check_map", "flatten_pointwise", "norm_tokens", "to_map", "to_tokens")
+__all__ = ("check_map", "flatten_pointwise", "norm_tokens", "plain_norm", "to_map", "to_tokens")
 
 
 def check_map(name: str, x: Tensor, dim: int) -> None:
@@ -34,8 +34,13 @@ def flatten_pointwise(state_dict: dict, prefix: str, names: tuple[str, ...]) -> 
             state_dict[key] = state_dict[key].flatten(1)
 
 
+def plain_norm(norm: nn.Module) -> bool:
+    """Return whether a norm is just LayerNorm with its weight and bias."""
+    return plain(norm) and norm.elementwise_affine and norm.bias is not None
+
+
 def norm_tokens(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalise a map (B, C, L) to tokens (B, L, C), in one pass if the norm is a plain one."""
-    if plain(norm) and norm.elementwise_affine and norm.bias is not None:
+    if plain_norm(norm):
         return token_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     return norm(x.transpose(1, 2))

@@ -23,7 +23,7 @@ SCAN_SHAPES = (
 )
 BLOCK_SHAPES = (
     *("(B, L, 2D or D)", "(Q, D, W)", "(Q, D)", "(Q, R + 2N, D)", "(Q, D, R)", "(K, D, N)", "(K, D)", "(K, D)"),
-    *("(M, D)", "(M)", "", "", "(2D or D, C)", "(2D or D)"),
+    *("(M, D)", "(M)", "", "", "(2D or D, C)", "(2D or D)", "(C)", "(C)"),
 )
 
 
@@ -59,10 +59,10 @@ class Scan(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A Mamba block of K directions: in_proj, convolution, SiLU, projections, scans, their sum, gate, out_proj.
+    """A Mamba block of K directions: norm, in_proj, convolution, SiLU, projections, scans, their sum, gate, out_proj.
 
-    Without conv_w the scans take SiLU of their input. Without a gate there is no out_proj. A backend gets in_proj only
-    if its `whole` says that it takes it.
+    Without conv_w the scans take SiLU of their input. Without a gate there is no out_proj. Without in_w there is no
+    norm. A backend gets norm and in_proj only if its `whole` says that it takes them.
     """
 
     xz: Tensor  # (B, L, 2D), input of the scans beside the gate, or (B, L, D) and no gate; tokens (B, L, C) with in_w
@@ -79,6 +79,9 @@ class Block(NamedTuple):
     orders: Sequence[int] | None = None  # FORWARD or REVERSED for each direction; all FORWARD by default
     in_w: Tensor | None = None  # (2D, C) or (D, C): xz is what this makes of the tokens
     in_b: Tensor | None = None  # (2D) or (D)
+    norm_w: Tensor | None = None  # (C): tokens go through LayerNorm first
+    norm_b: Tensor | None = None  # (C)
+    norm_eps: float = 1e-5  # added to the variance
 
     def halves(self) -> tuple[Tensor, Tensor | None]:
         """Return the input of the scans (B, L, D) and the gate, if there is one."""
@@ -107,7 +110,7 @@ class Block(NamedTuple):
         shapes = (
             *((batch, length, inside if self.in_w is None else width), (rows, dim, taps), (rows, dim)),
             *((rows, rank + 2 * state, dim), (rows, dim, rank), (groups, dim, state), (groups, dim), (groups, dim)),
-            *((outputs, dim), (outputs,), None, None, (inside, width), (inside,)),
+            *((outputs, dim), (outputs,), None, None, (inside, width), (inside,), (width,), (width,)),
         )
         _require(self, BLOCK_SHAPES, shapes)
         _require_orders(self.orders, groups)
@@ -232,7 +235,7 @@ class Backend:
         raise NotImplementedError
 
     def whole(self, b: Block) -> bool:
-        """Return whether `block` takes a block with in_w, and does both projections as well, where nothing is kept."""
+        """Return whether `block` takes a block with in_w, and does all around it as well, where nothing is kept."""
         return False
 
     def block(self, b: Block, keep: bool = True) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:

@@ -424,6 +424,7 @@ def mamba_inner(b: Block) -> Tensor:
     """
     if not autocasts(b.xz.device.type):
         return _mamba_inner(b)
+    b = _normed(b)
     if b.in_w is not None:  # the only product that autocast decides about
         b = Block(F.linear(b.xz, b.in_w, b.in_b), *b[1:12])
     with torch.autocast(b.xz.device.type, enabled=False):
@@ -435,12 +436,13 @@ def _mamba_inner(b: Block) -> Tensor:
     b = _cast(b)
     backend = choose("block", b)
     if not backend.operator:
-        return _by_pytorch(b, _graph if exporting() else lambda x: backend.block(x)[0])
-    recorded = _recorded(*b[:10], b.in_w, b.in_b)
+        return _by_pytorch(_normed(b), _graph if exporting() else lambda x: backend.block(x)[0])
+    recorded = _recorded(*b[:10], *b[12:16])
     direct = not recorded and _direct(b.xz)
     if direct and backend.whole(b):
         b.check()
         return backend.block(b, False)[0]
+    b = _normed(b)
     if b.in_w is not None:
         xz, weight, bias = b.xz, b.in_w, b.in_b
         if _multiplies(backend, xz, weight, bias):
@@ -451,6 +453,14 @@ def _mamba_inner(b: Block) -> Tensor:
             xz = F.linear(xz, weight, bias)
         b = Block(xz, *b[1:12])
     return _compute_block(b, backend, False)[0] if direct else _block(*b[:12], backend.name, recorded)[0]
+
+
+def _normed(b: Block) -> Block:
+    """Return a block whose norm is done."""
+    if b.norm_w is None:
+        return b
+    tokens = token_norm(b.xz.transpose(1, 2), b.norm_w.shape, b.norm_w, b.norm_b, b.norm_eps)
+    return Block(tokens, *b[1:14])
 
 
 def _graph(b: Block) -> Tensor:
@@ -466,7 +476,8 @@ def _cast(b: Block) -> Block:
         p if not isinstance(p, Tensor) or p.dtype == want else p.to(want)
         for p, want in zip(b, (*(dtype,) * 5, *(wide,) * 3, *(dtype,) * 6))
     ]
-    return Block(*cast[:11], [FORWARD] * len(b.A) if b.orders is None else list(b.orders), *cast[12:])
+    orders = [FORWARD] * len(b.A) if b.orders is None else list(b.orders)
+    return Block(*cast[:11], orders, *cast[12:], *b[len(cast) :])
 
 
 def _by_pytorch(b: Block, inside: Callable[[Block], Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from ..contract import Backend, Block, Linear, Norm, Scan
 __all__ = ("Cpu",)
 
 # What csrc/scan.h and csrc/tasks.h say; a test compares them.
-ABI_VERSION = 5
+ABI_VERSION = 6
 TILE = 32  # tokens per checkpoint
 VECTOR = 16  # channels: of products and of a whole block's sizes; kFwdBlock
 NO_MEMORY = 5  # a status
@@ -36,8 +36,8 @@ FUNCTIONS = {  # name of a function: its argument block in scan.h, the sizes in 
     ),
     "block_forward": (
         "BlockArgs",
-        "flags B K Q D L N R W checkpoints orders C M",
-        f"{_BLOCK} out y projected states in_w in_b out_w out_b",
+        "flags B K Q D L N R W checkpoints orders C M eps",
+        f"{_BLOCK} out y projected states in_w in_b out_w out_b norm_w norm_b",
     ),
     "block_backward": (
         "BlockGradArgs",
@@ -225,16 +225,23 @@ class Cpu(Backend):
         return 1 <= taps <= MAX_TAPS and 1 <= rank <= MAX_RANK and directions <= MAX_DIRECTIONS
 
     def whole(self, b: Block) -> bool:
-        """Return whether the block's kernels do in_proj and out_proj too; without AVX2 their products are too slow."""
+        """Return whether the block's kernels do all around it too; without AVX2 their products are too slow."""
         if not self.columns or b.in_w is None or b.out_w is None or b.xz.dtype != torch.float32 or not self.fuses(b):
             return False
-        return b.A.shape[1] % self.columns == 0 and b.out_w.shape[0] % self.columns == 0 and b.xz.stride(2) == 1
+        if b.norm_w is None:
+            fits = b.xz.stride(2) == 1
+        else:
+            fits = b.norm_w.dtype in DTYPES and b.norm_b.dtype in DTYPES
+        return fits and b.A.shape[1] % self.columns == 0 and b.out_w.shape[0] % self.columns == 0
 
     def block(self, b: Block, keep: bool = True) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Compute a block; nothing of size (B, K, L, D) is stored, and of a whole one nothing of size (B, L, 2D)."""
         if b.in_w is not None:
-            out = b.xz.new_empty(*b.xz.shape[:2], b.out_w.shape[0])
-            self._call_block("block_forward", b, 0, (out, None, None, None))
+            outputs = b.out_w.shape[0]
+            out = b.xz.new_empty(*b.xz.shape[:2], outputs)
+            outer = b.in_w, b.in_b, b.out_w, b.out_b, b.norm_w, b.norm_b
+            more = b.xz.shape[2], outputs, _bits(b.norm_eps)
+            self._call_block("block_forward", b, 0, (out, None, None, None, *outer), more)
             return out, None, None, None
         if not self.fuses(b):
             return super().block(b, keep)
@@ -245,7 +252,7 @@ class Cpu(Backend):
             y = torch.empty_like(out) if width != dim else None
             projected = xz.new_empty(batch, b.x_proj.shape[0], length, b.x_proj.shape[1])
             states = xz.new_empty((batch, groups, count, state, dim), dtype=torch.float32).transpose(-1, -2)
-        self._call_block("block_forward", b, count, (out, y, projected, states))
+        self._call_block("block_forward", b, count, (out, y, projected, states, *(None,) * 6), (width, 0, 0))
         return out, y, projected, states
 
     def block_backward(
@@ -271,8 +278,10 @@ class Cpu(Backend):
             grads[1] = None
         return (*grads, out)
 
-    def _call_block(self, function: str, b: Block, count: int, tensors: tuple[Tensor | None, ...]) -> None:
-        """Call a function of the block; without a convolution the kernels get one tap of 1."""
+    def _call_block(
+        self, function: str, b: Block, count: int, tensors: tuple[Tensor | None, ...], more: tuple[int, ...] = ()
+    ) -> None:
+        """Call a function of the block and `more` sizes; without a convolution the kernels get one tap of 1."""
         if b.conv_w is None:
             b = b._replace(conv_w=b.x_proj.new_ones(b.x_proj.shape[0], b.x_proj.shape[2], 1), conv_b=None)
         (batch, length, width), (groups, dim, state), (rows, _, taps) = b.xz.shape, b.A.shape, b.conv_w.shape
@@ -291,12 +300,9 @@ class Cpu(Backend):
             taps,
             count,
             ctypes.addressof(orders),
+            *more,
         )
-        outer: tuple[Tensor | None, ...] = ()
-        if function == "block_forward":  # which may be whole
-            sizes += (width, 0) if b.in_w is None else (width, b.out_w.shape[0])
-            outer = (None,) * 4 if b.in_w is None else (b.in_w, b.in_b, b.out_w, b.out_b)
-        self._call(function, sizes, (*b[:8], *tensors, *outer))
+        self._call(function, sizes, (*b[:8], *tensors))
 
     # The norm and linear layers
 

@@ -117,9 +117,12 @@ void pack_rows(const Kernels& kernels, const Tensor& t, int64_t s_row, int64_t s
 int check_whole(const BlockArgs& p) {
   for (const Tensor* t : {&p.xz, &p.in_w, &p.in_b, &p.out_w, &p.out_b, &p.out})
     if (t->data && t->dtype != kF32) return kBadDtype;
+  for (const Tensor* t : {&p.norm_w, &p.norm_b})
+    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
   const bool kept = p.y.data || p.projected.data || p.states.data, gated = !(p.flags & kFlagNoGate);
+  const bool contiguous = p.out.s[2] == 1 && (p.norm_w.data ? p.norm_b.data != 0 : p.xz.s[2] == 1);
   const bool fits = p.C > 0 && p.M > 0 && p.D % kFwdBlock == 0 && p.M % kFwdBlock == 0;
-  return fits && !kept && gated && p.out_w.data && p.xz.s[2] == 1 && p.out.s[2] == 1 ? kOk : kBadShape;
+  return fits && !kept && gated && p.out_w.data && contiguous ? kOk : kBadShape;
 }
 
 }  // namespace
@@ -164,8 +167,10 @@ int run_block_forward(const BlockArgs& p) {
   // A whole block keeps the scans' half of in_proj's output for a wave; the gate's half is made where it is used.
   const int64_t pieces = ceil_div(p.L, kProductRows);
   const int64_t in_ld = 2 * p.D + kFwdBlock, out_ld = p.M + kFwdBlock, input_size = whole ? wave * p.L * p.D : 0;
+  const bool normed = whole && p.norm_w.data;  // the tokens behind the norm are kept for a wave, too
+  const int64_t tokens_size = normed ? wave * p.L * p.C : 0;
   const int64_t products_size = whole ? round_up(p.C * in_ld + p.D * out_ld, 16) : 0;
-  Buffer memory(packed_size + projected_size + sums_size + carry_size + products_size + input_size);
+  Buffer memory(packed_size + projected_size + sums_size + carry_size + products_size + input_size + tokens_size);
   if (!memory.get()) return kNoMemory;
   float* const sums = memory.get() + packed_size + projected_size;
   float* const carries = sums + sums_size;
@@ -178,7 +183,10 @@ int run_block_forward(const BlockArgs& p) {
   }
   Packed packed;
   packed.fill(p, kernels, false, memory.get());
-  BlockArgs inner = p;  // what is between in_proj and out_proj
+  BlockArgs outer = p, inner = p;  // behind the norm; between in_proj and out_proj
+  const Tensor map = {p.xz.data, p.xz.dtype, {p.xz.s[0], p.xz.s[2], p.xz.s[1], 0, 0}};
+  NormArgs norm = {p.abi, 1, p.B, p.C, p.L, p.eps, map, p.norm_w, p.norm_b, {}, {}, {}};
+  float* const normed_tokens = input + input_size;
   ForwardArgs f = {};
   copy_sizes(f, p);
   f.u = input_of(p.xz);
@@ -192,18 +200,24 @@ int run_block_forward(const BlockArgs& p) {
     if (whole) {
       inner.xz = {(int64_t)(intptr_t)(input - b0 * p.L * p.D), kF32, {p.L * p.D, p.D, 1, 0, 0}};
       f.u = input_of(inner.xz);
+      if (normed) outer.xz = norm.out = {(int64_t)(intptr_t)(normed_tokens - b0 * p.L * p.C), kF32, {p.L * p.C, p.C, 1, 0, 0}};
       for_each_task(nb * pieces, threads, [&](int64_t i) {
-        const int64_t b = b0 + i / pieces, l0 = i % pieces * kProductRows;
-        const Tensor tokens = {p.xz.data + b * p.xz.s[0] * (int64_t)sizeof(float), kF32, {p.xz.s[1], 1, 0, 0, 0}};
+        const int64_t b = b0 + i / pieces, l0 = i % pieces * kProductRows, l1 = min64(p.L, l0 + kProductRows);
+        if (normed) {
+          float* s = scratch_or_fail(kernels.norm_scratch(p.C));
+          if (!s) return;
+          kernels.norm(norm, {b, l0, l1}, s);
+        }
+        const Tensor tokens = {outer.xz.data + b * outer.xz.s[0] * (int64_t)sizeof(float), kF32, {outer.xz.s[1], 1, 0, 0, 0}};
         const Tensor x = {(int64_t)(intptr_t)(input + (b - b0) * p.L * p.D), kF32, {p.D, 1, 0, 0, 0}};
-        kernels.matmul({p.abi, 1, p.L, p.C, p.D, tokens, {}, p.in_b, x}, in_proj, in_ld, l0, min64(p.L, l0 + kProductRows));
+        kernels.matmul({p.abi, 1, p.L, p.C, p.D, tokens, {}, p.in_b, x}, in_proj, in_ld, l0, l1);
       });
     }
     auto finish_whole = [&](int64_t per_sequence, int64_t per_block, int64_t per_part, int64_t ld, int64_t parts) {
       for_each_task(nb * pieces, threads, [&](int64_t i) {
         const int64_t b = i / pieces, l0 = i % pieces * kProductRows;
         if (float* s = scratch_or_fail(kernels.output_scratch(p.D)))
-          kernels.block_output(p, {b0 + b, l0, min64(p.L, l0 + kProductRows)}, {sums + b * per_sequence, per_block, per_part, ld, parts},
+          kernels.block_output(outer, {b0 + b, l0, min64(p.L, l0 + kProductRows)}, {sums + b * per_sequence, per_block, per_part, ld, parts},
                                products, s);
       });
     };

@@ -8,7 +8,7 @@
 namespace vmamba {
 
 // Raised whenever the argument layout below changes: cpu.py refuses any other number.
-constexpr int64_t kAbiVersion = 5;
+constexpr int64_t kAbiVersion = 6;
 
 // Tokens per tile and per checkpoint. The backward pass keeps decay and state of one tile for four states at a time
 // in scratch; 32 tokens keep that near the first-level cache and the checkpoints at N / 32 floats a token and channel.
@@ -48,10 +48,11 @@ struct BackwardArgs {
 //
 // With in_w (2 d, c) and out_w (m, d) the block is whole: xz holds tokens (b, l, c), which in_proj turns into xz, and out_proj's
 // out is (b, l, m). Then all but the scan's parameters is float32, channels of tokens and out are contiguous, D and M are
-// numbers of 16s, there is a gate, and nothing is kept for backward. in_b (2 d) and out_b (m) may be absent.
+// numbers of 16s, there is a gate, and nothing is kept for backward. in_b (2 d) and out_b (m) may be absent. With norm_w and norm_b (c)
+// LayerNorm comes first, and tokens may have any strides; `eps` holds the bits of a double.
 struct BlockArgs {
-  int64_t abi, threads, flags, B, K, Q, D, L, N, R, W, checkpoints, orders, C, M;
-  Tensor xz, conv_w, conv_b, x_proj, dt_proj, A, D_skip, bias, out, y, projected, states, in_w, in_b, out_w, out_b;
+  int64_t abi, threads, flags, B, K, Q, D, L, N, R, W, checkpoints, orders, C, M, eps;
+  Tensor xz, conv_w, conv_b, x_proj, dt_proj, A, D_skip, bias, out, y, projected, states, in_w, in_b, out_w, out_b, norm_w, norm_b;
 };
 
 struct BlockGradArgs {

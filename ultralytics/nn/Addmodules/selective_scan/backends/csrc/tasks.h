@@ -25,12 +25,12 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Memory for one call, aligned to 64 bytes, one at a time per calling thread and slot. The thread keeps up to 24 MB from call to
-// call: faulting fresh pages in costs about as much as writing them eight times.
+// Memory for one call, aligned to 64 bytes, one at a time per calling thread and slot. The thread keeps up to 128 MB from call to
+// call: faulting fresh pages in costs about as much as writing them eight times. A picture of 1280 pixels needs 80 MB.
 class Buffer {
  public:
   explicit Buffer(int64_t floats, Slot slot = kCallSlot) {
-    constexpr int64_t kept = (int64_t)6 << 20;
+    constexpr int64_t kept = (int64_t)32 << 20;
     if (floats <= kept) {
       data_ = floats ? thread_scratch((size_t)floats, slot) : nullptr;
     } else if ((raw_ = malloc((size_t)floats * sizeof(float) + 64))) {
