@@ -375,7 +375,7 @@ def test_wrong_backend_fails_loudly(add_backend, monkeypatch, capsys, functions:
     assert main(["checks"]) == 1
     shown = capsys.readouterr().out
     assert "PROBLEM  test wrong cpu" in shown
-    assert shown.splitlines()[-1].startswith("FAILED: wrong results from wrong on ")
+    assert shown.splitlines()[-1].startswith("FAILED: wrong results from backend wrong on ")
     assert "speed chunked cpu" in shown
     assert "speed wrong" not in shown, "a wrong backend has no speed"
 

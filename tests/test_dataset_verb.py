@@ -14,6 +14,7 @@ from tests.data import make_data
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.Addmodules.tools import contact_sheet
+from ultralytics.nn.Addmodules.tools.compare.checks import check_labels
 from ultralytics.nn.Addmodules.tools.contact_sheet import Labelled, plot_contact_sheet
 from ultralytics.nn.Addmodules.tools.dataset import choose, problems, read_splits, tables
 from ultralytics.nn.Addmodules.tools.report_rows import PROBLEM
@@ -193,6 +194,17 @@ def test_errors_are_one_sentence(args: list[str], said: str, tmp_path: Path, mon
     assert len(lines) == 1
     assert said in lines[0]
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("read", [read_splits, lambda file: check_labels(file, "detect")])
+def test_pictures_that_a_training_would_fetch(read, tmp_path: Path) -> None:
+    rows = f"path: {tmp_path.as_posix()}/gone\ntrain: images\nval: images\nnames: [a]\n"
+    for name, more, said in (("own", "", False), ("theirs", "download: https://example.org/x.zip\n", True)):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(rows + more, encoding="utf-8")
+        with pytest.raises(ValueError, match="images not found") as e:
+            read(str(file))
+        assert str(e.value).endswith(f"gets the pictures: yolo train data={file}") == said
 
 
 def test_pictures_to_look_at_show_every_class_and_every_split(data: Path) -> None:

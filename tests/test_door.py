@@ -31,7 +31,7 @@ def test_a_finished_run_is_not_resumed(tmp_path: Path, environment: dict[str, st
         run = yolo(*args, folder=tmp_path, environment=environment)
         assert run.returncode == 1
         (line,) = run.stderr.strip().splitlines()[-1:]
-        assert line.startswith("yolo: 'resume=last.pt' is no run in its middle")
+        assert line.startswith("yolo: 'resume=last.pt' cannot be resumed")
         assert "model=last.pt data=" in line
         assert "Traceback" not in run.stderr
         assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

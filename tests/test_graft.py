@@ -726,7 +726,7 @@ def test_the_command_writes_both_files_and_says_what_it_did(folder: Path, capsys
     assert from_yaml.state_dict().keys() == made.model.state_dict().keys()
     stored = {k: v for k, v in made.model.yaml.items() if k not in ("yaml_file", "scale")}
     assert {k: v for k, v in from_yaml.yaml.items() if k not in ("yaml_file", "scale")} == stored
-    listed = said.split('all rows of the source: "freeze=[')[1].split("]")[0].split(",")
+    listed = said.split('to train the grafts alone: "freeze=[')[1].split("]")[0].split(",")
     assert [int(i) for i in listed] == [i for i in range(26) if i not in (7, 18)]
     first = Path("best-vmamba.yaml").read_bytes(), made.model.state_dict()
     assert vmamba(["graft", "model=best.pt", "after=P4,N3", "options=expand:0.25,gate:true", "exist_ok=True"]) == 0

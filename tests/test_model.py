@@ -333,7 +333,7 @@ def test_wrong_initial_boxes_are_refused(ratio: object) -> None:
 
 def test_initial_boxes_of_a_head_without_distributions_are_refused() -> None:
     d = {**YAML.load(checks.check_yaml("yolo26.yaml")), "scale": "n", "init_dfl": 0.7}
-    with pytest.raises(ValueError, match="init_dfl needs a head with distributions, got reg_max=1"):
+    with pytest.raises(ValueError, match="init_dfl needs a head with reg_max above 1, got reg_max=1"):
         DetectionModel(d, verbose=False)
 
 

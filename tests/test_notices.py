@@ -89,7 +89,7 @@ CALLED = (
 MODES = {
     no_library: "plain PyTorch on cpu, many times slower than compiled kernels (cpu: no compiled library)",
     old_library: "plain PyTorch on cpu, many times slower than compiled kernels (cpu: the library is of an older",
-    forced: "every scan takes the backend 'chunked', which is forced",
+    forced: "forces the backend 'chunked' for every scan; without that each scan takes the fastest",
     one_core: f"with 1 of {threads.cores_here()} CPU cores",
     hook: CALLED,
     replaced: CALLED,

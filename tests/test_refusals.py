@@ -85,5 +85,8 @@ def test_resume_names_a_run(tmp_path: Path) -> None:
     for args in (["train", "resume"], ["detect", "train", "resume=True"]):
         with pytest.raises(ValueError, match="names no run; name its last.pt: yolo train resume model="):
             refuse_finished(args)
+    for args in (["train", "resume", "model=gone.pt"], ["train", "resume=gone.pt"]):
+        with pytest.raises(FileNotFoundError, match=r"'resume=gone\.pt': there is no such file; name the last\.pt"):
+            refuse_finished(args)
     refuse_finished(["train", "resume", "cfg=mine.yaml"])
     refuse_finished(["train", "resume=False"])

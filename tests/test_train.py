@@ -124,7 +124,7 @@ def test_the_word_of_yolo_train_is_no_setting(script):
 def test_weights_without_a_run_are_not_resumed(script, tmp_path):
     """Ultralytics would start anew, on a data set of its own."""
     torch.save({"model": None, "train_args": {"data": "mine.yaml"}}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"no run in its middle.*model=.*x\.pt data=mine\.yaml"):
+    with pytest.raises(ValueError, match=r"cannot be resumed.*model=.*x\.pt data=mine\.yaml"):
         script.complete({"resume": str(tmp_path / "x.pt")})
 
 
@@ -366,7 +366,7 @@ JUNK = "nc: 2\nbackbone:\n  - [-1, 1, Foo, [64]]\nhead: []\n"
         (["data=junk.json"], "Not a YAML file: junk.json"),
         (
             ["resume=finished.pt"],
-            "'resume=finished.pt' is no run in its middle: it is finished, or was none; to train on",
+            "'resume=finished.pt' cannot be resumed: its training is finished, or the file is not of a training;",
         ),
         (["project={folder}/junk.json"], "junk.json"),
     ],

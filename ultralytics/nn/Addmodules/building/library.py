@@ -76,9 +76,9 @@ class BuildExt(build_ext):
                     failed.append(f"{label}: {compilers.said_by(e)}")
         why = "; ".join(failed)
         aloud(
-            f"The C++ selective scan was not compiled ({why}); installation goes on, and the CPU takes plain PyTorch, "
-            f"{SLOWER} times slower. `pip install -e .` with a network brings a compiler by itself; "
-            f"docs/environment.md tells what else to do."
+            f"The C++ selective scan was not compiled ({why}). The installation goes on; scans on the CPU run in plain "
+            f"PyTorch, {SLOWER} times slower. `pip install -e .` with a network brings a compiler; docs/environment.md "
+            f"says what else to do."
         )
         raise CompileError(why)  # setuptools goes on, because the extension is optional
 

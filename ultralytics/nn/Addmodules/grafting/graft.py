@@ -79,7 +79,7 @@ def grafted(model: Model, title: str, after: Sequence[str | int], row: list, aga
     """
     module = model.model
     if not isinstance(module, nn.Module):
-        raise TypeError(f"'{title}' is no PyTorch model, which alone can be grafted: give a .pt or .yaml file")
+        raise TypeError(f"'{title}' is no PyTorch model, so it cannot be grafted: give a .pt or .yaml file")
     refuse(module, title, again)
     module = copy.deepcopy(module)
     weight, training = next(module.parameters()), module.training
@@ -142,7 +142,7 @@ def read(source: str | Path) -> tuple[Model, torch.dtype]:
                 raw, _ = torch_safe_load(str(path))  # for what upstream's loader changes: it makes all float32
                 module = raw.get("ema") or raw.get("model")
                 if not isinstance(module, nn.Module):
-                    raise ValueError("it is no checkpoint of Ultralytics, which holds a model and not tensors alone")
+                    raise ValueError("it is no checkpoint of Ultralytics: it has tensors, but no model")
                 dtype = next(module.parameters()).dtype
                 if raw.get("modelopt"):
                     raise ValueError("it was trained with quantisation, so its layers are not those of its YAML")
@@ -179,7 +179,9 @@ def refuse(module: nn.Module, title: str, again: bool) -> None:
     from ultralytics.utils import torch_utils
 
     if type(module).__name__ == "DistillationModel":
-        raise ValueError(f"'{title}' is a student in the midst of its distillation: graft the best.pt at its end")
+        raise ValueError(
+            f"'{title}' is a student whose distillation has not ended: graft the best.pt that it ends with"
+        )
     if not isinstance(getattr(module, "model", None), nn.Sequential) or not isinstance(
         getattr(module, "yaml", None), dict
     ):

@@ -117,7 +117,7 @@ def declared_boxes(model: nn.Module) -> None:
         raise ValueError(f"model YAML: init_dfl must be from 0.5 to 1, got {ratio}")
     head = model.model[-1]
     if head.reg_max < 2:
-        raise ValueError(f"model YAML: init_dfl needs a head with distributions, got reg_max={head.reg_max}")
+        raise ValueError(f"model YAML: init_dfl needs a head with reg_max above 1, got reg_max={head.reg_max}")
     head.init_dfl = float(ratio)
 
 

@@ -79,8 +79,8 @@ def lines(model: nn.Module) -> list[str]:
     found = []
     if registry.forced() != registry.AUTO:
         found.append(
-            f"every scan takes the backend '{registry.forced()}', which is forced; without VMAMBA_BACKEND (or "
-            f"use_backend()) each takes the fastest"
+            f"VMAMBA_BACKEND or use_backend() forces the backend '{registry.forced()}' for every scan; without that "
+            f"each scan takes the fastest"
         )
     called: dict[str, list[str]] = {}
     for name, m in model.named_modules():
@@ -94,7 +94,7 @@ def lines(model: nn.Module) -> list[str]:
         first, children = next(iter(called.items()))
         found.append(
             f"{len(called)} block{'s' * (len(called) > 1)} with scans run operation by operation, slower and with more "
-            f"memory, because of hooks or replaced layers (the first is {first}: {', '.join(children)})"
+            f"memory, because of hooks or replaced layers (the first: {first}: {', '.join(children)})"
         )
     return found
 
@@ -119,6 +119,6 @@ def _embedding(predictor) -> None:
     deepest = deepest if deepest >= 0 else rows[-1].i + deepest
     if deepest != wanted[0]:
         _once(
-            f"the embedding is that of row {wanted[0]}, the last before the head, which is not this model's deepest "
-            f"level as in stock models; embed=[{deepest}] gives that one"
+            f"the embedding is that of row {wanted[0]}, the last before the head; in stock models that is the deepest "
+            f"level, which embed=[{deepest}] gives here"
         )

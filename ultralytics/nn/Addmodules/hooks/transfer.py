@@ -40,7 +40,7 @@ def with_matched_rows(base: type) -> type:
             if verbose and has_rows(self) and is_ours(self):
                 from ultralytics.utils import LOGGER
 
-                LOGGER.warning("VMamba: the weights are of no Ultralytics model with rows: what arrived is said above")
+                LOGGER.warning("VMamba: the weights are not of a model with rows; the line above says what arrived")
             return
         names = matched_rows(source, self)
         # Upstream reads all that it needs from a model: the same layers under the numbers that they have here

@@ -41,16 +41,16 @@ def conclusion(rows: Sequence[Row], tested: Sequence[Row]) -> tuple[int, str]:
     """Return the exit status and the last line: 1 if a result is wrong, or if no device has a backend, else 0."""
 
     def where(rows: Sequence[Row]) -> str:
-        return ", ".join(f"{r.data['backend']} on {r.data['device']}" for r in rows)
+        return ", ".join(f"backend {r.data['backend']} on {r.data['device']}" for r in rows)
 
     failed = [r for r in tested if r.state != OK]
     scans = [r for r in rows if r.item.startswith("scan on ") and r.state == OK]
     if failed:
-        return 1, f"FAILED: wrong results from {where(failed)}. What to do stands above."
+        return 1, f"FAILED: wrong results from {where(failed)}. Above it says what to do."
     if not scans or not tested:
-        return 1, "FAILED: no scan backend can be used. What to do stands above."
+        return 1, "FAILED: no scan backend can be used. Above it says what to do."
     problems = [r.item for r in rows if r.state == PROBLEM]
-    note = f" To look at: {', '.join(problems)}." if problems else ""
+    note = f" See the problems above: {', '.join(problems)}." if problems else ""
     return 0, f"Vision Mamba works on this machine: {where(scans)}.{note}"
 
 

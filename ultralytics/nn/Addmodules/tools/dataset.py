@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 from matplotlib.figure import Figure
 
-from .compare.checks import list_images, offline, one_line, quiet
+from .compare.checks import about_data, list_images, offline, quiet
 from .contact_sheet import Labelled, plot_contact_sheet
 from .models_and_images import read_pictures
 from .report_rows import OK, PROBLEM, Row, emit, render
@@ -109,7 +109,7 @@ def read_splits(data: str) -> tuple[dict[int, str], dict[str, Split]]:
         with quiet(), offline():
             found = check_det_dataset(data, autodownload=False)
     except Exception as e:  # of many kinds: a path, YAML or a wrong value
-        raise ValueError(f"data={data}: {one_line(e)}") from e
+        raise ValueError(about_data(data, e)) from e
     names, keypoints = dict(found["names"]), found.get("kpt_shape")
     splits = {}
     for split in SPLITS:

@@ -238,9 +238,9 @@ def summary(source: Model, model: Model, args: SimpleNamespace, files: list[Path
     if word and type(model).__name__ != "RTDETR":
         yield f"  in this folder: the trainer reads {files[-1]} as well"
     first = stock[: min(10, len(stock) - 1)]
-    yield "Rows after a graft have new numbers, so freeze= names others than before:"
+    yield "Rows after a graft have new numbers. For freeze= this means:"
     yield f"  instead of freeze={len(first)}: {freeze(first)}"
-    yield f"  all rows of the source: {freeze(stock)} (row {stock[-1]} is the head)"
+    yield f"  all rows of the source, to train the grafts alone: {freeze(stock)} (row {stock[-1]} is the head)"
 
 
 def freeze(rows: list[int]) -> str:

@@ -255,7 +255,7 @@ def usage(verb: Verb, where: str) -> str:
     lines = [f"{where}: {verb.summary}", ""]
     if verb.kinds:
         lines += [f"    {f'{where} {kind.name}':<28} {kind.summary}" for kind in verb.kinds]
-        return "\n".join([*lines, "", f"`{where} {verb.kinds[0].name} help` tells what it takes."])
+        return "\n".join([*lines, "", f"`{where} {verb.kinds[0].name} help` lists its settings."])
     width = max((len(o.name) for o in verb.options), default=0) + 3
     for o in verb.options:
         default = "" if o.default is None else " (must be given)" if o.default is ... else f" (default: {_shown(o)})"

@@ -60,7 +60,8 @@ def load(file: str) -> nn.Module:
             model = build(file).model.float().eval().requires_grad_(False)
         channels, _ = model.yaml.get("channels", 3), model.yaml["backbone"]
     except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
-        raise ValueError(f"cannot read the model '{file}': {type(e).__name__}: {e}") from e
+        why = str(e) if isinstance(e, FileNotFoundError) else f"{type(e).__name__}: {e}"
+        raise ValueError(f"cannot read the model '{file}': {why}") from e
     if channels != 3:
         raise ValueError(f"'{file}' takes images of {channels} channels: only models for RGB images can be drawn")
     return model

@@ -24,19 +24,20 @@ def resumable(file: str) -> str:
     if ckpt.get("epoch", -1) == -1:
         data = (ckpt.get("train_args") or {}).get("data") or "their.yaml"
         raise ValueError(
-            f"'resume={file}' is no run in its middle: it is finished, or was none; to train on from its weights: "
-            f"model={file} data={data}"
+            f"'resume={file}' cannot be resumed: its training is finished, or the file is not of a training; to start "
+            f"a new one from its weights: model={file} data={data}"
         )
     return file
 
 
 def refuse_finished(args: Sequence[str]) -> None:
-    """Raise for a command line of `yolo` that resumes no file, or one which is there and cannot be resumed.
+    """Raise for a command line of `yolo` that names no file to resume from, or one that cannot be resumed.
 
     Args:
         args (Sequence[str]): What follows `yolo`.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the run is finished, the file is of none, or none is named: Ultralytics would then take weights
             and a data set of its own.
     """
@@ -44,7 +45,7 @@ def refuse_finished(args: Sequence[str]) -> None:
     resume = settings.get("resume", "False")
     alone = resume in ("", "True", "true", "1")
     file = settings.get("model", "") if alone else resume
-    if file.endswith(".pt") and Path(file).is_file():
+    if file.endswith(".pt"):
         resumable(file)
     elif alone and not file and "train" in args and "cfg" not in settings:
         raise ValueError(f"'resume' names no run; name its last.pt: yolo train resume model={_newest()}")

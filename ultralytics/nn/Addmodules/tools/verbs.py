@@ -50,19 +50,19 @@ MODELS = (
 VERBS = (
     Verb(
         "graft",
-        "a trained model with scans added that change nothing until they learn, to start a training from",
+        "scans added to a trained model, which change nothing until you train it",
         "graft:run",
         (
             Option(
-                "model", str, ..., "a .pt file, or a name that Ultralytics downloads; of a .yaml only a .yaml is made"
+                "model", str, ..., "a .pt file, or a name that Ultralytics downloads; from a .yaml only a .yaml is made"
             ),
             Option("after", several, ["P4", "P5"], GRAFT_PLACES),
             Option("block", str, "SS2D", "SS2D, MambaLayer, VSSBlock, or a class as module.Class"),
             Option("options", pairs, None, "arguments of the block, as expand:1,gate:True"),
-            Option("lr_factor", number, 1.0, "learning rate of the grafts over that of the rest of the model"),
-            Option("out", file_name, None, "file to write; without it the source's name with -vmamba behind it"),
+            Option("lr_factor", number, 1.0, "learning rate of the grafts, as a multiple of that of the rest"),
+            Option("out", file_name, None, "file to write; without it the source's name with -vmamba added"),
             Option("exist_ok", flag, False, "replace files that exist"),
-            Option("again", flag, False, "graft a graft"),
+            Option("again", flag, False, "graft a model that is a graft already"),
         ),
     ),
     Verb(
@@ -113,7 +113,7 @@ VERBS = (
             ),
             Verb(
                 "orders",
-                "the orders in which layers scan a map, over an image",
+                "the orders in which layers scan a map, drawn over an image",
                 "visualize:draw_orders",
                 (
                     Option("models", several, None, "draw the orders of these models' layers"),
@@ -127,26 +127,39 @@ VERBS = (
     ),
     Verb(
         "compare",
-        "models trained alike on your data, and tables that say how sure a difference is",
+        "models trained alike on your data, and tables that say how certain a difference is",
         "compare.verb:run",
         (
             Option(
-                "models", several, ..., "model files with commas between them, also as NAME=FILE; the first is the base"
+                "models",
+                several,
+                ...,
+                "model files with commas between them, also as NAME=FILE; the first is what the others are compared to",
             ),
             Option("data", str, ..., "data set YAML, or a folder for classification"),
             Option("epochs", count, 100, "epochs of each training"),
             Option("seeds", read_seeds, (0, 1, 2), "how many, or which: seeds=3, seeds=4,5,6, seeds=[7]"),
-            Option("imgsz", count, None, "side of the pictures; 640, for classification 224"),
+            Option("imgsz", count, None, "side of the pictures; without it 640, for classification 224"),
             Option("device", str, None, "cpu, 0, mps; without it a GPU if there is one"),
             Option("jobs", count, 1, "runs side by side on a CPU, one thread each"),
-            Option("report_on", choice("val", "test"), None, "split of the figures; test if the data have one"),
-            Option("checkpoint", choice("best", "last"), None, "weights of the figures; best on test, last on val"),
-            Option("speed", flag, True, "take times of a picture after all training"),
+            Option(
+                "report_on",
+                choice("val", "test"),
+                None,
+                "split to measure on; without it test if there is one",
+            ),
+            Option(
+                "checkpoint",
+                choice("best", "last"),
+                None,
+                "weights to measure; without it best on test, last on val",
+            ),
+            Option("speed", flag, True, "measure the time of a picture after all training"),
             Option("project", file_name, None, "folder for comparisons; without it the runs folder"),
             Option("name", file_name, None, "folder of this one; without it compare, compare-2, ..."),
         ),
-        more="Any other setting of Ultralytics' training (`yolo cfg` lists them) goes to all runs alike: batch=8 "
-        "optimizer=AdamW lr0=0.001 ... The same command again goes on where it was stopped.",
+        more="Any other setting of Ultralytics' training (`yolo cfg` lists them) is given to all runs: batch=8 "
+        "optimizer=AdamW lr0=0.001 ... After a stop, the same command goes on.",
     ),
 )
 

@@ -122,6 +122,19 @@ def one_line(e: BaseException) -> str:
     return " ".join(str(e).split()) or type(e).__name__
 
 
+def about_data(file: str, e: Exception) -> str:
+    """Return what an exception says of a data YAML; where a training would fetch the pictures, that too."""
+    from ultralytics.utils import YAML
+    from ultralytics.utils.checks import check_yaml
+
+    text = f"data={file}: {one_line(e)}"
+    try:
+        fetched = isinstance(e, FileNotFoundError) and YAML.load(check_yaml(file)).get("download")
+    except Exception:  # of many kinds; the file's trouble is said already
+        return text
+    return f"{text}. The first training with this file gets the pictures: yolo train data={file}" if fetched else text
+
+
 def device_of(plan: Plan) -> str:
     """Return the device of all trainings.
 
@@ -198,7 +211,8 @@ def read_model(name: str, file: str) -> Subject:
                 args = dict(torch_safe_load(yolo.ckpt_path)[0].get("train_args") or {})
             model.yaml["backbone"]
     except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
-        raise ValueError(f"cannot read the model '{file}': {type(e).__name__}: {one_line(e)}") from e
+        why = one_line(e) if isinstance(e, FileNotFoundError) else f"{type(e).__name__}: {one_line(e)}"
+        raise ValueError(f"cannot read the model '{file}': {why}") from e
     return Subject(name, file, model, trained, digest(model, Path(yolo.ckpt_path) if trained else None), args)
 
 
@@ -298,7 +312,7 @@ def check_labels(file: str, task: str) -> Data:
         with quiet(), offline():
             found = check_det_dataset(file, autodownload=False)
     except Exception as e:  # of many kinds: a path, YAML or a wrong value
-        raise ValueError(f"data={file}: {one_line(e)}") from e
+        raise ValueError(about_data(file, e)) from e
     names = dict(found["names"])
     keypoints = found.get("kpt_shape")
     if task == "pose" and not keypoints:

@@ -27,14 +27,14 @@ def remarks(comparison: Comparison) -> list[str]:
     if s["report_on"] == "val":
         if s["checkpoint"] == "best":
             found.append(
-                "The figures are on the pictures that chose the checkpoint (best.pt by val): they are too high, for a "
-                "model with more swings more so. Report checkpoint=last, or on a test split."
+                "The figures are on the pictures that chose the checkpoint (best.pt by val): they are too high, most "
+                "for models whose figures vary most between epochs. Report checkpoint=last, or on a test split."
             )
         else:
             found.append("There is no test split in use: the figures are those of the last epoch on val.")
     if (busy := comparison.speed.get("about", {}).get("busy", 0)) > BUSY:
         found.append(
-            f"Times are not to be quoted: other programs took {busy:.0f} % of the CPU. Delete speed.json and give the "
+            f"Do not quote the times: other programs took {busy:.0f} % of the CPU. Delete speed.json and give the "
             "same command again when the machine is idle."
         )
     return [*found, *about_runs(comparison), *about_differences(comparison)]
@@ -70,10 +70,10 @@ def about_seeds(comparison: Comparison) -> list[str]:
         if folder.parent == comparison.folder or other.get("data") != comparison.settings["data"]:
             continue
         if shared := sorted(set(seeds) & set(other["seeds"])):
-            which = f"seed {shared[0]} also stands" if len(shared) == 1 else f"seeds {listed(shared)} also stand"
+            which = f"Seed {shared[0]} is" if len(shared) == 1 else f"Seeds {listed(shared)} are"
             found.append(
-                f"Of these, {which} in {folder.parent.name}, on the same data: if that one chose a model or setting, "
-                f"report on others, as in seeds={listed(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)), ',')}."
+                f"{which} also in {folder.parent.name}, on the same data: if you chose a model or setting by that one, "
+                f"report other seeds, as in seeds={listed(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)), ',')}."
             )
     return found
 
@@ -101,9 +101,9 @@ def about_settings(comparison: Comparison) -> list[str]:
                 found.append(f"{what} are unequal: {key} is {some}.")
     for run in runs:
         if mixed := run.job.get("mixed"):
-            found.append(f"{run.model} seed {run.seed} was gone on with after a change of {', '.join(mixed)}.")
+            found.append(f"{run.model} seed {run.seed} went on after a change of {', '.join(mixed)}.")
     if any(r.job.get("about", {}).get("uncommitted") for r in runs):
-        found.append("The code had changes that no commit has: nobody can repeat these runs from the commit alone.")
+        found.append("The code had uncommitted changes: nobody can repeat these runs from the commit alone.")
     return found
 
 
