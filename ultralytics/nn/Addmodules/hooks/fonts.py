@@ -6,14 +6,24 @@ Matplotlib's own font has no Chinese, and Ultralytics downloads one for its pict
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, wraps
+from typing import NamedTuple
 
 __all__ = ("font_families", "show_names", "show_names_of_training")
 
 # Fonts with many scripts, looked at first; any other that has the characters will do
 KNOWN = ("Microsoft YaHei", "PingFang SC", "Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Arial Unicode MS")
+
+
+class Font(NamedTuple):
+    """A font of this machine. One with bitmaps has pictures for small letters, which matplotlib 3.11 leaves out."""
+
+    name: str
+    file: str
+    bitmaps: bool
 
 
 def show_names_of_training(trainer) -> None:
@@ -69,13 +79,23 @@ def font_families(texts: Iterable[str], families: Iterable[str] = ("DejaVu Sans"
     if not wanted:
         return families
     found = font_with(wanted)
-    if found and found[0] not in families:
-        families.append(found[0])
+    shown = "".join(sorted(wanted)[:8])
+    if found is None:
+        warn(f"no font of this machine shows '{shown}', so names in plots and pictures will be boxes")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        return families
+    if found.bitmaps:
+        warn(
+            f"{found.name}, the only font here for '{shown}', has bitmaps for small letters, which plots may leave out"
+        )
+    if found.name not in families:
+        families.append(found.name)
+        logging.getLogger("matplotlib.font_manager").addFilter(no_word_on_weight)
     return families
 
 
 def with_local_font(upstream: Callable, texts: str) -> Callable:
-    """Decorate Ultralytics' search for a font: where it finds none, one of this machine is taken.
+    """Decorate Ultralytics' search for a font: one of this machine is taken before 23 MB are downloaded from GitHub.
 
     Args:
         upstream (Callable): It returns a file, or None where it cannot download one.
@@ -85,40 +105,61 @@ def with_local_font(upstream: Callable, texts: str) -> Callable:
     @cache
     @wraps(upstream)
     def check_font(font: str = "Arial.ttf"):
+        if "Unicode" in str(font) and (found := font_with(frozenset(texts) - {" "})):
+            return found.file
         try:
-            file = upstream(font)
+            return upstream(font)
         except Exception:  # whatever a download raises
-            file = None
-        if file is None and "Unicode" in str(font) and (found := font_with(frozenset(texts) - {" "})):
-            file = found[1]
-        return file
+            return None
 
     return check_font
 
 
 @cache
-def font_with(wanted: frozenset[str]) -> tuple[str, str] | None:
-    """Return name and file of a font that has some characters, or None, which is said in a warning."""
+def font_with(wanted: frozenset[str]) -> Font | None:
+    """Return a font that has some characters: outlines before bitmaps, known ones before others; None without one."""
     from matplotlib import font_manager
 
-    fonts = font_manager.fontManager.ttflist
-    for font in sorted(fonts, key=lambda f: KNOWN.index(f.name) if f.name in KNOWN else len(KNOWN)):
-        if wanted <= characters(font.fname):
-            return font.name, font.fname
-    known = {font.fname for font in fonts}
+    entries = font_manager.fontManager.ttflist
+    last = None
+    for found in fitting(entries, wanted):
+        if not found.bitmaps:
+            return found
+        last = last or found
+    known = {entry.fname for entry in entries}
     for file in font_manager.findSystemFonts():  # matplotlib's list is as old as its cache
         if file not in known and wanted <= characters(file):
-            font_manager.fontManager.addfont(file)
-            return font_manager.fontManager.ttflist[-1].name, file
+            before = len(entries)
+            font_manager.fontManager.addfont(file)  # with all faces of a collection
+            for found in fitting(entries[before:], wanted):
+                if not found.bitmaps:
+                    return found
+                last = last or found
+    return last
+
+
+def fitting(entries: list, wanted: frozenset[str]) -> Iterator[Font]:
+    """Yield those of matplotlib's entries that have some characters, known ones first."""
+    for entry in sorted(entries, key=lambda e: KNOWN.index(e.name) if e.name in KNOWN else len(KNOWN)):
+        index = getattr(entry, "index", 0)  # older versions of matplotlib read the first face of a collection alone
+        if wanted <= characters(entry.fname, index):
+            yield Font(entry.name, entry.fname, bool(face(entry.fname, index).num_fixed_sizes))
+
+
+@cache  # one warning
+def warn(what: str) -> None:
+    """Say what is wrong with the fonts, and which to install."""
     from ultralytics.utils import LOGGER
 
-    shown = "".join(sorted(wanted)[:8])
     LOGGER.warning(
-        f"VMamba: no font of this machine shows '{shown}', so names in plots and pictures will be boxes; install one "
-        f"that does, for Chinese Noto Sans CJK (Debian and Ubuntu: sudo apt install fonts-noto-cjk)"
+        f"VMamba: {what}; install one that does, for Chinese Noto Sans CJK (Debian and Ubuntu: sudo apt install "
+        "fonts-noto-cjk; without root: put a .ttf, .otf or .ttc file into ~/.local/share/fonts)"
     )
-    warnings.filterwarnings("ignore", message="Glyph .* missing from")
-    return None
+
+
+def no_word_on_weight(record: logging.LogRecord) -> bool:
+    """Refuse what matplotlib logs, once a size, of a font without a regular weight: it shows the names all the same."""
+    return "Failed to find font weight" not in record.getMessage()
 
 
 def default_font(families: tuple[str, ...]) -> str:
@@ -128,13 +169,18 @@ def default_font(families: tuple[str, ...]) -> str:
     return font_manager.findfont(font_manager.FontProperties(family=list(families)))
 
 
-@cache
-def characters(file: str) -> frozenset[str]:
-    """Return the characters of a font; none where the file cannot be read."""
+def face(file: str, index: int = 0):
+    """Return a font of a file, which may be a collection."""
     from matplotlib.ft2font import FT2Font
 
+    return FT2Font(file, face_index=index) if index else FT2Font(file)
+
+
+@cache
+def characters(file: str, index: int = 0) -> frozenset[str]:
+    """Return the characters of a font; none where the file cannot be read."""
     try:
-        font = FT2Font(file)
+        font = face(file, index)
         if font.family_name.startswith("Last Resort"):  # it has a box for every character
             return frozenset()
         return frozenset(map(chr, font.get_charmap()))
