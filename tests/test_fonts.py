@@ -19,13 +19,14 @@ from ultralytics.nn.Addmodules.hooks import fonts
 from ultralytics.utils import plotting
 
 NAMES = {0: "猫", 1: "狗"}
+UPSTREAMS = plotting.check_font
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give a test a machine whose only fonts are matplotlib's, and put back what it changes."""
     fonts.font_with.cache_clear()
-    fonts.warn.cache_clear()
+    monkeypatch.setattr(fonts, "_said", set())
     own = [f for f in font_manager.fontManager.ttflist if "matplotlib" in f.fname]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
@@ -46,7 +47,7 @@ def squares(file: Path, family: str = "Two Squares") -> Path:
     pen.closePath()
     builder = FontBuilder(1000, isTTF=True)
     builder.setupGlyphOrder([".notdef", "cat", "dog"])
-    builder.setupCharacterMap({ord("猫"): "cat", ord("狗"): "dog"})
+    builder.setupCharacterMap({ord("猫"): "cat", ord("狗"): "dog", ord("."): "dog"})
     builder.setupGlyf(dict.fromkeys([".notdef", "cat", "dog"], pen.glyph()))
     builder.setupHorizontalMetrics(dict.fromkeys([".notdef", "cat", "dog"], (900, 100)))
     builder.setupHorizontalHeader(ascent=800, descent=-200)
@@ -104,7 +105,8 @@ def test_without_a_font_one_warning(log: list[str]) -> None:
 @pytest.mark.parametrize("names", [{0: "cat"}, {0: "Füchse"}, {}, None])
 def test_latin_names_change_nothing(names: dict[int, str] | None, log: list[str]) -> None:
     before, check = list(matplotlib.rcParams["font.family"]), plotting.check_font
-    fonts.show_names(SimpleNamespace(data={"names": names}, model=None))
+    files = SimpleNamespace(dataset=SimpleNamespace(im_files=["数据/cat.jpg"]))  # the folder is not shown
+    fonts.show_names(SimpleNamespace(data={"names": names}, model=None, dataloader=files))
     assert list(matplotlib.rcParams["font.family"]) == before
     assert log == []
     if names == {0: "cat"}:
@@ -116,7 +118,38 @@ def test_a_font_of_the_machine_comes_before_a_download(monkeypatch: pytest.Monke
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
     trainer(NAMES)
     assert plotting.check_font("Arial.Unicode.ttf") == str(font)
-    assert plotting.check_font("Arial.ttf") == "downloaded.ttf"
+
+
+def test_upstreams_own_search_is_replaced(monkeypatch: pytest.MonkeyPatch, font: Path) -> None:
+    """It is wrapped itself, which is no sign that it was replaced."""
+    monkeypatch.setattr(plotting, "check_font", UPSTREAMS)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
+    trainer(NAMES)
+    picture = plotting.Annotator(np.zeros((60, 200, 3), np.uint8), example="猫", pil=True)
+    assert Path(picture.font.path) == font
+
+
+def test_nothing_is_downloaded_when_data_is_read() -> None:
+    from ultralytics.data import utils
+
+    assert utils.check_font("Arial.Unicode.ttf") is None
+
+
+def test_names_of_files_take_a_font_too(monkeypatch: pytest.MonkeyPatch, font: Path) -> None:
+    """Ultralytics writes them into its pictures of batches."""
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
+    loader = SimpleNamespace(dataset=SimpleNamespace(im_files=["a/猫.狗"]))
+    fonts.show_names(SimpleNamespace(data={"names": ["."]}, train_loader=loader))
+    assert plotting.check_font("Arial.ttf") == str(font)
+
+
+def test_other_names_take_another_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, font: Path) -> None:
+    monkeypatch.setattr(plotting, "check_font", lambda font="": "downloaded.ttf")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
+    trainer({0: "鸟"})
+    assert plotting.check_font("Arial.Unicode.ttf") == "downloaded.ttf"
+    trainer(NAMES)
+    assert plotting.check_font("Arial.Unicode.ttf") == str(font)
 
 
 def test_without_a_font_upstreams_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +196,7 @@ def test_bitmaps_are_taken_last_and_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert fonts.font_families(NAMES.values()) == ["DejaVu Sans", "Song"]
     assert fonts.font_families(NAMES.values()) == ["DejaVu Sans", "Song"]
     (line,) = log
-    assert "Song, the only font here for '狗猫', has bitmaps" in line
+    assert "Song, the only font for '狗猫', has bitmaps" in line
     fonts.font_with.cache_clear()
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(song), str(other)])
     assert fonts.font_families(NAMES.values()) == ["DejaVu Sans", "Other"]
@@ -174,7 +207,9 @@ def test_matplotlib_says_nothing_of_a_fonts_weight(
 ) -> None:
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
     trainer(NAMES)
-    font_manager.fontManager.findfont(font_manager.FontProperties(family="Two Squares", size=6.28), fallback_to_default=False)
+    font_manager.fontManager.findfont(
+        font_manager.FontProperties(family="Two Squares", size=6.28), fallback_to_default=False
+    )
     assert caplog.messages == []
 
 

@@ -10,12 +10,14 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, wraps
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ("font_families", "show_names", "show_names_of_training")
+__all__ = ("font_families", "show_names", "show_names_of_training", "when_drawn")
 
 # Fonts with many scripts, looked at first; any other that has the characters will do
 KNOWN = ("Microsoft YaHei", "PingFang SC", "Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Arial Unicode MS")
+_said: set[str] = set()
 
 
 class Font(NamedTuple):
@@ -33,35 +35,43 @@ def show_names_of_training(trainer) -> None:
     @wraps(read)
     def get_dataset():
         data = read()
-        prepare(data.get("names") if isinstance(data, dict) else None)
+        prepare(class_names(data))
         return data
 
     trainer.get_dataset = get_dataset
 
 
 def show_names(owner) -> None:
-    """Prepare fonts for the class names of a validation or a prediction; a callback for its start.
+    """Prepare fonts for the names of classes and picture files; a callback for the start of what draws them.
 
     Args:
-        owner (BaseValidator | BasePredictor): Upstream's.
+        owner (BaseTrainer | BaseValidator | BasePredictor): Upstream's.
     """
-    data = getattr(owner, "data", None)
-    prepare((data or {}).get("names") if isinstance(data, dict) else None)
-    prepare(getattr(getattr(owner, "model", None), "names", None))
+    names = class_names(getattr(owner, "data", None)) or class_names(getattr(owner, "model", None))
+    loaders = [getattr(owner, name, None) for name in ("train_loader", "test_loader", "dataloader")]
+    files = {file for loader in loaders for file in getattr(getattr(loader, "dataset", None), "im_files", ())}
+    prepare([*names, *(Path(file).name for file in files)])
 
 
-def prepare(names: dict[int, str] | list[str] | None) -> None:
-    """Make matplotlib and Ultralytics' pictures show these names, if they need more than Latin letters."""
-    texts = [str(name) for name in (names.values() if isinstance(names, dict) else names or ())]
-    if all(text.isascii() for text in texts):
+def class_names(owner) -> list[str]:
+    """Return the class names of what Ultralytics read from a data file, or of a model."""
+    names = owner.get("names") if isinstance(owner, dict) else getattr(owner, "names", None)
+    return [str(name) for name in (names.values() if isinstance(names, dict) else names or ())]
+
+
+def prepare(texts: Iterable[str]) -> None:
+    """Make matplotlib and Ultralytics' pictures show these texts, if they need more than Latin letters."""
+    shown = frozenset("".join(texts))
+    if all(c.isascii() for c in shown):
         return
     import matplotlib
 
     from ultralytics.utils import plotting
 
-    matplotlib.rcParams["font.family"] = font_families(texts, matplotlib.rcParams["font.family"])
-    if not hasattr(plotting.check_font, "__wrapped__"):
-        plotting.check_font = with_local_font(plotting.check_font, "".join(texts))
+    matplotlib.rcParams["font.family"] = font_families(shown, matplotlib.rcParams["font.family"])
+    if not hasattr(plotting.check_font, "shown"):
+        plotting.check_font = with_local_font(plotting.check_font)
+    plotting.check_font.shown = frozenset(c for c in shown if c.isprintable() and c != " ")
 
 
 def font_families(texts: Iterable[str], families: Iterable[str] = ("DejaVu Sans",)) -> list[str]:
@@ -81,12 +91,12 @@ def font_families(texts: Iterable[str], families: Iterable[str] = ("DejaVu Sans"
     found = font_with(wanted)
     shown = "".join(sorted(wanted)[:8])
     if found is None:
-        warn(f"no font of this machine shows '{shown}', so names in plots and pictures will be boxes")
+        warn("none", f"no font of this machine shows '{shown}', so names in plots and pictures will be boxes")
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         return families
     if found.bitmaps:
         warn(
-            f"{found.name}, the only font here for '{shown}', has bitmaps for small letters, which plots may leave out"
+            "bitmaps", f"{found.name}, the only font for '{shown}', has bitmaps for small letters, which plots may lack"
         )
     if found.name not in families:
         families.append(found.name)
@@ -94,23 +104,39 @@ def font_families(texts: Iterable[str], families: Iterable[str] = ("DejaVu Sans"
     return families
 
 
-def with_local_font(upstream: Callable, texts: str) -> Callable:
+def with_local_font(upstream: Callable) -> Callable:
     """Decorate Ultralytics' search for a font: one of this machine is taken before 23 MB are downloaded from GitHub.
+
+    Its attribute `shown` is what the font must have. That can be names of files, which Ultralytics writes in its font
+    for Latin letters.
 
     Args:
         upstream (Callable): It returns a file, or None where it cannot download one.
-        texts (str): The characters that are to be shown.
     """
 
-    @cache
     @wraps(upstream)
     def check_font(font: str = "Arial.ttf"):
-        if "Unicode" in str(font) and (found := font_with(frozenset(texts) - {" "})):
+        if found := font_with(check_font.shown):
             return found.file
         try:
             return upstream(font)
         except Exception:  # whatever a download raises
             return None
+
+    check_font.shown = frozenset()
+    return check_font
+
+
+def when_drawn(upstream: Callable) -> Callable:
+    """Decorate the search that comes when data is read: a font of many scripts is looked for when names are drawn.
+
+    Args:
+        upstream (Callable): Ultralytics' search, which would download one before anybody knows what it must have.
+    """
+
+    @wraps(upstream)
+    def check_font(font: str = "Arial.ttf"):
+        return None if "Unicode" in str(font) else upstream(font)
 
     return check_font
 
@@ -146,11 +172,13 @@ def fitting(entries: list, wanted: frozenset[str]) -> Iterator[Font]:
             yield Font(entry.name, entry.fname, bool(face(entry.fname, index).num_fixed_sizes))
 
 
-@cache  # one warning
-def warn(what: str) -> None:
-    """Say what is wrong with the fonts, and which to install."""
+def warn(kind: str, what: str) -> None:
+    """Say once a process what is wrong with the fonts, and which to install."""
     from ultralytics.utils import LOGGER
 
+    if kind in _said:
+        return
+    _said.add(kind)
     LOGGER.warning(
         f"VMamba: {what}; install one that does, for Chinese Noto Sans CJK (Debian and Ubuntu: sudo apt install "
         "fonts-noto-cjk; without root: put a .ttf, .otf or .ttc file into ~/.local/share/fonts)"
