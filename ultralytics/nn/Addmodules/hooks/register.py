@@ -14,6 +14,7 @@ from .no_weights import without_weights
 from .notices import at_inference, at_training, with_notices
 from .onnx_session import with_scan_library
 from .refusals import refuse_training, say_what_is_wrong_with_data
+from .stops import remember_training
 from .threads import train_with_all_cores
 from .transfer import with_matched_rows
 
@@ -35,7 +36,7 @@ def register() -> None:
     with_matched_rows(BaseModel)
     with_notices(BaseModel)
     default_callbacks["on_export_start"].append(prepare_export)
-    default_callbacks["on_train_start"] += [train_with_all_cores, at_training, show_names]
+    default_callbacks["on_train_start"] += [train_with_all_cores, at_training, show_names, remember_training]
     for event in ("on_val_start", "on_predict_start"):
         default_callbacks[event] += [at_inference, show_names]
     default_callbacks["on_pretrain_routine_start"] += [show_names_of_training, say_what_is_wrong_with_data]
