@@ -36,7 +36,7 @@ def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     fonts.font_with.cache_clear()
 
 
-def squares(file: Path, family: str = "Two Squares") -> Path:
+def squares(file: Path, family: str = "Two Squares", style: str = "Regular", weight: int = 500) -> Path:
     """Write a font of two Chinese characters, squares both."""
     from fontTools.fontBuilder import FontBuilder
     from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -51,8 +51,8 @@ def squares(file: Path, family: str = "Two Squares") -> Path:
     builder.setupGlyf(dict.fromkeys([".notdef", "cat", "dog"], pen.glyph()))
     builder.setupHorizontalMetrics(dict.fromkeys([".notdef", "cat", "dog"], (900, 100)))
     builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
-    builder.setupOS2(usWeightClass=500)
+    builder.setupNameTable({"familyName": family, "styleName": style})
+    builder.setupOS2(usWeightClass=weight)
     builder.setupPost()
     builder.save(file)
     return file
@@ -187,6 +187,17 @@ def test_a_collection_gives_a_face_without_bitmaps(
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "zen.ttc")])
     assert fonts.font_families(NAMES.values()) == ["DejaVu Sans", "Zen"]
     assert log == []
+
+
+def test_regular_comes_before_bold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noto Sans CJK is two files, and the order in which a system lists files is none."""
+    bold = squares(tmp_path / "bold.ttf", style="Bold", weight=700)
+    regular = squares(tmp_path / "regular.ttf", weight=400)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(bold), str(regular)])
+    trainer(NAMES)
+    assert plotting.check_font("Arial.Unicode.ttf") == str(regular)
+    chosen = font_manager.fontManager.findfont(font_manager.FontProperties(family="Two Squares"))
+    assert Path(chosen) == regular
 
 
 def test_bitmaps_are_taken_last_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:

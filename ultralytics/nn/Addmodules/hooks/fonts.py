@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache, wraps
 from pathlib import Path
 from typing import NamedTuple
@@ -147,29 +147,33 @@ def font_with(wanted: frozenset[str]) -> Font | None:
     from matplotlib import font_manager
 
     entries = font_manager.fontManager.ttflist
-    last = None
-    for found in fitting(entries, wanted):
-        if not found.bitmaps:
-            return found
-        last = last or found
-    known = {entry.fname for entry in entries}
+    if (found := first(entries, wanted)) and not found.bitmaps:
+        return found
+    known, before = {entry.fname for entry in entries}, len(entries)
     for file in font_manager.findSystemFonts():  # matplotlib's list is as old as its cache
         if file not in known and wanted <= characters(file):
-            before = len(entries)
             font_manager.fontManager.addfont(file)  # with all faces of a collection
-            for found in fitting(entries[before:], wanted):
-                if not found.bitmaps:
-                    return found
-                last = last or found
-    return last
+    added = first(entries[before:], wanted)
+    return added if added and (found is None or not added.bitmaps) else found
 
 
-def fitting(entries: list, wanted: frozenset[str]) -> Iterator[Font]:
-    """Yield those of matplotlib's entries that have some characters, known ones first."""
-    for entry in sorted(entries, key=lambda e: KNOWN.index(e.name) if e.name in KNOWN else len(KNOWN)):
+def first(entries: list, wanted: frozenset[str]) -> Font | None:
+    """Return the best of matplotlib's entries that have some characters."""
+    from matplotlib.font_manager import weight_dict
+
+    def order(entry) -> tuple[int, int]:
+        known = KNOWN.index(entry.name) if entry.name in KNOWN else len(KNOWN)
+        return known, abs(weight_dict.get(entry.weight, entry.weight) - 400)  # regular before bold
+
+    last = None
+    for entry in sorted(entries, key=order):
         index = getattr(entry, "index", 0)  # older versions of matplotlib read the first face of a collection alone
         if wanted <= characters(entry.fname, index):
-            yield Font(entry.name, entry.fname, bool(face(entry.fname, index).num_fixed_sizes))
+            found = Font(entry.name, entry.fname, bool(face(entry.fname, index).num_fixed_sizes))
+            if not found.bitmaps:
+                return found
+            last = last or found
+    return last
 
 
 def warn(kind: str, what: str) -> None:
