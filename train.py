@@ -166,6 +166,11 @@ def main(args: list[str]) -> None:
         if said is None:  # a bug
             raise
         raise SystemExit(f"train.py: {said}\nRun 'python train.py --help' for examples.") from None
+    except KeyboardInterrupt:
+        from ultralytics.nn.Addmodules.tools.resume import stopped
+
+        print(f"\ntrain.py: {stopped('python train.py resume=')}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def train(settings: dict[str, Any]) -> None:

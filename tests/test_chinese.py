@@ -31,7 +31,7 @@ def git(*words: str) -> str:
 def bare(text: str, language: str) -> list[str]:
     """Return the lines of a block without comments, blank lines and continuations."""
     lines = re.sub(r"\\\n\s*", "", text).split("\n")
-    cut = [re.sub(r"\s+#\s.*", "", line) if language in ("bash", "python") else line for line in lines]
+    cut = [re.sub(r"\s+#\s.*", "", line) if language in ("bash", "python", "yaml") else line for line in lines]
     return [line.rstrip() for line in cut if line.strip() and not line.lstrip().startswith("# ")]
 
 
@@ -52,6 +52,13 @@ def test_commands_are_those_of_english_pages(page: str) -> None:
         if block.language in ("bash", "python"):
             unknown = [line for line in bare(block.text, block.language) if line not in ENGLISH]
             assert not unknown, f"{block}: no English page has {unknown}"
+
+
+@pytest.mark.parametrize("page", CHINESE)
+def test_rows_of_model_files_are_those_of_english_pages(page: str) -> None:
+    """Those are built by tests/test_own_models.py."""
+    rows = [line for b in blocks(page) if b.language == "yaml" for line in bare(b.text, "yaml") if "- [" in line]
+    assert [row for row in rows if row not in ENGLISH] == []
 
 
 def test_a_command_of_ones_own_is_found() -> None:

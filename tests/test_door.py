@@ -95,3 +95,48 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["yolo"])
     with pytest.raises(TypeError):
         VMamba_door.main()
+
+
+@pytest.mark.parametrize("door", ["yolo", "train.py"])
+def test_ctrl_c_says_how_to_go_on(
+    door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from runpy import run_path
+    from types import SimpleNamespace
+
+    from ultralytics import cfg
+    from ultralytics.cfg import VMamba_door
+    from ultralytics.nn.Addmodules.hooks import stops
+
+    last = tmp_path / "细胞 一" / "last.pt"
+    last.parent.mkdir()
+
+    def training(epochs: int, resume: bool = False):
+        def interrupted(*_):
+            stops.remember_training(SimpleNamespace(last=last, resume=resume))
+            if epochs:
+                last.write_text("x", encoding="utf-8")
+            raise KeyboardInterrupt
+
+        return interrupted
+
+    def said(training) -> str:
+        if door == "yolo":
+            monkeypatch.setattr(cfg, "entrypoint", training)
+            monkeypatch.setattr(sys, "argv", ["yolo"])
+            assert VMamba_door.main() == 130
+        else:
+            script = run_path(str(ROOT / "train.py"))
+            monkeypatch.setitem(script["main"].__globals__, "complete", training)
+            with pytest.raises(SystemExit) as ended:
+                script["main"]([])
+            assert ended.value.code == 130
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(stops, "_training", [])
+    command = {"yolo": "yolo train resume model=", "train.py": "python train.py resume="}[door]
+    assert said(training(0)) == f"\n{door}: stopped\n"
+    assert said(training(1)) == f'\n{door}: stopped; to go on after the last whole epoch: {command}"{last}"\n'
+    # now it is there from another training in the same folder
+    assert said(training(0)) == f"\n{door}: stopped\n"
+    assert f'"{last}"' in said(training(0, resume=True))

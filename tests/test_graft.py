@@ -775,6 +775,13 @@ def test_kinds_that_upstream_tells_by_a_name(folder: Path, capsys: pytest.Captur
     assert type(YOLO("rtdetr-vmamba.pt")) is RTDETR
 
 
+def test_names_are_quoted_as_every_shell_takes_them(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert vmamba(["graft", "model=yolov8n.yaml", "out=嫁接.yaml"]) == 0
+    assert "model=嫁接.yaml " in capsys.readouterr().out
+    assert vmamba(["graft", "model=yolov8n.yaml", "out=我的 嫁接.yaml"]) == 0
+    assert 'model="我的 嫁接.yaml" ' in capsys.readouterr().out
+
+
 def test_bad_input_is_one_line_and_writes_nothing(
     folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,30 @@ def test_train_py_says_one_sentence(args: list[str], said: str, made: Path, monk
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("door", ["graft", "yolo"])
+def test_weights_that_cannot_be_downloaded_can_be_fetched_in_another_way(
+    door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from ultralytics import cfg
+    from ultralytics.cfg import VMamba_door
+    from ultralytics.utils import SETTINGS, downloads
+
+    def no_network(*_, **__) -> None:
+        raise ConnectionError("❌  Download failure for URL. Environment may be offline.")
+
+    monkeypatch.setattr(downloads, "safe_download", no_network)
+    monkeypatch.setitem(SETTINGS, "weights_dir", str(tmp_path / "weights"))
+    monkeypatch.chdir(tmp_path)
+    if door == "graft":
+        assert main(["graft", "model=yolo11n.pt"]) == 1
+    else:
+        monkeypatch.setattr(cfg, "ARGV", ["yolo", "detect", "train", "model=yolo11n.pt", "data=x.yaml"])
+        assert VMamba_door.main() == 1
+    said = capsys.readouterr().err
+    assert f"may be offline. Or fetch the file in another way, and put it here: '{tmp_path / 'yolo11n.pt'}'" in said
+    assert "Traceback" not in said
+
+
 def test_options_are_looked_at_before_the_target(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -289,6 +289,15 @@ def test_erf_of_models_beside_each_other(home: Path, capsys: pytest.CaptureFixtu
     assert saved(capsys)[0] == home / "runs/visualize/erf-2.png"
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_erf_aligns_chinese_names(home: Path, capsys: pytest.CaptureFixture) -> None:
+    """They are two columns wide in a terminal."""
+    assert main("erf models=yolov8n.yaml,yolov8n.yaml names=我们的,官方 imgsz=64 count=1 layers=P2".split()) == 0
+    ours, theirs = (line for line in capsys.readouterr().out.splitlines() if "layer" in line)
+    assert ours.startswith("我们的  P2: ")
+    assert theirs.startswith("官方    P2: ")
+
+
 @pytest.mark.filterwarnings("ignore:Glyph")  # few machines for tests have a Chinese font
 def test_activations(home: Path, photos: Path, capsys: pytest.CaptureFixture) -> None:
     command = ["activations", "models=yolov8n.yaml", f"images={photos}", "count=2", "imgsz=50"]

@@ -12,7 +12,7 @@ __all__ = ("main",)
 
 
 def main() -> int | None:
-    """Run upstream's command line; what upstream or a bug raises keeps its traceback.
+    """Run upstream's command line; what upstream or a bug raises keeps its traceback, Ctrl-C has none.
 
     Returns:
         (int | None): Exit status, for a console script.
@@ -33,3 +33,11 @@ def main() -> int | None:
             raise
         print(f"yolo: {text}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        said = "stopped"
+        if "ultralytics.nn.Addmodules" in sys.modules:  # else no training has begun
+            from ultralytics.nn.Addmodules.tools.resume import stopped
+
+            said = stopped("yolo train resume model=")
+        print(f"\nyolo: {said}", file=sys.stderr)
+        return 130

@@ -1,5 +1,5 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""Weights of models of this fork, which somebody asks for: there are none to download; what to start from instead."""
+"""Weights that cannot be had: those of models of this fork, of which there are none, and those of a failed download."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
+from .failures import one_line
+
 __all__ = ("refuse_missing", "without_weights")
 
 
 def without_weights(download: Callable[..., str]) -> Callable[..., str]:
     """Decorate upstream's search for weights: a name of ours that is no file is an error, before the network is asked.
+
+    Where a download fails, the error says what can be done without one: GitHub is slow or closed in many places.
 
     Args:
         download (Callable[..., str]): Upstream's `attempt_download_asset(file, ...)`.
@@ -20,7 +24,12 @@ def without_weights(download: Callable[..., str]) -> Callable[..., str]:
     @wraps(download)
     def attempt_download_asset(file: str | Path, *args, **kwargs) -> str:
         refuse_missing(Path(str(file).strip().replace("'", "")))
-        return download(file, *args, **kwargs)
+        try:
+            return download(file, *args, **kwargs)
+        except ConnectionError as e:
+            here = Path(Path(file).name if "://" in str(file) else file).absolute()
+            there = f"Or fetch the file in another way, and put it here: '{here}'"
+            raise ConnectionError(f"{one_line(e).lstrip('❌ ')} {there}") from e
 
     return attempt_download_asset
 

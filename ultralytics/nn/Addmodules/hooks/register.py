@@ -8,12 +8,13 @@ from ..VMamba import Mamba
 from .checkpoints import admit, checkpoints_only
 from .exporter import prepare_export
 from .flops import count_mamba, count_ss2d
-from .fonts import show_names, show_names_of_training
+from .fonts import show_names, show_names_of_training, when_drawn
 from .initial_weights import with_declared_boxes
 from .no_weights import without_weights
 from .notices import at_inference, at_training, with_notices
 from .onnx_session import with_scan_library
 from .refusals import refuse_training, say_what_is_wrong_with_data
+from .stops import remember_training
 from .threads import train_with_all_cores
 from .transfer import with_matched_rows
 
@@ -26,7 +27,7 @@ def register() -> None:
     from ultralytics.nn import tasks
     from ultralytics.nn.modules.head import Detect
     from ultralytics.nn.tasks import BaseModel  # which imports this package, below that class
-    from ultralytics.utils import downloads
+    from ultralytics.utils import checks, downloads
     from ultralytics.utils.callbacks import default_callbacks
 
     if hasattr(tasks, "torch_load"):  # older releases have none
@@ -35,12 +36,13 @@ def register() -> None:
     with_matched_rows(BaseModel)
     with_notices(BaseModel)
     default_callbacks["on_export_start"].append(prepare_export)
-    default_callbacks["on_train_start"] += [train_with_all_cores, at_training]
+    default_callbacks["on_train_start"] += [train_with_all_cores, at_training, show_names, remember_training]
     for event in ("on_val_start", "on_predict_start"):
         default_callbacks[event] += [at_inference, show_names]
     default_callbacks["on_pretrain_routine_start"] += [show_names_of_training, say_what_is_wrong_with_data]
     default_callbacks["on_pretrain_routine_end"].append(refuse_training)
     downloads.attempt_download_asset = without_weights(downloads.attempt_download_asset)
+    checks.check_font = when_drawn(checks.check_font)  # data/utils.py takes it from there after this
     try:
         from ultralytics.nn.backends.onnx import ONNXBackend
     except ImportError:  # releases before 8.4 have one class for all formats; files run their standard operators there

@@ -7,7 +7,6 @@ Nothing in the data set is changed. (A training repairs broken JPEG files and ke
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from .compare.checks import about_data, list_images, offline, quiet
 from .contact_sheet import Labelled, plot_contact_sheet
 from .models_and_images import read_pictures
-from .report_rows import OK, PROBLEM, Row, emit, render
+from .report_rows import OK, PROBLEM, Row, columns, emit, render
 from .visualize import saving
 
 __all__ = ("Split", "draw_dataset", "problems", "read_splits", "tables")
@@ -197,15 +196,11 @@ def tables(data: str, names: dict[int, str], splits: dict[str, Split]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows with their columns aligned, the first to the left; Chinese characters are two columns wide."""
-
-    def width(text: str) -> int:
-        return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-    widths = [max(map(width, column)) for column in zip(*rows)]
+    """Return rows with their columns aligned, the first to the left."""
+    widths = [max(map(columns, column)) for column in zip(*rows)]
     lines = []
     for first, *rest in rows:
-        cells = [first + " " * (widths[0] - width(first))]
+        cells = [first + " " * (widths[0] - columns(first))]
         cells += [cell.rjust(w) for w, cell in zip(widths[1:], rest)]
         lines.append("  ".join(cells).rstrip())
     return lines

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import io
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ..grafting.graft import SUFFIX, grafted, read
 from ..layers.check_arguments import arguments
 from ..layers.graft import BLOCKS, Graft, find_block, is_graft
+from .key_value import quoted
 from .report_rows import emit
 
 if TYPE_CHECKING:
@@ -228,11 +228,11 @@ def summary(source: Model, model: Model, args: SimpleNamespace, files: list[Path
     start = f"{path}yolo {model.task} train data=DATA.yaml"
     yield "Train it:"
     if len(files) > 1:
-        yield f"  {start} model={shlex.quote(str(files[0]))}"
+        yield f"  {start} model={quoted(files[0])}"
     word = NAMED.get(type(model).__name__, "")
     if word in files[-1].stem:
-        weights = shlex.quote(args.model) + "   # the same" if len(files) > 1 else "WEIGHTS.pt"
-        yield f"  {start} model={shlex.quote(str(files[-1]))} pretrained={weights}"
+        weights = quoted(args.model) + "   # the same" if len(files) > 1 else "WEIGHTS.pt"
+        yield f"  {start} model={quoted(files[-1])} pretrained={weights}"
     else:
         yield f"  (Ultralytics builds {type(model).__name__} from a .yaml only if its name has '{word}' in it)"
     if word and type(model).__name__ != "RTDETR":

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 __all__ = (
@@ -23,6 +25,7 @@ __all__ = (
     "number",
     "pairs",
     "parse",
+    "quoted",
     "several",
 )
 
@@ -269,3 +272,8 @@ def usage(verb: Verb, where: str) -> str:
 def _shown(option: Option) -> str:
     """Return a default as it would be written."""
     return ",".join(map(str, option.default)) if isinstance(option.default, (list, tuple)) else str(option.default)
+
+
+def quoted(path: str | Path) -> str:
+    """Quote a path for a command line if it needs that; double quotes work in every shell, Windows' included."""
+    return str(path) if re.fullmatch(r"[\w./\\:+@%-]*", str(path)) else f'"{path}"'

@@ -6,10 +6,11 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ("ABSENT", "OK", "PROBLEM", "Row", "emit", "render")
+__all__ = ("ABSENT", "OK", "PROBLEM", "Row", "columns", "emit", "render")
 
 OK, ABSENT, PROBLEM = "ok", "absent", "problem"
 WIDTH = 100
@@ -63,3 +64,8 @@ def emit(text: str) -> None:
     """Print, whatever the console can show: a Windows console may know few characters beyond ASCII."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

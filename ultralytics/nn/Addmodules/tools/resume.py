@@ -1,12 +1,17 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
-"""What a training can be resumed from. Ultralytics answers a finished run by a training on a data set of its own."""
+"""What a training can be resumed from, and what to say after Ctrl-C.
+
+Ultralytics answers a finished run by a training on a data set of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ("refuse_finished", "resumable")
+from .key_value import quoted
+
+__all__ = ("refuse_finished", "resumable", "stopped")
 
 
 def resumable(file: str) -> str:
@@ -25,7 +30,7 @@ def resumable(file: str) -> str:
         data = (ckpt.get("train_args") or {}).get("data") or "their.yaml"
         raise ValueError(
             f"'resume={file}' cannot be resumed: its training is finished, or the file is not of a training; to start "
-            f"a new one from its weights: model={file} data={data}"
+            f"a new one from its weights: model={quoted(file)} data={quoted(data)}"
         )
     return file
 
@@ -51,10 +56,21 @@ def refuse_finished(args: Sequence[str]) -> None:
         raise ValueError(f"'resume' names no run; name its last.pt: yolo train resume model={_newest()}")
 
 
+def stopped(command: str) -> str:
+    """Return what to say after Ctrl-C.
+
+    Args:
+        command (str): What resumes a training, before the name of its checkpoint.
+    """
+    from ..hooks.stops import checkpoint_to_resume
+
+    file = checkpoint_to_resume()
+    return "stopped" if file is None else f"stopped; to go on after the last whole epoch: {command}{quoted(file)}"
+
+
 def _newest() -> str:
     """Return the newest last.pt among the runs of this account, or a form to fill in."""
     from ultralytics.utils import RUNS_DIR
     from ultralytics.utils.files import get_latest_run
 
-    found = get_latest_run(str(RUNS_DIR)) or "path/to/weights/last.pt"
-    return f'"{found}"' if " " in found else found
+    return quoted(get_latest_run(str(RUNS_DIR)) or "path/to/weights/last.pt")

@@ -21,6 +21,7 @@ from .activations import activation
 from .draw import plot_activations, plot_orders, plot_receptive_fields
 from .models_and_images import calibrate, capture, find_layers, load, read_pictures
 from .receptive_fields import SHARES, Field, receptive_fields
+from .report_rows import columns
 from .scan_orders import ORDERS
 
 __all__ = ("draw_activations", "draw_erf", "draw_orders")
@@ -123,7 +124,7 @@ def draw_erf(args: SimpleNamespace) -> Figure:
     else:
         seeded = torch.Generator().manual_seed(0)
         images = [torch.rand(1, 3, imgsz, imgsz, generator=seeded) for _ in range(args.count)]
-    width = max(len(s.name) for s in subjects) + 2
+    width = max(columns(s.name) for s in subjects) + 2
     shares = "".join(f"{100 * s:>6g} %" for s in SHARES)
     print(f"Mean of {len(images)} images{'' if args.images else ' of noise'}, {imgsz} x {imgsz} pixels")
     print(f"{'gradient':<{width + 24}}{'square, px':>24}{'part of image, %':>26}{'reached':>10}")
@@ -136,7 +137,7 @@ def draw_erf(args: SimpleNamespace) -> Figure:
             sides, parts = zip(*field.spread())
             figures = "".join(f"{n:>8}" for n in sides) + "  " + "".join(f"{100 * p:>8.1f}" for p in parts)
             reached = 100 * float((field.values > 0).double().mean())
-            print(f"{s.name:<{width}}{title:<24}{figures}{reached:>10.1f}", flush=True)
+            print(f"{s.name}{' ' * (width - columns(s.name))}{title:<24}{figures}{reached:>10.1f}", flush=True)
     return plot_receptive_fields(fields)
 
 
