@@ -30,7 +30,7 @@ from benchmarks.timing import Absent, Timed, both_ways, distance, heading, in_pr
 from ultralytics.nn.Addmodules.VMamba import MambaLayer  # noqa: E402
 
 QUICK_SHAPES = ((1, 16, 4, 5),)
-SHAPES = ((1, 64, 20, 20), (1, 64, 40, 40), (1, 128, 40, 40), (1, 256, 20, 20))
+SHAPES = ((1, 64, 20, 20), (1, 64, 40, 40), (1, 128, 40, 40), (1, 256, 20, 20), (1, 32, 160, 160), (1, 32, 320, 320))
 LIMIT = 1e-6  # largest difference, in units of the largest value: they are the same kernels
 
 
