@@ -29,7 +29,7 @@ from ultralytics.nn.Addmodules.building.compilers import CSRC, FLAGS, compile_li
 from ultralytics.nn.Addmodules.building.targets import TARGETS
 from ultralytics.nn.Addmodules.building.wheels import WORK, check_library
 from ultralytics.nn.Addmodules.selective_scan import mamba_inner, registry, use_backend
-from ultralytics.nn.Addmodules.selective_scan.backends.cpu import ISA_LEVELS, Cpu
+from ultralytics.nn.Addmodules.selective_scan.backends.cpu import FUNCTIONS, ISA_LEVELS, Cpu
 from ultralytics.nn.Addmodules.selective_scan.contract import Linear, Norm
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 
@@ -117,10 +117,13 @@ class Elsewhere:
         pieces = {}
         held = [t.untyped_storage() for t in gc.get_objects() if type(t) is torch.Tensor and t.device.type == "cpu"]
         spans = {(s.data_ptr(), s.nbytes()) for s in held if s.nbytes()}
-        for word in words:
-            if 2**32 < word < 2**47:  # an address: sizes are smaller, and a double's bits are more
-                span = next(((at, size) for at, size in spans if at <= word < at + size), (word, 16 * 8))
-                pieces[span[0]] = span[1]
+        _, sizes, tensors = FUNCTIONS[name.removeprefix("vmamba_")]
+        sizes, first = sizes.split(), 2 + len(sizes.split())  # behind the version and the threads
+        addresses = [2 + sizes.index("orders")] if "orders" in sizes else []
+        addresses += range(first, first + 7 * len(tensors.split()), 7)
+        for word in filter(None, (words[i] for i in addresses)):
+            span = next(((at, size) for at, size in spans if at <= word < at + size), (word, 16 * 8))
+            pieces[span[0]] = span[1]
         file = self.folder / "call.bin"
         data = struct.pack(f"=2q{count}q", count, len(pieces), *words)
         for at, size in pieces.items():
