@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from .layers.check_arguments import arguments, flag, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
-from .layers.plain import bare, call, plain, stacked
+from .layers.plain import bare, call, plain, plain_norm, stacked
 from .layers.ss2d import SS2D
 from .layers.state_space import StateSpace, StepProjection, s4d_real
-from .layers.tokens import norm_tokens, plain_norm
+from .layers.tokens import norm_tokens
 from .layers.vss import VSSBlock
 from .recipe import (
     BiMambaInnerFn,
@@ -206,11 +206,7 @@ class Mamba(StateSpace):
         A_log = torch.stack([self.A_log] if self.bimamba_type == "none" else [self.A_log, self.A_b_log])
         A = -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
         D = torch.stack([self.D, self.D_b] if self.bimamba_type == "v2" else [self.D])
-        return A, self._shared(D)
-
-    def _shared(self, rows: Tensor) -> Tensor:
-        """Return rows of parameters for all directions: in "v1" they share all but A."""
-        return rows.expand(2, -1) if self.bimamba_type == "v1" else rows
+        return A, D.expand(2, -1) if self.bimamba_type == "v1" else D  # in "v1" directions share all but A
 
     def fused(self, tokens: Tensor, norm: nn.LayerNorm | None = None) -> Block | None:
         """Return the block as one problem for `mamba_inner`, or None if its children have to be called.
@@ -225,7 +221,7 @@ class Mamba(StateSpace):
         into, out = modules["in_proj"], modules["out_proj"]
         if not self.use_fast_path or not plain(into, out, *convs, *x_projs, *dt_projs):
             return None
-        A, D = self._states()
+        (A, D), dt_bias = self._states(), stacked(dt_projs, "bias")
         return Block(
             xz=tokens,
             conv_w=stacked(convs).squeeze(2),
@@ -234,7 +230,7 @@ class Mamba(StateSpace):
             dt_proj=stacked(dt_projs),
             A=A,
             D=D,
-            dt_bias=self._shared(stacked(dt_projs, "bias")),
+            dt_bias=dt_bias.expand(2, -1) if self.bimamba_type == "v1" else dt_bias,
             out_w=out.weight,
             out_b=out.bias,
             orders=(FORWARD, REVERSED)[: A.shape[0]],
@@ -340,7 +336,7 @@ class MambaLayer(nn.Module):
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
         flat, norm, mamba = x.flatten(2), self._modules["norm"], self._modules["mamba"]
         block = None
-        if type(mamba) is Mamba and bare(mamba) and plain_norm(norm):
+        if plain_norm(norm) and type(mamba) is Mamba and bare(mamba):
             block = mamba.fused(flat.transpose(1, 2), norm)
         y = mamba(norm_tokens(norm, flat)) if block is None else mamba_inner(block)
         return y.transpose(1, 2).reshape(x.shape)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .state_space import StepProjection
 
-__all__ = ("bare", "call", "plain", "stacked")
+__all__ = ("bare", "call", "plain", "plain_norm", "stacked")
 
 KINDS = frozenset({nn.Linear, nn.Conv1d, nn.LayerNorm, StepProjection})
 GLOBAL_HOOKS = tuple(
@@ -48,6 +48,11 @@ def plain(*children: nn.Module) -> bool:
         if type(weight) is not nn.Parameter and (weight is None or is_traceable_wrapper_subclass(weight)):
             return False
     return True
+
+
+def plain_norm(norm: nn.Module) -> bool:
+    """Return whether a norm is just LayerNorm with its weight and bias."""
+    return plain(norm) and norm.elementwise_affine and norm.bias is not None
 
 
 def stacked(children: Sequence[nn.Module], attribute: str = "weight") -> Tensor | None:

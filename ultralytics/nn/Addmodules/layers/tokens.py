@@ -6,9 +6,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..selective_scan import token_norm
-from .plain import plain
+from .plain import plain_norm
 
-__all__ = ("check_map", "flatten_pointwise", "norm_tokens", "plain_norm", "to_map", "to_tokens")
+__all__ = ("check_map", "flatten_pointwise", "norm_tokens", "to_map", "to_tokens")
 
 
 def check_map(name: str, x: Tensor, dim: int) -> None:
@@ -32,11 +32,6 @@ def flatten_pointwise(state_dict: dict, prefix: str, names: tuple[str, ...]) -> 
     for key in (f"{prefix}{name}.weight" for name in names):
         if key in state_dict and state_dict[key].shape[2:] == (1, 1):
             state_dict[key] = state_dict[key].flatten(1)
-
-
-def plain_norm(norm: nn.Module) -> bool:
-    """Return whether a norm is just LayerNorm with its weight and bias."""
-    return plain(norm) and norm.elementwise_affine and norm.bias is not None
 
 
 def norm_tokens(norm: nn.Module, x: Tensor) -> Tensor:
