@@ -190,6 +190,40 @@ def test_hooks_for_all_modules_of_the_process_fire() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["norm", "mamba", "mamba.in_proj"])
+def test_a_child_compiled_by_itself_is_called(name: str) -> None:
+    layer, x = build("MambaLayer")
+    want, graphs = layer(x), []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    layer.get_submodule(name).compile(backend=backend)
+    torch.testing.assert_close(layer(x), want)
+    assert graphs
+
+
+@pytest.mark.parametrize("width", [1, 8, 16, 32])
+def test_a_mamba_of_another_width_is_named_with_its_width(width: int) -> None:
+    layer = MambaLayer(12)
+    layer.mamba = Mamba(width, bimamba_type="v2")
+    with torch.no_grad(), pytest.raises(ValueError, match=rf"Mamba expects .* d_model = {width} .*, got \(1, 6, 12\)"):
+        layer(torch.zeros(1, 12, 2, 3))
+
+
+def test_a_trace_has_the_children_by_name_and_the_size_of_the_norm_as_a_number() -> None:
+    layer, x = build("MambaLayer")
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, x)
+    assert {"norm", "mamba"} <= {n.s("name") for n in traced.graph.nodes() if n.kind() == "prim::GetAttr"}
+    (norm,) = (n for n in traced.inlined_graph.nodes() if n.kind() == "aten::layer_norm")
+    (size,) = list(norm.inputs())[1].node().inputs()
+    assert size.node().kind() == "prim::Constant"
+    assert size.toIValue() == 6
+
+
 @pytest.mark.parametrize("kind", ["Mamba", "Mamba v1", "Mamba v2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_the_fast_path_children_are_called(kind: str, dtype: torch.dtype) -> None:

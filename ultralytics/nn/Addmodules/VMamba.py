@@ -336,7 +336,8 @@ class MambaLayer(nn.Module):
             raise ValueError(f"MambaLayer expects (B, {self.dim}, *spatial) with tokens, got {tuple(x.shape)}")
         flat, norm, mamba = x.flatten(2), self._modules["norm"], self._modules["mamba"]
         block = None
-        if plain_norm(norm) and type(mamba) is Mamba and bare(mamba):
+        fits = type(mamba) is Mamba and bare(mamba) and mamba.d_model == self.dim  # if not, the call says what is wrong
+        if fits and plain_norm(norm) and not torch.jit.is_tracing():  # a trace has its children by name
             block = mamba.fused(flat.transpose(1, 2), norm)
         y = mamba(norm_tokens(norm, flat)) if block is None else mamba_inner(block)
         return y.transpose(1, 2).reshape(x.shape)

@@ -22,11 +22,12 @@ GLOBAL_HOOKS = tuple(
 
 
 def bare(module: nn.Module) -> bool:
-    """Return whether calling a module runs the `forward` of its class and nothing else: no hook, of no sort."""
+    """Return whether calling a module runs its class's `forward` and nothing else: no hook, no compiled copy of it."""
     state = module.__dict__
     return not (
         any(GLOBAL_HOOKS)
         or "forward" in state
+        or "_compiled_call_impl" in state  # of `module.compile()`
         or state["_forward_hooks"]
         or state["_forward_pre_hooks"]
         or state["_backward_hooks"]
