@@ -164,6 +164,7 @@ def runner(file: Path, threads: int, precision: str | None) -> Callable[[np.ndar
         module = MNN.nn.load_module_from_file(str(file), [], [], runtime_manager=manager, rearrange=True)
         return lambda x: module.onForward([MNN.expr.const(x.ctypes.data, list(x.shape))])[0].read().copy()
     script = torch.jit.load(file).eval()
+    torch.set_num_threads(threads)  # the export has set Ultralytics' own number
 
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
