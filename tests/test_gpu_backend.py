@@ -50,8 +50,9 @@ def why_no_triton() -> str:
     return "" if found >= gpu_load.MIN_TRITON else f"triton {version} is older than the kernels need"
 
 
-has_triton = not why_no_triton()
-needs_triton = pytest.mark.skipif(not has_triton, reason=why_no_triton() or "there is triton")
+no_triton = why_no_triton()
+has_triton = not no_triton
+needs_triton = pytest.mark.skipif(not has_triton, reason=no_triton or "there is triton")
 
 
 # Without a GPU --------------------------------------------------------------------------------------------------------
