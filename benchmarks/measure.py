@@ -24,6 +24,7 @@ BENCHMARKS = {
     "memory": [],
     "scan_cpu": [],
     "model_cpu": ["--models", "yolov8n.yaml", "VMamba-yolov8n.yaml", "VMamba-yolon.yaml"],
+    "model_bound": [],
     "ss2d_cpu": [],
     "layer_cpu": [],
     "linear_cpu": [],

@@ -28,6 +28,7 @@ from benchmarks import (
     layer_cpu,
     linear_cpu,
     memory,
+    model_bound,
     model_cpu,
     result,
     scan_cpu,
@@ -210,6 +211,21 @@ def test_products_run_and_become_a_table(tmp_path: Path) -> None:
     can = linear_cpu.answers_for_intel(tmp_path) is not None
     assert kernels == ({linear_cpu.OTHERS, linear_cpu.INTEL} if can else {linear_cpu.OTHERS})
     assert f"| 40 x 16 x 64 | 1 | {linear_cpu.OTHERS} |" in linear_cpu.render(r)["linear_cpu"]
+
+
+def test_a_models_least_time_counts_its_layers(tmp_path: Path) -> None:
+    r = quick("model_bound", tmp_path, "--threads", "1")
+    if r["absent"]:
+        pytest.skip(r["absent"])
+    (run,) = r["rows"]
+    assert [s["layers"] for s in run["stages"]] == [1, 2, 2, 1]
+    # 32 channels, 256 tokens at 64 px: in_proj and out_proj 3 * 64 * 32, x_proj and dt_proj 64 * (34 + 2) each way
+    stage = model_bound.Stage(256, 32, 64, 16, 2)
+    assert {k: run["stages"][0][k] for k in stage._fields} == stage._asdict()
+    assert stage.gflops == pytest.approx(2e-9 * 256 * (3 * 64 * 32 + 2 * 64 * 36))
+    assert stage.elements == 2 * 256 * 64 * 16
+    assert model_bound.least(run) > run["models"]["none"]["median_ms"]
+    assert "| 1 | 1 layer, 32 channels, 256 tokens |" in model_bound.render(r)["model_bound"]
 
 
 # Result files
