@@ -438,6 +438,16 @@ def test_json(tmp_path, capsys) -> None:
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["self_test"] == found["self_test"]
 
 
+def test_json_replaces_nothing_unasked(tmp_path, capsys) -> None:
+    weights = tmp_path / "best.pt"
+    weights.write_bytes(b"a week of training")
+    assert main(["checks", f"json={weights}", "speed=False"]) == 1
+    assert "exists: choose another json=" in capsys.readouterr().err
+    assert weights.read_bytes() == b"a week of training"
+    assert main(["checks", f"json={weights}", "speed=False", "exist_ok"]) == 0
+    assert json.loads(weights.read_text(encoding="utf-8"))["status"] == 0
+
+
 def test_json_has_no_infinity(add_backend, capsys) -> None:
     add_backend("wrong", scan_backward=crash)
     assert main(["checks", "json", "speed=False"]) == 1

@@ -58,11 +58,17 @@ def run(args: SimpleNamespace) -> int:
     """Print the report.
 
     Args:
-        args (SimpleNamespace): json, a file, "-" for standard output or None; speed, whether to time backends.
+        args (SimpleNamespace): json, a file, "-" for standard output or None; exist_ok, whether to replace the file;
+            speed, whether to time backends.
 
     Returns:
         (int): Exit status: 0 if all backends that work here are right, else 1.
+
+    Raises:
+        FileExistsError: If the file exists.
     """
+    if args.json not in (None, "-") and Path(args.json).exists() and not args.exist_ok:
+        raise FileExistsError(f"'{args.json}' exists: choose another json=, or replace it with exist_ok=True")
     show = (lambda text: None) if args.json == "-" else emit
     rows = environment()
     show(f"VMamba-YOLO: what runs on this machine\n\n{render(rows)}")

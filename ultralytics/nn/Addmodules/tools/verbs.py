@@ -71,6 +71,7 @@ VERBS = (
         "checks:run",
         (
             Option("json", file_name, None, "write JSON to this file; without a value, to standard output", alone="-"),
+            Option("exist_ok", flag, False, "replace the file if it exists"),
             Option("speed", flag, True, "time the backends, about 5 seconds"),
         ),
     ),
