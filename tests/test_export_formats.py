@@ -137,9 +137,37 @@ def test_a_converter_that_wrote_nothing_is_caught(tmp_path: Path, monkeypatch: p
     older = tmp_path / "best.torchscript"
     older.write_bytes(b"an older file")
     monkeypatch.setattr(Exporter, "export_torchscript", lambda exporter: str(older))
-    with pytest.raises(hook.ExportError, match="reported success, but best.torchscript is still the older one"):
+    with pytest.raises(hook.ExportError, match="reported success, but there is no best.torchscript"):
         yolo.export(format="torchscript", imgsz=32)
     assert older.read_bytes() == b"an older file"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_older_exports_of_the_user_are_left_alone(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter writes an ONNX file on its way, and its own over the older one, before it fails or not."""
+    yolo = tiny(tmp_path)
+    older = {name: name.encode() for name in ("best.onnx", "best.torchscript", "best.mnn", "notes.onnx")}
+    for name, data in older.items():
+        (tmp_path / name).write_bytes(data)
+    before = sorted(tmp_path.iterdir())
+
+    def converts(exporter: Exporter) -> str:
+        assert not (tmp_path / "best.torchscript").exists()
+        for name in ("best.onnx", "best.torchscript"):
+            (tmp_path / name).write_bytes(b"new")
+        if fails:
+            raise RuntimeError("no more")
+        return str(tmp_path / "best.torchscript")
+
+    monkeypatch.setattr(Exporter, "export_torchscript", converts)
+    if fails:
+        with pytest.raises(hook.ExportError, match="no more"):
+            yolo.export(format="torchscript", imgsz=32)
+    else:
+        yolo.export(format="torchscript", imgsz=32)
+        older["best.torchscript"] = b"new"
+    assert sorted(tmp_path.iterdir()) == before
+    assert {name: (tmp_path / name).read_bytes() for name in older} == older
 
 
 def needs(form: str) -> None:

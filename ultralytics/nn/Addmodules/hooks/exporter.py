@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -246,7 +248,10 @@ def tried(export: Callable[..., str], exporter, tolerance: float) -> Callable[..
 
 
 def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: str) -> Callable[..., str]:
-    """Return an export that says in a sentence why it failed, and removes what it began to write.
+    """Return an export that says in a sentence why it failed, and leaves older exports as it found them.
+
+    An older file of the same format is replaced only by an export that succeeds. One of another format, which a
+    converter writes on its way, is not replaced at all.
 
     Args:
         export (Callable[..., str]): Upstream's, for one format.
@@ -256,7 +261,9 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
     """
     from ultralytics.engine.exporter import export_formats
 
-    begins, ends = (f"{stem}.", f"{stem}_"), tuple(export_formats()["Suffix"][1:])  # the first is the model's own
+    formats = export_formats()
+    begins, ends = (f"{stem}.", f"{stem}_"), tuple(formats["Suffix"][1:])  # the first is the model's own
+    own = dict(zip(formats["Argument"], formats["Suffix"]))[form]
 
     def present() -> dict[Path, tuple[int, int]]:
         """Return the files and folders that an export may have written, and how to tell that it did."""
@@ -269,26 +276,62 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
 
     @wraps(export)
     def cleaning(*args, **kwargs) -> str:
-        before = present()
-        try:
-            path = export(*args, **kwargs)
-            written = path if isinstance(path, (str, Path)) else path[0]
-            if before.get(Path(written).resolve(), 0) == present().get(Path(written).resolve(), 1):
-                raise ExportError(f"the converter reported success, but {Path(written).name} is still the older one")
+        with aside([folder / f"{stem}{suffix}" for suffix in {own, ".onnx", "_saved_model"}]) as replaced:
+            before = present()
+            try:
+                path = export(*args, **kwargs)
+                written = Path(path if isinstance(path, (str, Path)) else path[0]).resolve()
+                if not written.exists():
+                    raise ExportError(f"the converter reported success, but there is no {written.name}")
+            except BaseException as e:  # Ctrl-C, too
+                for path, of in present().items():
+                    if before.get(path) != of:
+                        remove(path)
+                if not isinstance(e, Exception) or isinstance(e, (OSError, Refusal)):
+                    raise
+                with said_in_a_sentence("yolo export"):
+                    raise ExportError(
+                        f"format='{form}' failed in its converter: {first_line(e)}. Nothing was kept. "
+                        f"format=onnx, openvino and torchscript are the formats that are tested most."
+                    ) from e
+            replaced += [written, *written.parents]
             return path
-        except BaseException as e:  # Ctrl-C, too
-            for path, of in present().items():
-                if before.get(path) != of:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not isinstance(e, Exception) or isinstance(e, (OSError, Refusal)):
-                raise
-            with said_in_a_sentence("yolo export"):
-                raise ExportError(
-                    f"format='{form}' failed in its converter: {first_line(e)}. Nothing was kept. "
-                    f"format=onnx, openvino and torchscript are the formats that are tested most."
-                ) from e
 
     return cleaning
+
+
+@contextmanager
+def aside(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Keep files and folders out of the way of a block, and put them back after it.
+
+    Args:
+        paths (Sequence[Path]): Files and folders of one folder, those that exist.
+
+    Yields:
+        (list[Path]): To be filled by the block: what it has replaced, which is not put back.
+    """
+    replaced: list[Path] = []
+    folder = Path(tempfile.mkdtemp(prefix=f"{paths[0].stem}-older-", dir=paths[0].parent))
+    try:
+        for path in paths:
+            if path.exists():
+                path.rename(folder / path.name)
+        yield replaced
+    finally:
+        for older in folder.iterdir():
+            path = paths[0].with_name(older.name)
+            if path not in replaced:
+                remove(path)
+                older.rename(path)
+        shutil.rmtree(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def first_line(e: BaseException) -> str:
