@@ -221,6 +221,13 @@ def test_a_comparison_is_in_the_file_and_not_repeated(study: Namespace, capsys: 
     assert study.csv.read_bytes() == before
 
 
+def test_a_refusal_keeps_its_reason(study: Namespace) -> None:
+    study.device = "7"
+    with pytest.raises(ValueError, match="device=7 cannot be used"):
+        command.compare_once(study, "toy", "bccd", 3)
+    assert not study.csv.exists()
+
+
 def test_the_list_says_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(sys, "argv", ["study"])
     command.main()

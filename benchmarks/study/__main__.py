@@ -43,6 +43,7 @@ def compare_once(args: argparse.Namespace, name: str, data: str, seed: int) -> N
     """Run a comparison of one seed on one set, unless its runs are in the file; add those that are done."""
     from benchmarks.study.starts import write
     from ultralytics.nn.Addmodules.tools.compare import Plan, compare
+    from ultralytics.nn.Addmodules.tools.compare.results import SETTINGS as PLANNED
     from ultralytics.nn.Addmodules.tools.compare.results import Comparison
 
     part, there = PARTS[name], {run.key for run in runs.read(args.csv)}
@@ -68,10 +69,11 @@ def compare_once(args: argparse.Namespace, name: str, data: str, seed: int) -> N
     try:
         compare(plan, lambda line: print(line, flush=True))
     finally:
-        done = runs.of(Comparison.read(Path(plan.project) / folder), name, data)
-        new = [run for run in done if run.key not in {r.key for r in runs.read(args.csv)}]
-        runs.write(args.csv, [*runs.read(args.csv), *new])
-        print(f"{len(new)} runs added to {args.csv.name}: {name}, {data}, seed {seed}", flush=True)
+        if (Path(plan.project) / folder / PLANNED).exists():  # else it was refused before it began
+            done = runs.of(Comparison.read(Path(plan.project) / folder), name, data)
+            new = [run for run in done if run.key not in {r.key for r in runs.read(args.csv)}]
+            runs.write(args.csv, [*runs.read(args.csv), *new])
+            print(f"{len(new)} runs added to {args.csv.name}: {name}, {data}, seed {seed}", flush=True)
 
 
 def listing(file: Path) -> None:

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from .results import SPEED, read_json, write_json
+from .train import end_with_parent
 
 __all__ = ("main", "measure")
 
@@ -70,4 +71,5 @@ def main(file: Path) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(Path(sys.argv[1])))

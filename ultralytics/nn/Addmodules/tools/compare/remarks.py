@@ -66,8 +66,9 @@ def about_seeds(comparison: Comparison) -> list[str]:
     if len(seeds) == 1:
         found.append("One seed: there is no spread and no interval, so no difference can be told from chance.")
     for folder in sorted(comparison.folder.parent.glob(f"*/{SETTINGS}")):
-        other = read_json(folder)
-        if folder.parent == comparison.folder or other.get("data") != comparison.settings["data"]:
+        other = read_json(folder)  # a settings.json may be anybody's, such as an editor's
+        ours = isinstance(other, dict) and {"data", "seeds", "models"} <= other.keys()
+        if not ours or folder.parent == comparison.folder or other["data"] != comparison.settings["data"]:
             continue
         if shared := sorted(set(seeds) & set(other["seeds"])):
             which = f"Seed {shared[0]} is" if len(shared) == 1 else f"Seeds {listed(shared)} are"
@@ -89,13 +90,14 @@ def about_settings(comparison: Comparison) -> list[str]:
     found, runs = [], [r for r in comparison.runs if r.result]
     for what, keys, source in (
         ("Settings", ("imgsz", "batch", "nbs", "optimizer", "lr0", "amp"), lambda r: r.result.get("effective")),
-        ("Machine or versions", MACHINE, lambda r: {**r.job.get("about", {}), "scan": r.result.get("scan", "")}),
+        ("Machine or versions", MACHINE, lambda r: {**r.job.get("about", {}), "scan": r.result.get("scan")}),
     ):
         for key in keys:
             values: dict[str, list[str]] = {}
             for run in runs:
-                if given := source(run):
-                    values.setdefault(str(given.get(key)), []).append(f"{run.model} seed {run.seed}")
+                # A run that failed in its first epoch does not know some of them
+                if (given := source(run)) and given.get(key) is not None:
+                    values.setdefault(str(given[key]), []).append(f"{run.model} seed {run.seed}")
             if len(values) > 1:
                 some = "; ".join(f"{value} ({names[0]}{' ...' * (len(names) > 1)})" for value, names in values.items())
                 found.append(f"{what} are unequal: {key} is {some}.")

@@ -38,14 +38,20 @@ MACHINE = ("commit", "uncommitted", "torch", "ultralytics", "cpu", "threads", "g
 
 
 def read_json(file: Path) -> Any:
-    """Return what a JSON file holds; None if there is none."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """Return what a JSON file holds; None if there is none, or a lost disk or power has left no JSON in it."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError:
+        return None
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file in one step: whoever is cut short leaves the old one or none."""
+    """Write a JSON file in one step: whoever is cut short, by a loss of power too, leaves the old one or none."""
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with part.open("w", encoding="utf-8") as out:
+        out.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
     part.replace(file)
 
 

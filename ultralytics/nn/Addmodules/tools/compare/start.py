@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks.initial_weights import START, declared_boxes, declared_weights
-from .checks import Data, Subject, quiet
+from .checks import Data, Subject, digest, one_line, quiet
 
-__all__ = ("Start", "build", "equalize", "save")
+__all__ = ("Start", "build", "check_weights", "equalize", "save")
 
 
 class Start(NamedTuple):
@@ -29,6 +29,29 @@ class Start(NamedTuple):
     model: nn.Module
     fresh: set[str]
     declared: dict
+
+
+def check_weights(settings: dict) -> str:
+    """Return a digest of the weights that `pretrained` names for all models; empty if it names none.
+
+    Raises:
+        FileNotFoundError: If there is no such file, and Ultralytics has none of that name to download.
+        ValueError: If it cannot be read.
+    """
+    from ultralytics.nn.tasks import torch_safe_load
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    file = settings.get("pretrained")
+    if not isinstance(file, (str, Path)):
+        return ""
+    if not Path(file).is_file() and Path(file).name not in GITHUB_ASSETS_NAMES:
+        raise FileNotFoundError(f"pretrained={file}: there is no such file")
+    try:
+        with quiet():
+            _, found = torch_safe_load(file)
+    except Exception as e:  # whatever an unpickler raises on a foreign file is the file's fault
+        raise ValueError(f"pretrained={file} cannot be read as weights: {type(e).__name__}: {one_line(e)}") from e
+    return digest(None, Path(found))
 
 
 def build(subject: Subject, data: Data, settings: dict, seed: int) -> Start:

@@ -59,8 +59,9 @@ def main(folder: Path) -> int:
     known = read_json(folder / KNOWN) or {}
     seconds = known.pop("seconds", 0) + time.perf_counter() - training.begin
     write_json(folder / RESULT, {**result, **known, "seconds": round(seconds, 1)})
-    if result["status"] == "done":
-        (folder / KNOWN).unlink(missing_ok=True)
+    if result["status"] == "done":  # only now: until then the run can go on from these
+        for file in (folder / KNOWN, *(training.weights / name for name in KEPT)):
+            file.unlink(missing_ok=True)
     return 0 if result["status"] == "done" else 1
 
 
@@ -81,7 +82,8 @@ class Training:
         from ultralytics import YOLO
 
         rows, kept = self.rows(), self.weights / KEPT[0]
-        if rows and rows[-1]["last"] and kept.exists():
+        # Killed between the two, it wrote the last epoch down and has the weights of the one before: that is resumed
+        if rows and rows[-1]["last"] and kept.exists() and epoch_of(kept) == rows[-1]["epoch"]:
             self.restore()
             return
         given = {**self.asked, "save_dir": str(self.folder)}
@@ -159,7 +161,7 @@ class Training:
         }
         with (self.folder / EPOCHS).open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
-        for name in KEPT:
+        for name in reversed(KEPT):  # last.pt knows how good best.pt is, and is what a training goes on from
             copy(self.weights / name.removeprefix("kept-"), self.weights / name)
         self.note(trainer)
 
@@ -219,6 +221,13 @@ def scan_backend(device: torch.device) -> str:
         return chosen(str(device))
     except RuntimeError as e:
         return f"none: {one_line(e)}"
+
+
+def epoch_of(file: Path) -> int:
+    """Return the epoch, counted from 1, after which a checkpoint was written."""
+    from ultralytics.nn.tasks import torch_safe_load
+
+    return torch_safe_load(file)[0]["epoch"] + 1
 
 
 def copy(source: Path, target: Path) -> None:
@@ -307,9 +316,7 @@ def evaluate(folder: Path, job: dict) -> dict:
     found = {"report": figures(metrics), "classes": classes, "pr": curve}
     for name in ("last.pt", "best.pt"):
         strip_optimizer(weights / name)
-    for name in KEPT:
-        (weights / name).unlink(missing_ok=True)
-    (folder / "report").rmdir()  # it holds nothing without plots
+    shutil.rmtree(folder / "report", ignore_errors=True)  # it holds nothing without plots
     return found
 
 

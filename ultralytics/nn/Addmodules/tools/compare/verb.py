@@ -63,6 +63,7 @@ class Job:
         from .checks import check_data, check_disk, check_models, check_training, device_of, read_once
         from .results import SETTINGS, Comparison, write_json, write_runs
         from .schedule import locked, run_all
+        from .start import check_weights
 
         try:
             check_settings(self.plan.settings)
@@ -71,6 +72,7 @@ class Job:
         device = device_of(self.plan)
         self.subjects = check_models(self.plan)
         self.data = check_data(self.plan, self.subjects[0])
+        self.start_digest = check_weights(self.plan.settings)
         check_training(self.plan.settings, min(self.subjects, key=lambda s: len(s.model.model)), self.data)
         settings = self.settings(device)
         folder, known = self.place(settings)
@@ -107,6 +109,9 @@ class Job:
         """Return what must be the same for a folder to be gone on with."""
         plan, task = self.plan, self.subjects[0].model.task
         train = {"epochs": 100, "imgsz": 224 if task == "classify" else 640, "batch": 16, "nbs": 64} | plan.settings
+        start = train.get("pretrained")
+        if isinstance(start, (str, Path)):
+            train["pretrained"] = str(start)
         report_on = plan.report_on or ("test" if "test" in self.data.images else "val")
         return {
             "data": self.data.file,
@@ -119,6 +124,7 @@ class Job:
             "report_on": report_on,
             "checkpoint": plan.checkpoint or ("best" if report_on == "test" else "last"),
             "train": train,
+            **({"pretrained_digest": self.start_digest} if self.start_digest else {}),
         }
 
     def place(self, settings: dict) -> tuple[Path, bool]:
@@ -145,7 +151,8 @@ class Job:
                 raise ValueError(f"'{folder}' has other settings: {difference}; give another name=")
             return folder, True
         for folder in sorted(project.glob("compare*"), key=lambda p: p.stat().st_mtime, reverse=True):
-            if read_json(folder / SETTINGS) == settings:
+            # Equal dicts may differ in their order, and the others are compared with the first model
+            if (old := read_json(folder / SETTINGS)) == settings and not first_difference(old, settings):
                 return folder, True
         return increment_path(project / "compare"), False
 
@@ -212,7 +219,8 @@ class Job:
         from .results import write_runs
         from .tables import write_tables
 
-        if self.plan.speed and not comparison.speed and any(r.done for r in comparison.runs):
+        timed = comparison.speed.get("models", {})
+        if self.plan.speed and any(r.done and r.model not in timed for r in comparison.runs):
             self.say("all training is over: times of a picture, models in turns")
             self.measure(comparison)
         write_runs(comparison)

@@ -1,0 +1,188 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""`vmamba compare` after a kill at a bad moment, a loss of power, and among other people's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.test_compare import command, fail, made
+from ultralytics import YOLO
+from ultralytics.nn.Addmodules.tools import verbs as cli
+from ultralytics.nn.Addmodules.tools.compare import Plan, start, train, verb
+from ultralytics.nn.Addmodules.tools.compare.remarks import remarks
+from ultralytics.nn.Addmodules.tools.compare.results import Comparison, Run, read_json, write_json
+
+# A run that was killed ------------------------------------------------------------------------------------------------
+
+
+def killed(folder: Path, rows: int, kept: int) -> train.Training:
+    """Return a training of two epochs that was killed with so many epochs written down and weights of another one."""
+    (folder / "weights").mkdir(parents=True)
+    with (folder / train.EPOCHS).open("w", encoding="utf-8") as out:
+        for epoch in range(1, rows + 1):
+            out.write(json.dumps({"epoch": epoch, "last": epoch == 2}) + "\n")
+    for name in ("last.pt", "best.pt"):
+        torch.save({"epoch": rows - 1}, folder / "weights" / name)
+        torch.save({"epoch": kept - 1}, folder / "weights" / f"kept-{name}")
+    return train.Training(folder, {"train": {"epochs": 2}, "start": "start.pt", "seed": 0, "threads": 1})
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Return what upstream is told to train, which it does not."""
+    asked: list[dict] = []
+    model = SimpleNamespace(add_callback=lambda *_: None, train=lambda **given: asked.append(given))
+    monkeypatch.setattr("ultralytics.YOLO", lambda file: model)
+    return asked
+
+
+def test_a_run_killed_before_its_last_weights_were_kept_trains_that_epoch_again(
+    tmp_path: Path, trained: list[dict]
+) -> None:
+    killed(tmp_path, rows=2, kept=1).run()
+    assert [Path(given["resume"]).name for given in trained] == ["kept-last.pt"]
+
+
+def test_a_run_killed_after_its_last_weights_were_kept_trains_no_more(tmp_path: Path, trained: list[dict]) -> None:
+    killed(tmp_path, rows=2, kept=2).run()
+    assert trained == []
+
+
+def test_last_weights_are_kept_after_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training goes on from last.pt, which says how good the best epoch was: that one must not be older."""
+    kept: list[str] = []
+    monkeypatch.setattr(train, "copy", lambda source, target: kept.append(target.name))
+    monkeypatch.setattr(train, "figures", lambda metrics: {})
+    run = killed(tmp_path, rows=1, kept=1)
+    run.trained, run.clock = True, {"wall": 0.0, "cpu": 0.0}
+    run.norms = SimpleNamespace(take=dict)
+    monkeypatch.setattr(run, "note", lambda trainer: None)
+    one = torch.ones(1)
+    validator = SimpleNamespace(metrics=None)
+    run.on_fit_epoch_end(
+        SimpleNamespace(epoch=1, loss=one, tloss={"box": one}, metrics={}, validator=validator, stop=True)
+    )
+    assert kept == ["kept-best.pt", "kept-last.pt"]
+
+
+def test_a_run_can_go_on_until_its_result_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(tmp_path, rows=2, kept=2)
+    write_json(tmp_path / "run.json", {"train": {"epochs": 2}, "seed": 0, "threads": 1})
+    monkeypatch.setattr(train.Training, "run", lambda self: None)
+
+    def no_space(folder: Path, job: dict) -> dict:
+        raise OSError(28, "No space left on device")
+
+    kept = [tmp_path / "weights" / name for name in train.KEPT]
+    monkeypatch.setattr(train, "evaluate", no_space)
+    assert train.main(tmp_path) == 1
+    assert all(file.exists() for file in kept)
+    monkeypatch.setattr(train, "evaluate", lambda folder, job: {"report": {}})
+    assert train.main(tmp_path) == 0
+    assert not any(file.exists() for file in kept)
+
+
+def test_a_stray_file_does_not_fail_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(tmp_path, rows=2, kept=2)
+
+    def val(**given) -> SimpleNamespace:
+        (tmp_path / "report").mkdir()
+        (tmp_path / "report/.DS_Store").write_bytes(b"of a file manager")
+        return SimpleNamespace(top1=0.5, top5=0.9)
+
+    monkeypatch.setattr("ultralytics.YOLO", lambda file: SimpleNamespace(val=val))
+    monkeypatch.setattr("ultralytics.utils.torch_utils.strip_optimizer", lambda file: None)
+    job = {"train": {}, "report": {"on": "val", "checkpoint": "last"}}
+    assert train.evaluate(tmp_path, job)["report"] == {"top-1": 0.5, "top-5": 0.9}
+    assert not (tmp_path / "report").exists()
+
+
+# Files that were cut short, and other people's ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", '{"status": "do'])
+def test_a_file_that_a_loss_of_power_cut_short_counts_as_none(text: str, tmp_path: Path) -> None:
+    comparison = made(tmp_path / "compare")
+    for file in ("models.json", "speed.json", "runs/stock-seed0/result.json", "runs/stock-seed0/run.json"):
+        (comparison.folder / file).write_text(text, encoding="utf-8")
+    assert (comparison.models, comparison.speed, comparison.runs[0].result) == ({}, {}, {})
+    assert not comparison.runs[0].over
+    (comparison.folder / "settings.json").write_text(text, encoding="utf-8")
+    job = verb.Job(Plan({}, "data.yaml", project=str(tmp_path)), print)
+    assert job.place({"data": "data.yaml"}) == (tmp_path / "compare-2", False)
+
+
+@pytest.mark.parametrize("text", ["// of an editor\n{}", "[1, 2]", '{"data": "data.yaml"}'])
+def test_settings_of_other_programs_are_no_comparisons(text: str, tmp_path: Path) -> None:
+    comparison = made(tmp_path / "compare")
+    (tmp_path / ".vscode").mkdir()
+    (tmp_path / ".vscode/settings.json").write_text(text, encoding="utf-8")
+    assert not any(".vscode" in remark for remark in remarks(comparison))
+
+
+def test_the_order_of_models_tells_comparisons_apart(tmp_path: Path) -> None:
+    settings = made(tmp_path / "compare").settings
+    job = verb.Job(Plan({}, "data.yaml", project=str(tmp_path)), print)
+    assert job.place(settings) == (tmp_path / "compare", True)
+    turned = {**settings, "models": dict(reversed(settings["models"].items()))}
+    assert turned == settings
+    assert job.place(turned) == (tmp_path / "compare-2", False)
+
+
+def test_a_model_without_a_time_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = made(tmp_path / "compare")
+    asked: list[Comparison] = []
+    job = verb.Job(Plan({}, "data.yaml"), lambda line: None)
+    monkeypatch.setattr(job, "measure", asked.append)
+    job.finish(comparison)
+    assert not asked
+    speed = comparison.speed
+    write_json(comparison.folder / "speed.json", {**speed, "models": {"stock": speed["models"]["stock"]}})
+    job.finish(comparison)
+    assert asked == [comparison]
+
+
+def test_a_run_that_failed_early_does_not_know_its_scan(tmp_path: Path) -> None:
+    comparison = made(tmp_path / "compare")
+    fail(comparison, "stock", 0)
+    assert not any("scan is" in remark for remark in remarks(comparison))
+
+
+# Weights for all models -----------------------------------------------------------------------------------------------
+
+
+def test_weights_for_all_are_part_of_what_was_compared(tmp_path: Path) -> None:
+    file = tmp_path / "start.pt"
+    assert start.check_weights({}) == start.check_weights({"pretrained": False}) == ""
+    digests = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        YOLO("yolov8n.yaml").save(file)
+        digests |= {start.check_weights({"pretrained": given}) for given in (file, str(file))}
+    assert len(digests) == 2
+    file.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        start.check_weights({"pretrained": file})
+
+
+def test_weights_that_are_not_there_are_found_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from tests.data import make_data
+
+    data = make_data(tmp_path / "data", "detect")
+    assert cli.main(command(data, tmp_path / "runs", pretrained="nothere.pt")) == 1
+    assert "pretrained=nothere.pt: there is no such file" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_of_an_interrupted_write_is_not_the_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": 1})
+    (tmp_path / "a.json.part").write_text("{", encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert Run(tmp_path, "a", 0).result == {}
