@@ -20,12 +20,11 @@ from ultralytics.nn.Addmodules.selective_scan import (
     op,
     registry,
     scan,
-    token_linear,
     token_norm,
     use_backend,
 )
 from ultralytics.nn.Addmodules.selective_scan.backends.cpu import MAX_TAPS
-from ultralytics.nn.Addmodules.selective_scan.contract import Linear, Norm
+from ultralytics.nn.Addmodules.selective_scan.contract import NEEDS, Linear, Norm
 from ultralytics.nn.Addmodules.selective_scan.proof import rms_error
 from ultralytics.nn.Addmodules.VMamba import Mamba, MambaLayer
 
@@ -453,6 +452,12 @@ def test_what_a_product_does_not_take() -> None:
     assert torch.equal(cpu.linear(Linear(a, b, c)), torch.addmm(c, a, b))
 
 
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Do what F.linear does with the operator, as in_proj in training."""
+    backend = "cpu" if cpu.works else "chunked"
+    return torch.ops.vmamba.matmul(x.flatten(0, -2), weight.t(), bias, backend).unflatten(0, x.shape[:-1])
+
+
 @pytest.mark.parametrize("shape", [(7, 16), (2, 37, 16), (0, 5, 16)], ids=str)
 @pytest.mark.parametrize("outputs", [48, 13], ids=["kernel", "odd"])
 def test_linear_layer_is_that_of_pytorch(shape: tuple, outputs: int) -> None:
@@ -461,32 +466,12 @@ def test_linear_layer_is_that_of_pytorch(shape: tuple, outputs: int) -> None:
     weight = torch.randn(*shape[:-1], outputs)
     for args in (given, given[:2]):
         results = []
-        for fn in (token_linear, torch.nn.functional.linear):
+        for fn in (product, torch.nn.functional.linear):
             leaves = [t.clone().requires_grad_() for t in args]
             out = fn(*leaves)
             results.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
         for x, y in zip(*results):
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
-
-
-def test_linear_layer_leaves_the_rest_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast, other dtypes, another forced backend and forward-mode derivatives."""
-    calls = []
-    monkeypatch.setattr(cpu, "linear", lambda p, run=cpu.linear: calls.append(1) or run(p))
-    x, w = torch.randn(3, 5, 16), torch.randn(32, 16)
-    token_linear(x, w)
-    fast = cpu.works and cpu.set_isa("auto") in ("AVX2", "AVX-512")
-    assert len(calls) == fast
-    with torch.autocast("cpu", torch.bfloat16):
-        assert token_linear(x, w).dtype == torch.bfloat16
-    assert token_linear(x.double(), w.double()).dtype == torch.float64
-    with use_backend("chunked"):
-        token_linear(x, w)
-    assert len(calls) == fast
-    _, tangent = torch.func.jvp(lambda t: token_linear(t, w), (x,), (torch.ones_like(x),))
-    torch.testing.assert_close(tangent, torch.ones_like(x) @ w.t())
-    with pytest.raises(RuntimeError):
-        token_linear(x, w[:, :8])
 
 
 @pytest.mark.parametrize("name", ["cpu", "chunked"])
@@ -500,7 +485,7 @@ def test_opcheck_of_the_product(name: str) -> None:
 
 def test_linear_layer_compiles_and_is_counted() -> None:
     x, w = torch.randn(3, 5, 16, requires_grad=True), torch.randn(32, 16, requires_grad=True)
-    fn = lambda a, b: token_linear(a, b).square().sum()  # noqa: E731
+    fn = lambda a, b: product(a, b).square().sum()  # noqa: E731
     compiled = torch.compile(fn, fullgraph=True, backend="aot_eager")
     for a, b in zip(torch.autograd.grad(fn(x, w), (x, w)), torch.autograd.grad(compiled(x, w), (x, w))):
         torch.testing.assert_close(a, b)
@@ -582,6 +567,19 @@ def test_wrong_sizes_are_named() -> None:
             mamba_inner(Block(**{**args, name: wrong}, orders=[0, 1]))
     with pytest.raises(ValueError, match=r"orders must hold 0 or 1 for each of 2 groups, got \[0, 1, 0\]"):
         mamba_inner(Block(**args, orders=[0, 1, 0]))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_parts_that_belong_together(grad: bool) -> None:
+    """A part whose other one is missing would be left out without a word, or read where there is nothing."""
+    b = whole_in_float32(whole(*WHOLE[1], norm=True))
+    with torch.set_grad_enabled(grad):
+        for _, other in NEEDS:
+            with pytest.raises((ValueError, TypeError), match=f"is given without {other}|must have shape|None"):
+                mamba_inner(b._replace(**{other: None}))
+        for name in ("x_proj", "dt_proj"):
+            with pytest.raises((TypeError, AttributeError), match=f"{name} must be a tensor|NoneType"):
+                mamba_inner(b._replace(**{name: None}))
 
 
 def test_tensors_of_two_devices_are_refused() -> None:

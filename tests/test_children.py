@@ -253,3 +253,45 @@ def test_a_child_that_cannot_serve_is_named(kind: str, name: str, shape: str) ->
     layer.get_submodule(name).register_forward_hook(lambda *_: None)
     with pytest.raises(RuntimeError, match=rf"{owner}: its {name} \(Linear\) cannot take a tensor .* of torch.float64"):
         layer(x)
+
+
+def conv(**form) -> Callable[[Mamba], None]:
+    """Return what puts another convolution in place of a layer's own."""
+
+    def put(m: Mamba) -> None:
+        given = {"kernel_size": 4, "padding": 3, "groups": 12, **form}
+        m.conv1d = nn.Conv1d(12, 12, **given, dtype=torch.float64)
+
+    return put
+
+
+FORMS: dict[str, Callable[[Mamba], None]] = {
+    "gaps": conv(padding=6, dilation=2),
+    "other padding": conv(padding=5),
+    "padding with the last value": conv(padding_mode="replicate"),
+    "channels mixed": conv(groups=4),
+    "convolution without bias": lambda m: m.conv1d.register_parameter("bias", None),
+    "the other convolution without bias": lambda m: m.conv1d_b.register_parameter("bias", None),
+    "x_proj with bias": lambda m: m.x_proj.register_parameter("bias", nn.Parameter(torch.ones(7, dtype=torch.float64))),
+    "steps without bias": lambda m: m.dt_proj.register_parameter("bias", None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_plain_child_of_another_form_counts(form: str) -> None:
+    layer, x = build("Mamba v2")
+    before = layer(x)
+    FORMS[form](layer)
+    fast = gradients(layer, x)
+    layer.use_fast_path = False
+    called = gradients(layer, x)
+    assert (fast[0] - before).abs().max() > 1e-6
+    for a, b in zip([fast[0], *fast[1]], [called[0], *called[1]], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_norm_over_all_tokens_counts() -> None:
+    layer, x = build("MambaLayer")
+    layer.norm = nn.LayerNorm((15, 6), dtype=torch.float64)
+    want = layer.mamba(layer.norm(x.flatten(2).transpose(1, 2))).transpose(1, 2).reshape(x.shape)
+    torch.testing.assert_close(layer(x), want)

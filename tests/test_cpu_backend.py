@@ -267,6 +267,16 @@ def test_overflow_and_special_inputs_as_in_the_loop(isa, softplus):
     assert grads[0][:, :, untouched].isfinite().all()
 
 
+def test_every_nan_in_a_shows(isa):
+    """Also one whose lowest bits the index arithmetic of the exponential would take for an exponent."""
+    for bits in (0x7FC00000, 0x7FC00001, 0x7FC000FF, -0x3FFF01):
+        args = make(1, 1, 24, 40, 4)
+        args[2][0, 5, 1] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+        out, _ = forward(args, True, [0])
+        assert out[0, 0, 5].isnan().all()
+        assert out[0, 0, :5].isfinite().all()
+
+
 def test_zeros(isa):
     args = [None if x is None else torch.zeros_like(x) for x in make(1, 2, 18, 35, 5)]
     results = run(args, torch.zeros(1, 2, 18, 35), True, [0, 1])
@@ -495,6 +505,16 @@ def test_wrong_arguments_raise():
         backward(out, args, states[:, :, :0], True, [0, 1])
     with pytest.raises(ValueError, match="avx2"):
         cpu.set_isa("sse9")
+
+
+def test_gradients_of_parameters_must_be_float32():
+    """The library writes them as such, so a narrower tensor would be written past its end."""
+    args = make(1, 2, 4, 5, 3)
+    out, states = forward(args, True, [0, 1])
+    for i in (2, 5, 7):
+        narrow = [t.bfloat16() if j == i else t for j, t in enumerate(args)]
+        with pytest.raises(ValueError, match="a gradient that must be float32 is not"):
+            backward(out, narrow, states, True, [0, 1])
 
 
 def test_a_foreign_argument_block_is_refused():

@@ -222,6 +222,14 @@ def test_layers_beyond_the_names_of_the_library_keep_standard_operators(
     torch.testing.assert_close(got, module(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [{"d_conv": 17}, {"d_state": 257}, {"dt_rank": 257}], ids=str)
+def test_sizes_beyond_the_kernels_keep_standard_operators(size: dict, tmp_path: Path) -> None:
+    module, x = strengthen(Tokens(**size).eval()), torch.randn(1, 12, 8)
+    assert calls(export(module, x, tmp_path / "m.onnx")) == []
+    got = torch.from_numpy(session(tmp_path / "m.onnx", LIBRARY).run(None, {"x": x.numpy()})[0])
+    torch.testing.assert_close(got, module(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_an_opset_without_functions_has_standard_operators(tmp_path: Path) -> None:
     model = export(MambaLayer(8).eval(), torch.randn(1, 8, 5, 6), tmp_path / "m.onnx", opset=14)
     assert not model.functions

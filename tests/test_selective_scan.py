@@ -339,6 +339,7 @@ def test_opcheck(backend: str, dtype: torch.dtype, full: bool) -> None:
     u, delta, A, B, C, D, z, bias = canonical([0, 1], dtype)
     if not full:  # one input that both directions share
         u = u[:, :1].expand(-1, 2, -1, -1)
+    A = A.transpose(1, 2).contiguous().transpose(1, 2)  # gradients of parameters are dense all the same
     args = (u, delta, A, B, C, *((D, z, bias) if full else (None, None, None)), True, [0, 1], backend)
     leaves = tuple(a.detach().requires_grad_() if isinstance(a, torch.Tensor) else a for a in args)
     torch.library.opcheck(torch.ops.vmamba.selective_scan.default, leaves)
@@ -475,6 +476,49 @@ def test_canonical_inputs_are_not_broadcast() -> None:
     with pytest.raises(ValueError, match="backend 'foo' is no scan backend"):
         op.scan(Scan(u, delta, A, B, C), "foo")
     assert not op.scan(Scan(u.requires_grad_(), delta, A, B, C))[1].requires_grad
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C"])
+def test_a_tensor_that_must_be_there(name: str) -> None:
+    s = Scan(*canonical([0, 1], torch.float32)[:5])
+    with torch.no_grad(), pytest.raises((TypeError, AttributeError), match=f"{name} must be a tensor|NoneType"):
+        op.scan(s._replace(**{name: None}))
+
+
+def test_a_backend_asked_for_by_name_is_held_to_its_limits() -> None:
+    """Its kernels take A for float32: gradients of another type would be written past their end."""
+    accepting("cpu", torch.float32)
+    u, delta, A, B, C, *rest = canonical([0, 1], torch.float32)
+    for args, why in (
+        ((u, delta, A.bfloat16(), B, C), "A is torch.bfloat16: only float32"),
+        ((u.double(), delta, A, B, C), "u is torch.float64: only float32, bfloat16, float16"),
+    ):
+        with pytest.raises(RuntimeError, match=f"scan backend 'cpu' cannot take this call: {why}"):
+            op.scan(Scan(*args), "cpu")
+    A16 = A.bfloat16().requires_grad_()
+    with pytest.raises(
+        ValueError, match="a dtype is not float32, bfloat16 or float16, or a gradient that must be float32"
+    ):
+        torch.ops.vmamba.selective_scan(u, delta, A16, B, C, None, None, None, True, [0, 1], "cpu")[0].sum().backward()
+    with pytest.raises(ValueError, match="a dtype is not float32, bfloat16 or float16"):
+        torch.ops.vmamba.selective_scan(u.double(), delta, A, B, C, None, None, None, True, [0, 1], "cpu")
+
+
+@pytest.mark.parametrize("backend", OPERATORS)
+def test_tensors_that_stand_for_others(backend: str) -> None:
+    """The imaginary part of a conjugate is a view whose sign is still to be changed; zeros may have no memory."""
+    accepting(backend, torch.float32)
+    tensors = [*canonical([0, 1], torch.float32)]
+    with torch.no_grad():
+        for i, t in enumerate(tensors):
+            odd = torch.complex(torch.zeros_like(t), -t).conj().imag
+            assert odd.is_neg()
+            given = tensors[:i] + [odd] + tensors[i + 1 :]
+            want, got = (op.scan(Scan(*x, True, [0, 1]), backend)[0] for x in (tensors, given))
+            torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+        none = torch._efficientzerotensor(tensors[0].shape)
+        want, got = (op.scan(Scan(x, *tensors[1:], True, [0, 1]), backend)[0] for x in (torch.zeros_like(none), none))
+        torch.testing.assert_close(got, want)
 
 
 def test_bad_orders_are_an_error() -> None:

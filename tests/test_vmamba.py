@@ -332,6 +332,8 @@ def test_state_parameters_stay_float32_under_half() -> None:
     assert all(p.dtype == torch.float32 for p in back.parameters())
     assert all(p.dtype == torch.float64 for p in copy.deepcopy(block).double().parameters())
     assert all(p.dtype == torch.bfloat16 for n, p in Mamba(16).bfloat16().named_parameters() if n == "in_proj.weight")
+    block(torch.randn(1, 5, 16)).sum().backward()
+    assert all(p.grad.dtype == p.dtype for p in block.half().parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -408,6 +410,19 @@ def test_backward_inside_autocast_is_as_outside() -> None:
         inside = grads(mamba_inner_fn, {**args, "out_proj_bias": None})
     for a, b in zip(inside, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("is_complex", "given"), [(False, "B"), (False, ""), (True, "")])
+def test_recipes_functions_under_autocast(is_complex: bool, given: str) -> None:
+    """A given B, biases of B and C, a complex A: no operator takes them, and their types are left alone as it does."""
+    args = weights(is_complex, given, dtype=torch.float32)
+    if is_complex:
+        args["A"] = args["A"].detach().to(torch.complex64)
+    expected = mamba_inner_fn(**args)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = mamba_inner_fn(**args)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected)
 
 
 def test_float64_is_float64_throughout() -> None:

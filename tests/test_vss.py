@@ -343,6 +343,12 @@ def test_compiles_and_exports(make) -> None:
         (lambda: SS2D(8, d_state=0), ValueError, "d_state must be at least 1, got 0"),
         (lambda: SS2D(8, dt_rank=1.5), TypeError, "dt_rank must be an integer"),
         (lambda: VSSBlock(8, drop_path=1.0), ValueError, "drop_path must be a number from 0 to below 1.0, got 1.0"),
+        (lambda: VSSBlock(8, layer_scale=float("nan")), ValueError, "layer_scale must be a number from 0 to below inf"),
+        (
+            lambda: VSSBlock(8, layer_scale=True),
+            ValueError,
+            "layer_scale must be a number from 0 to below inf, got True",
+        ),
         (lambda: VSSBlock(8, mlp_ratio=-1), ValueError, "mlp_ratio must be a number from 0"),
         (lambda: C2fVSS(8, 8, 0), ValueError, "C2fVSS: n must be at least 1, got 0"),
         (lambda: C2fVSS(8, 1), ValueError, "hidden_channels must be at least 1"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .layers.check_arguments import arguments, flag, positive_int, positive_number
 from .layers.csp import C2fSS2D, C2fVSS
-from .layers.plain import bare, call, plain, plain_norm, stacked
+from .layers.plain import bare, call, plain, plain_norm, stacked, usual
 from .layers.ss2d import SS2D
 from .layers.state_space import StateSpace, StepProjection, s4d_real
 from .layers.tokens import norm_tokens
@@ -219,7 +219,8 @@ class Mamba(StateSpace):
         ends = ("", "_b") if self.bimamba_type == "v2" else ("",)
         convs, x_projs, dt_projs = ([modules[n + e] for e in ends] for n in ("conv1d", "x_proj", "dt_proj"))
         into, out = modules["in_proj"], modules["out_proj"]
-        if not self.use_fast_path or not plain(into, out, *convs, *x_projs, *dt_projs):
+        fast = self.use_fast_path and plain(into, out, *convs, *x_projs, *dt_projs)
+        if not fast or not usual(convs, x_projs, dt_projs):
             return None
         (A, D), dt_bias = self._states(), stacked(dt_projs, "bias")
         return Block(
@@ -249,7 +250,8 @@ class Mamba(StateSpace):
         sizes = (self.dt_rank, state, state)
         x, z = call(self, "in_proj", hidden_states, (batch, length, 2 * inner)).chunk(2, -1)
         x = x.transpose(1, 2)
-        own_bias = plain(*(getattr(self, f"dt_proj{end}") for end in ends))  # added in float32, inside the scan
+        dt_projs = [getattr(self, f"dt_proj{end}") for end in ends]
+        own_bias = plain(*dt_projs) and all(p.bias is not None for p in dt_projs)  # added in float32, inside the scan
         parts = []
         for end in ends:  # the second direction reads the tokens from the end; its results go back to their places
             u = call(self, f"conv1d{end}", x.flip(-1) if end else x, (batch, inner, None))[..., :length]
@@ -263,7 +265,7 @@ class Mamba(StateSpace):
         u, delta, B, C = (torch.stack(p, 1).expand(-1, directions, -1, -1) for p in zip(*parts))
         bias = None
         if own_bias:
-            bias = torch.stack([getattr(self, f"dt_proj{end}").bias for end in ends]).expand(directions, -1).to(A.dtype)
+            bias = stacked(dt_projs, "bias").expand(directions, -1).to(A.dtype)
         orders = (FORWARD, REVERSED)[:directions]
         y, _ = scan(Scan(u, delta, A, B, C, D.to(A.dtype), None, bias, True, orders))
         y = y.sum(1).transpose(1, 2) * F.silu(z)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .selective_scan import FORWARD, REVERSED, Block, mamba_inner, selective_scan_fn, selective_scan_ref
 from .selective_scan.checks import check_inner_inputs
+from .selective_scan.op import no_autocast
 
 __all__ = (
     "BiMambaInnerFn",
@@ -108,7 +109,8 @@ def _block(xz: Tensor, w: Weights, As: tuple[Tensor, ...], given: Given) -> Tens
     """Compute a block by the recomputing operator where it applies (real A, projected B and C), else step by step."""
     check_inner_inputs(xz, w, As, given)
     if As[0].is_complex() or any(t is not None for t in (given.B, given.C, given.B_proj_bias, given.C_proj_bias)):
-        return _composed(xz, w, As, given, selective_scan_fn)
+        with no_autocast(xz.device.type):  # as in the operator: else some parts of one scan would be cast, others not
+            return _composed(xz, w, As, given, selective_scan_fn)
     D, delta_bias = (None if t is None else t.expand(len(As), -1) for t in (given.D, given.delta_bias))
     return mamba_inner(
         Block(

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .state_space import StepProjection
 
-__all__ = ("bare", "call", "plain", "plain_norm", "stacked")
+__all__ = ("bare", "call", "plain", "plain_norm", "stacked", "usual")
 
 KINDS = frozenset({nn.Linear, nn.Conv1d, nn.LayerNorm, StepProjection})
 GLOBAL_HOOKS = tuple(
@@ -52,15 +52,32 @@ def plain(*children: nn.Module) -> bool:
 
 
 def plain_norm(norm: nn.Module) -> bool:
-    """Return whether a norm is just LayerNorm with its weight and bias."""
-    return plain(norm) and norm.elementwise_affine and norm.bias is not None
+    """Return whether a norm is just LayerNorm over channels, with its weight and bias."""
+    return plain(norm) and norm.elementwise_affine and norm.bias is not None and len(norm.normalized_shape) == 1
+
+
+def usual(convs: Sequence[nn.Conv1d], x_projs: Sequence[nn.Linear], dt_projs: Sequence[nn.Linear]) -> bool:
+    """Return whether plain children of a Mamba block are of the form that it makes: a user may have put in others.
+
+    That is a depthwise causal convolution, which its weight describes, x_proj without a bias and dt_proj with one. In
+    two directions both convolutions have a bias, or none has.
+    """
+    first = convs[0]._parameters["bias"] is None
+    for c in convs:
+        width = c.kernel_size[0]
+        if c.padding != (width - 1,) or c.padding_mode != "zeros" or not c.stride == c.dilation == (1,):
+            return False
+        if not c.groups == c.in_channels == c.out_channels or (c._parameters["bias"] is None) != first:
+            return False
+    if any(p._parameters["bias"] is not None for p in x_projs):
+        return False
+    return all(p._parameters["bias"] is not None for p in dt_projs)
 
 
 def stacked(children: Sequence[nn.Module], attribute: str = "weight") -> Tensor | None:
-    """Return a parameter of one child or several, whose rows are the children."""
-    values = [
-        child._parameters[attribute] for child in children
-    ]  # of plain children: `getattr` takes eight times as long
+    """Return a parameter of one child or several, whose rows are the children; all of them have it, or none."""
+    # Of plain children: `getattr` takes eight times as long
+    values = [child._parameters[attribute] for child in children]
     return None if values[0] is None else torch.stack(values)
 
 

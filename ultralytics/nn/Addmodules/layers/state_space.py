@@ -114,7 +114,10 @@ class StateSpace(nn.Module):
         """
         before = {n: p.data for n, p in self.state_parameters().items()}
         super()._apply(fn, recurse)
+        half = torch.float16, torch.bfloat16
         for name, p in self.state_parameters().items():
-            if p.dtype in (torch.float16, torch.bfloat16) and before[name].dtype not in (torch.float16, torch.bfloat16):
+            if p.dtype in half and before[name].dtype not in half:
+                grad, p.grad = p.grad, None
                 p.data = before[name].to(p.device)
+                p.grad = None if grad is None else grad.to(p.dtype)
         return self

@@ -131,11 +131,14 @@ class VSSBlock(nn.Module):
     @classmethod
     def check(cls, a: SimpleNamespace) -> None:
         """Raise unless these constructor arguments are right."""
-        for name, value, end in (("mlp_ratio", a.mlp_ratio, math.inf), ("drop_path", a.drop_path, 1.0)):
+        limits = (
+            ("mlp_ratio", a.mlp_ratio, math.inf),
+            ("drop_path", a.drop_path, 1.0),
+            ("layer_scale", a.layer_scale, math.inf),
+        )
+        for name, value, end in limits:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < end:
                 raise ValueError(f"VSSBlock: {name} must be a number from 0 to below {end}, got {value!r}")
-        if isinstance(a.layer_scale, bool) or not isinstance(a.layer_scale, (int, float)) or a.layer_scale < 0:
-            raise ValueError(f"VSSBlock: layer_scale must be a number of at least 0, got {a.layer_scale!r}")
         positive_int("VSSBlock", dim=a.dim)
         SS2D.check(arguments(SS2D, a.dim, a.d_state, a.d_conv, a.expand, a.gate, conv_bias=a.conv_bias))
 

@@ -3,7 +3,7 @@
 
 from .backends.reference import selective_scan_ref
 from .contract import FORWARD, REVERSED, Block, Scan
-from .op import mamba_inner, scan, scan_flops, selective_scan_fn, token_linear, token_norm
+from .op import mamba_inner, scan, scan_flops, selective_scan_fn, token_norm
 from .registry import names, report, use_backend
 
 __all__ = (
@@ -18,7 +18,6 @@ __all__ = (
     "scan_flops",
     "selective_scan_fn",
     "selective_scan_ref",
-    "token_linear",
     "token_norm",
     "use_backend",
 )

@@ -25,6 +25,11 @@ BLOCK_SHAPES = (
     *("(B, L, 2D or D)", "(Q, D, W)", "(Q, D)", "(Q, R + 2N, D)", "(Q, D, R)", "(K, D, N)", "(K, D)", "(K, D)"),
     *("(M, D)", "(M)", "", "", "(2D or D, C)", "(2D or D)", "(C)", "(C)"),
 )
+OPTIONAL = frozenset("conv_w conv_b D z delta_bias dt_bias out_w out_b in_w in_b norm_w norm_b".split())
+NEEDS = (  # parts of a block that mean nothing without another
+    *(("conv_b", "conv_w"), ("out_b", "out_w"), ("in_b", "in_w")),
+    *(("norm_w", "in_w"), ("norm_w", "norm_b"), ("norm_b", "norm_w")),
+)
 
 
 class Scan(NamedTuple):
@@ -103,6 +108,9 @@ class Block(NamedTuple):
             raise ValueError(f"x_proj has {rows} rows for {groups} directions, expected as many, or 1 for all")
         inside = width if self.in_w is None else self.in_w.shape[0]  # channels of what in_proj gives
         inside = dim if inside == dim else 2 * dim
+        for name, other in NEEDS:
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                raise ValueError(f"{name} is given without {other}, which it belongs to")
         if self.out_w is not None and inside == dim:
             raise ValueError(f"out_w needs a gate: xz must be (B, L, {2 * dim}), got {tuple(self.xz.shape)}")
         taps = None if self.conv_w is None else self.conv_w.shape[2]
@@ -147,7 +155,11 @@ def _require(problem: Problem, grammar: Sequence[str], shapes: Sequence[tuple[in
     """Raise unless the tensors of a problem are real, on the device of the first, and of these shapes, so written."""
     device = problem[0].device
     for i, (t, shape) in enumerate(zip(problem, shapes)):
-        if t is None or shape is None:
+        if t is None:
+            if problem._fields[i] not in OPTIONAL:
+                raise TypeError(f"{problem._fields[i]} must be a tensor {grammar[i]}, got None")
+            continue
+        if shape is None:
             continue
         if t.device != device:
             first = problem._fields[0]
@@ -184,7 +196,7 @@ class Backend:
         dtypes (tuple[torch.dtype, ...], optional): Of tokens and weights, None for any; A, D and biases are float32.
         max_states (int, optional): Most states N; None for any.
         max_directions (int, optional): Most directions K; None for any.
-        kinds (frozenset[str]): What it takes: "scan", "block", and "norm" and "linear" if it has kernels for them.
+        kinds (frozenset[str]): What it takes: "scan", "block", and "norm" if it has a kernel for it.
         columns (int): `linear` is faster than PyTorch for float32 and multiples of so many outputs; 0: it never is.
         operator (bool): It has its own backward, and runs inside an operator. Otherwise autograd differentiates it.
         automatic (bool): It may be chosen without being asked for by name.

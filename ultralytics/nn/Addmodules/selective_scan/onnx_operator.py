@@ -48,7 +48,7 @@ def recorded(composed: Callable[[Block], Tensor], b: Block) -> Tensor:
         b (Block): Without in_proj and out_proj. Its xz may also be a map (B, H, W, D), for directions along columns;
             their orders have the bit ALONG_COLUMNS.
     """
-    if not recording():
+    if not recording() or not _within_limits(b):
         return composed(b)
     layer = len(_recording)
     attributes = {"orders": list(b.orders), "delta_softplus": int(b.delta_softplus), "version": VERSION}
@@ -62,6 +62,14 @@ def recorded(composed: Callable[[Block], Tensor], b: Block) -> Tensor:
     conv_w, conv_b = (*conv, None, None)[:2]
     inside = b._replace(xz=x, conv_w=conv_w, conv_b=conv_b, x_proj=x_proj, dt_proj=dt_proj)
     return _Leave.apply(layer, composed(inside))
+
+
+def _within_limits(b: Block) -> bool:
+    """Return whether the library's kernels take a block: where they do not, a file must have its body alone."""
+    kernels = get("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes of parameters are constants of the file
+        return kernels.fuses(b) and b.A.shape[2] <= kernels.max_states
 
 
 class _Enter(torch.autograd.Function):

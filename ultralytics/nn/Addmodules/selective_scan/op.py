@@ -8,7 +8,7 @@ the backend that ran forward, and torch.compile sees a constant.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,9 +20,9 @@ from . import compose, export, onnx_operator
 from .backends.reference import selective_scan_ref
 from .checks import check_scan_inputs
 from .contract import FORWARD, Backend, Block, Linear, Norm, Scan
-from .registry import BACKENDS, REFERENCE, choose, exporting, forced, get
+from .registry import BACKENDS, REFERENCE, choose, exporting, forced, get, why_not
 
-__all__ = ("mamba_inner", "no_autocast", "scan", "scan_flops", "selective_scan_fn", "token_linear", "token_norm")
+__all__ = ("mamba_inner", "no_autocast", "scan", "scan_flops", "selective_scan_fn", "token_norm")
 
 _SCAN = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias{}, "
@@ -70,6 +70,15 @@ def _running(name: str) -> Backend:
     return backend
 
 
+def _asked_for(name: str, s: Scan) -> Backend:
+    """Return the backend that a caller names for a scan, or raise RuntimeError with the reason why it does not do."""
+    s.check()
+    backend = _running(name)
+    if reason := why_not(backend, "scan", s):
+        raise RuntimeError(f"scan backend '{name}' cannot take this call: {reason}")
+    return backend
+
+
 def _recorded(*tensors: Tensor | None) -> bool:
     """Return whether autograd records what is made of these tensors."""
     if torch.is_grad_enabled():
@@ -79,14 +88,18 @@ def _recorded(*tensors: Tensor | None) -> bool:
     return False
 
 
-def _direct(x: Tensor) -> bool:
-    """Return whether a kernel may be called without its operator: nobody records, traces or counts.
+def _direct(*tensors: Tensor | None) -> bool:
+    """Return whether a kernel may be called without its operator: nobody traces or counts, and memory holds the values.
 
-    The dispatcher costs an operator 15 to 25 us, as long as a kernel takes for a small map.
+    The dispatcher costs an operator 15 to 25 us, as long as a kernel takes for a small map. What it would do is not
+    done: it resolves tensors that stand for others' negatives, or for zeros without memory.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
-    return type(x) in (Tensor, torch.nn.Parameter) and torch._C._len_torch_dispatch_stack() == 0
+    for t in tensors:
+        if t is not None and (type(t) not in (Tensor, torch.nn.Parameter) or t.is_neg() or t._is_zerotensor()):
+            return False
+    return True
 
 
 def _operator(name: str, inputs: str, outputs: int, run: Callable) -> torch.library.CustomOpDef:
@@ -95,7 +108,7 @@ def _operator(name: str, inputs: str, outputs: int, run: Callable) -> torch.libr
     return torch.library.custom_op(f"vmamba::{name}", run, mutates_args=(), schema=f"({inputs}) -> {returns}")
 
 
-def _present(grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
+def _present(grads: Iterable[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
     """Return gradients with an empty tensor for each absent one: operators return tensors only."""
     return tuple(like.new_empty(0) if g is None else g for g in grads)
 
@@ -153,7 +166,9 @@ def _(*args):
 
 @_scan_backward.register_fake
 def _(dout, *args):
-    return _present([None if x is None else torch.empty_like(x) for x in args[:8]], dout)
+    # Tokens in their layout, parameters as backends give them
+    like = (x if x is None else torch.empty_like(x) if x.dim() == 4 else x.new_empty(x.shape) for x in args[:8])
+    return _present(like, dout)
 
 
 def _setup_scan(ctx, inputs, output) -> None:
@@ -221,13 +236,13 @@ def scan(s: Scan, backend: str | None = None, keep: bool | None = None) -> tuple
     if exporting() and backend is None:
         s.check()
         return export.traced_scan(s), s.u.new_empty(0)
-    chosen = choose("scan", s) if backend is None else _running(backend)
+    chosen = choose("scan", s) if backend is None else _asked_for(backend, s)
     recorded = _recorded(*s[:8])
     keep = recorded if keep is None else keep
     if not chosen.operator:
         s.check()
         return chosen.scan(s, keep)
-    run = _run_scan if not recorded and _direct(s.u) else _scan
+    run = _run_scan if not recorded and _direct(*s[:8]) else _scan
     out, states = run(*s, chosen.name, keep)
     return out, states.detach()
 
@@ -436,12 +451,15 @@ def _mamba_inner(b: Block) -> Tensor:
     b = _cast(b)
     backend = choose("block", b)
     if not backend.operator:
-        return _by_pytorch(_normed(b), _graph if exporting() else lambda x: backend.block(x)[0])
-    recorded = _recorded(*b[:10], *b[12:16])
-    direct = not recorded and _direct(b.xz)
-    if direct and backend.whole(b):
         b.check()
-        return backend.block(b, False)[0]
+        return _by_pytorch(_normed(b), _graph if exporting() else lambda x: backend.block(x)[0])
+    tensors = *b[:10], *b[12:16]
+    recorded = _recorded(*tensors)
+    direct = not recorded and _direct(*tensors)
+    if direct:
+        b.check()
+        if backend.whole(b):
+            return backend.block(b, False)[0]
     b = _normed(b)
     if b.in_w is not None:
         xz, weight, bias = b.xz, b.in_w, b.in_b
@@ -457,8 +475,10 @@ def _mamba_inner(b: Block) -> Tensor:
 
 def _normed(b: Block) -> Block:
     """Return a block whose norm is done."""
-    if b.norm_w is None:
+    if b.norm_w is None and b.norm_b is None:
         return b
+    if b.in_w is None or b.norm_w is None or b.norm_b is None:
+        b.check()  # which says what is missing
     tokens = token_norm(b.xz.transpose(1, 2), b.norm_w.shape, b.norm_w, b.norm_b, b.norm_eps)
     return Block(tokens, *b[1:14])
 
@@ -482,7 +502,6 @@ def _cast(b: Block) -> Block:
 
 def _by_pytorch(b: Block, inside: Callable[[Block], Tensor]) -> Tensor:
     """Return a block around a function for what is between in_proj and out_proj, for autograd or an exporter."""
-    b.check()
     if b.in_w is not None:
         b = Block(F.linear(b.xz, b.in_w, b.in_b), *b[1:12])
     out = inside(b).to(b.xz.dtype)
@@ -494,7 +513,7 @@ def _by_pytorch(b: Block, inside: Callable[[Block], Tensor]) -> Tensor:
 
 def _run_linear(a: Tensor, b: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     with no_autocast(a.device.type):
-        return _running(backend).linear(Linear(a, b, bias))
+        return BACKENDS[backend].linear(Linear(a, b, bias))
 
 
 _linear = _operator("matmul", "Tensor a, Tensor b, Tensor? bias, str backend", 1, _run_linear)
@@ -533,24 +552,6 @@ def _multiplies(backend: Backend, x: Tensor, weight: Tensor, bias: Tensor | None
     if not backend.columns or weight.shape[0] % backend.columns or not weight.shape[1]:
         return False
     return x.dtype == weight.dtype == torch.float32 and (bias is None or bias.dtype == torch.float32)
-
-
-def token_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Do what `F.linear` does, with a backend's product if one takes the tensors.
-
-    Args:
-        x (Tensor): (..., K).
-        weight (Tensor): (N, K).
-        bias (Tensor, optional): (N).
-
-    Returns:
-        (Tensor): (..., N).
-    """
-    if x.dim() > 1 and x.shape[-1] == weight.shape[-1] and not autocasts(x.device.type):
-        backend = choose("linear", Linear(x, weight, bias))
-        if backend is not None and _multiplies(backend, x, weight, bias):
-            return _linear(x.flatten(0, -2), weight.t(), bias, backend.name).unflatten(0, x.shape[:-1])
-    return F.linear(x, weight, bias)
 
 
 # The norm of a map's tokens -------------------------------------------------------------------------------------------
@@ -626,7 +627,7 @@ def token_norm(x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, ep
     backend = choose("norm", Norm(x, weight, bias, eps))
     if backend is None:
         return F.layer_norm(x.transpose(1, 2), shape, weight, bias, eps)
-    run = _run_norm if not _recorded(x, weight, bias) and _direct(x) else _norm
+    run = _run_norm if not _recorded(x, weight, bias) and _direct(x, weight, bias) else _norm
     if not autocasts(x.device.type):
         return run(x, weight, bias, eps, backend.name)[0]
     with torch.autocast(x.device.type, enabled=False):

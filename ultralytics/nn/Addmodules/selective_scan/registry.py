@@ -35,6 +35,7 @@ __all__ = (
     "names",
     "report",
     "use_backend",
+    "why_not",
 )
 
 AUTO = "auto"
@@ -48,7 +49,6 @@ DECIDING = {  # parts whose device and dtype decide; those of a block were cast 
     "scan": ("u", "delta", "A", "B", "C", "D", "z", "delta_bias"),
     "block": ("xz", "A"),
     "norm": ("x", "weight", "bias"),
-    "linear": ("a", "b", "bias"),
 }
 LOGGER = logging.getLogger("ultralytics")  # the library's own logger, by name: this package never imports ultralytics
 
@@ -169,16 +169,16 @@ def choose(kind: str, problem: Problem) -> Backend | None:
     """Return the backend that computes a problem: the forced one, or the first that takes it. Asked once a call.
 
     Args:
-        kind (str): "scan", "block", "norm" or "linear".
+        kind (str): "scan", "block" or "norm".
         problem (Problem): Its tensors; of theirs, dtypes, devices and sizes count.
 
     Returns:
-        (Backend | None): The backend. Of a norm or linear layer None where PyTorch's own serves.
+        (Backend | None): The backend. Of a norm None where PyTorch's own serves.
 
     Raises:
         RuntimeError: If a forced backend cannot take a scan or a block; the message says why.
     """
-    may = kind in ("norm", "linear")  # PyTorch has these, too
+    may = kind == "norm"  # PyTorch has one, too
     if composed():
         return None if may else get(REFERENCE)
     reasons: dict[str, str] = {}

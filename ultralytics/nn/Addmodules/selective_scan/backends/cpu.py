@@ -24,6 +24,7 @@ SOFTPLUS, NO_GATE = 1, 2  # flags
 MAX_STATES, MAX_TAPS, MAX_RANK, MAX_DIRECTIONS = 256, 16, 256, 16
 ISA_LEVELS = {"auto": 0, "plain": 1, "avx2": 2, "avx512": 3}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+UNKNOWN = -1  # the library refuses it in a sentence
 
 _SCAN = "u delta A Bm Cm D_skip z bias"
 _BLOCK = "xz conv_w conv_b x_proj dt_proj A D_skip bias"
@@ -85,7 +86,7 @@ class Cpu(Backend):
     device = "cpu"
     dtypes = tuple(DTYPES)
     max_states = MAX_STATES
-    kinds = frozenset({"scan", "block", "norm", "linear"})
+    kinds = frozenset({"scan", "block", "norm"})
 
     def __init__(self) -> None:
         """Load the library beside this file."""
@@ -177,7 +178,7 @@ class Cpu(Backend):
                 block += _ABSENT
             else:
                 stride = t.stride()
-                block += (t.data_ptr(), DTYPES[t.dtype], *stride, *_PADDING[len(stride)])
+                block += (t.data_ptr(), DTYPES.get(t.dtype, UNKNOWN), *stride, *_PADDING[len(stride)])
         status = getattr(self.library, f"vmamba_{function}")(_PACKERS[function].pack(*block), len(block))
         if status:
             message = self.library.vmamba_status(status).decode()

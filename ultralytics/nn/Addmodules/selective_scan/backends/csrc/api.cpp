@@ -91,8 +91,7 @@ template <class Args>
 int check(const Args& p) {
   if (p.abi != kAbiVersion) return kBadAbi;
   if (p.B < 0 || p.K < 0 || p.D < 0 || p.L < 0 || p.N < 1 || p.N > kMaxStates || p.threads < 1) return kBadShape;
-  for (const Tensor* t : {&p.u, &p.delta, &p.A, &p.Bm, &p.Cm, &p.D_skip, &p.z, &p.bias})
-    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
+  if (!known({&p.u, &p.delta, &p.A, &p.Bm, &p.Cm, &p.D_skip, &p.z, &p.bias}) || !wide({&p.states})) return kBadDtype;
   const int64_t* orders = (const int64_t*)(intptr_t)p.orders;
   for (int64_t k = 0; k < p.K; ++k)
     if (orders[k] != 0 && orders[k] != 1) return kBadOrder;
@@ -262,8 +261,8 @@ namespace {
 int run_backward(const BackwardArgs& p) {
   if (int status = check(p)) return status;
   if (p.checkpoints != num_tiles(p.L)) return kBadStates;
-  for (const Tensor* t : {&p.dout, &p.du, &p.ddelta, &p.dB, &p.dC})
-    if (t->dtype < kF32 || t->dtype > kF16) return kBadDtype;
+  // dA, dD and dbias are written as float32, whatever A, D and bias are
+  if (!known({&p.dout, &p.du, &p.ddelta, &p.dB, &p.dC, &p.dz}) || !wide({&p.dA, &p.dD, &p.dbias})) return kBadDtype;
   if (p.B * p.K * p.D * p.L == 0) return kOk;  // the caller zeroes what it allocates for an empty scan
   const Kernels* kernels = current_kernels();
   const int64_t per_group = ceil_div(p.D, kBwdBlock), pairs = p.B * p.K, blocks = pairs * per_group;
@@ -377,8 +376,8 @@ VM_EXPORT const char* vmamba_status(int status) {
   switch (status) {
     case kOk: return "ok";
     case kBadAbi: return "argument layout of another version";
-    case kBadShape: return "a size is out of range (N must be 1 to 256)";
-    case kBadDtype: return "unknown dtype code";
+    case kBadShape: return "a size is out of range: 1 to 256 states and ranks, 1 to 16 taps and directions";
+    case kBadDtype: return "a dtype is not float32, bfloat16 or float16, or a gradient that must be float32 is not";
     case kBadOrder: return "unknown token order (0 forward, 1 reversed)";
     case kNoMemory: return "out of memory";
     case kBadStates: return "wrong number of checkpoints";

@@ -2,7 +2,6 @@
 // The block around the scan: convolution, projections, scan of every direction, their sum and the gate, in tasks.
 #include <string.h>
 
-#include <initializer_list>
 
 #include "tasks.h"
 
@@ -14,13 +13,13 @@ constexpr int64_t kChunk = 256, kProductRows = 64;
 constexpr int64_t kForwardWave = (int64_t)1 << 21, kBackwardWave = (int64_t)3 << 20;
 
 template <class Args>
-int check(const Args& p, std::initializer_list<const Tensor*> given) {
+int check(const Args& p) {
   if (p.abi != kAbiVersion) return kBadAbi;
   if (p.B < 0 || p.D < 0 || p.L < 0 || p.N < 1 || p.N > kMaxStates || p.threads < 1) return kBadShape;
   if (p.K < 1 || p.K > kMaxDirections || (p.Q != 1 && p.Q != p.K)) return kBadShape;
   if (p.R < 1 || p.R > kMaxRank || p.W < 1 || p.W > kMaxTaps) return kBadShape;
-  for (const Tensor* t : given)
-    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
+  if (!known({&p.xz, &p.conv_w, &p.conv_b, &p.x_proj, &p.dt_proj, &p.A, &p.D_skip, &p.bias, &p.y, &p.projected})) return kBadDtype;
+  if (!wide({&p.states})) return kBadDtype;
   const int64_t* orders = (const int64_t*)(intptr_t)p.orders;
   for (int64_t k = 0; k < p.K; ++k)
     if (orders[k] != 0 && orders[k] != 1) return kBadOrder;
@@ -115,10 +114,7 @@ void pack_rows(const Kernels& kernels, const Tensor& t, int64_t s_row, int64_t s
 }
 
 int check_whole(const BlockArgs& p) {
-  for (const Tensor* t : {&p.xz, &p.in_w, &p.in_b, &p.out_w, &p.out_b, &p.out})
-    if (t->data && t->dtype != kF32) return kBadDtype;
-  for (const Tensor* t : {&p.norm_w, &p.norm_b})
-    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
+  if (!wide({&p.xz, &p.in_w, &p.in_b, &p.out_w, &p.out_b, &p.out}) || !known({&p.norm_w, &p.norm_b})) return kBadDtype;
   const bool kept = p.y.data || p.projected.data || p.states.data, gated = !(p.flags & kFlagNoGate);
   const bool contiguous = p.out.s[2] == 1 && (p.norm_w.data ? p.norm_b.data != 0 : p.xz.s[2] == 1);
   const bool fits = p.C > 0 && p.M > 0 && p.D % kFwdBlock == 0 && p.M % kFwdBlock == 0;
@@ -129,7 +125,8 @@ int check_whole(const BlockArgs& p) {
 
 int run_block_forward(const BlockArgs& p) {
   const bool whole = p.in_w.data != 0;
-  int status = check(p, {&p.xz, &p.conv_w, &p.conv_b, &p.x_proj, &p.dt_proj, &p.out, &p.y, &p.projected});
+  int status = check(p);
+  if (!status && !known({&p.out})) status = kBadDtype;
   if (!status && whole) status = check_whole(p);
   if (status) return status;
   const int64_t tiles = num_tiles(p.L);
@@ -317,9 +314,9 @@ int run_block_forward(const BlockArgs& p) {
 }
 
 int run_block_backward(const BlockGradArgs& p) {
-  const int status = check(p, {&p.xz, &p.conv_w, &p.conv_b, &p.x_proj, &p.dt_proj, &p.y, &p.projected, &p.dout, &p.dxz,
-                               &p.dconv_w, &p.dconv_b, &p.dx_proj, &p.ddt_proj, &p.gated});
-  if (status) return status;
+  if (const int status = check(p)) return status;
+  if (!known({&p.dout, &p.dxz, &p.dconv_w, &p.dconv_b, &p.dx_proj, &p.ddt_proj, &p.gated})) return kBadDtype;
+  if (!wide({&p.dA, &p.dD, &p.dbias})) return kBadDtype;  // they are written as float32, whatever A, D and bias are
   const int64_t tiles = num_tiles(p.L);
   if (p.B * p.D * p.L == 0) return kOk;  // the caller zeroes what it allocates for an empty block
   if (p.checkpoints != tiles) return kBadStates;
@@ -444,8 +441,7 @@ int run_block_backward(const BlockGradArgs& p) {
 int run_norm(const NormArgs& p) {
   if (p.abi != kAbiVersion) return kBadAbi;
   if (p.B < 0 || p.C < 1 || p.L < 0 || p.threads < 1) return kBadShape;
-  for (const Tensor* t : {&p.x, &p.weight, &p.bias, &p.out, &p.mean, &p.rstd})
-    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return kBadDtype;
+  if (!known({&p.x, &p.weight, &p.bias, &p.out, &p.mean, &p.rstd})) return kBadDtype;
   const Kernels& kernels = *current_kernels();
   const int64_t chunks = ceil_div(p.L, kChunk);
   const size_t scratch = kernels.norm_scratch(p.C);
@@ -462,8 +458,7 @@ int run_norm(const NormArgs& p) {
 int run_norm_backward(const NormGradArgs& p) {
   if (p.abi != kAbiVersion) return kBadAbi;
   if (p.B < 0 || p.C < 1 || p.L < 0 || p.threads < 1) return kBadShape;
-  for (const Tensor* t : {&p.x, &p.weight, &p.mean, &p.rstd, &p.dout, &p.dx, &p.dweight, &p.dbias})
-    if (t->dtype < kF32 || t->dtype > kF16) return kBadDtype;
+  if (!known({&p.x, &p.weight, &p.mean, &p.rstd, &p.dout, &p.dx, &p.dweight, &p.dbias})) return kBadDtype;
   const Kernels& kernels = *current_kernels();
   const int64_t chunks = ceil_div(p.L, kChunk), Cp = padded_channels(p.C), tasks = p.B * chunks;
   const size_t scratch = kernels.norm_scratch(p.C);
@@ -492,8 +487,7 @@ int run_norm_backward(const NormGradArgs& p) {
 int run_matmul(const MatmulArgs& p) {
   if (p.abi != kAbiVersion) return kBadAbi;
   if (p.M < 0 || p.K < 1 || p.N < 0 || p.N % kFwdBlock || p.c.s[1] != 1 || p.threads < 1) return kBadShape;
-  for (const Tensor* t : {&p.a, &p.b, &p.bias, &p.c})
-    if (t->data && t->dtype != kF32) return kBadDtype;
+  if (!wide({&p.a, &p.b, &p.bias, &p.c})) return kBadDtype;
   if (p.M * p.N == 0) return kOk;
   const Kernels& kernels = *current_kernels();
   // Rows a large power of two apart fall into the same few lines of a cache: copied, like those that are not contiguous.

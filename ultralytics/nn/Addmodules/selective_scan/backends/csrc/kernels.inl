@@ -359,18 +359,19 @@ VM_INLINE void set_ahead(A& a, int i, const Tensor& t, int64_t b, int64_t k, int
 }
 VM_INLINE int64_t item_size(const Tensor& t) { return t.dtype == kF32 ? 4 : 2; }
 
-// A times log2(e) as rows of channels, zero beyond `count` states and `cols` channels; returns the largest magnitude.
+// A times log2(e) as rows of channels, zero beyond `count` states and `cols` channels; returns the largest magnitude, NaN if there is one.
 static float load_decay(float* a2, int width, const Tensor& A, int64_t k, int64_t d0, int cols, int64_t n0, int count,
                         int padded) {
   load_rows(a2, width, A, k * A.s[0] + d0 * A.s[1] + n0 * A.s[2], A.s[2], A.s[1], count, cols, width);
   memset(a2 + (size_t)count * width, 0, sizeof(float) * (size_t)(padded - count) * width);
-  V m = vzero();
+  V m = vzero(), nothing = vzero();
   for (int i = 0; i < count * width; i += kW) {
     V a = vmul(vload(a2 + i), vset(kLog2e));
     vstore(a2 + i, a);
     m = vmax(vabs(a), m);
+    nothing = vfma(a, vzero(), nothing);  // the maximum drops a NaN
   }
-  return vhmax(m);
+  return vhmax(m) + vhsum(nothing);
 }
 
 // One value per channel of a (k, d) tensor, zero when it is absent.

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include <atomic>
+#include <initializer_list>
 
 #include "pool.h"
 #include "scan.h"
@@ -20,6 +21,18 @@ enum Status : int {
   kNoMemory = 5,
   kBadStates = 6,
 };
+
+// Whether tensors, those that are there, are of a type that kernels read and write as rows, or of float32.
+inline bool known(std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* t : tensors)
+    if (t->data && (t->dtype < kF32 || t->dtype > kF16)) return false;
+  return true;
+}
+inline bool wide(std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* t : tensors)
+    if (t->data && t->dtype != kF32) return false;
+  return true;
+}
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
