@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -169,6 +170,119 @@ def test_splits_that_are_lists_share_their_folders(data: Path) -> None:
         (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
     YAML.save(data, {"path": str(folder), "train": "train.txt", "val": "val.txt", "names": {0: "square", 1: "bar"}})
     assert details(data) == []
+
+
+def lists(data: Path, form: str) -> None:
+    """Make the training split a list with a line of this form for each picture."""
+    lines = (form.format(images=data.parent / "images/train", i=i) for i in range(12))
+    (data.parent / "train.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    YAML.save(data, {**YAML.load(data), "train": "train.txt"})
+
+
+def marked(data: Path) -> None:
+    """Make the training split a list as the Windows editor saves it, with a byte-order mark."""
+    lists(data, "./images/train/{i}.png")
+    file = data.parent / "train.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+
+
+def hidden(data: Path) -> None:
+    """Put files among the pictures that macOS and notebooks leave there."""
+    folder = data.parent / "images/train"
+    (folder / ".ipynb_checkpoints").mkdir()
+    shutil.copy(folder / "0.png", folder / ".ipynb_checkpoints/0-checkpoint.png")
+    (folder / "._1.png").write_bytes(b"of macOS")
+    (data.parent / "labels/train/._2.txt").write_bytes(b"of macOS")
+
+
+def linked(data: Path) -> None:
+    """Move the pictures of a split, and leave a folder that is a link to them."""
+    folder = data.parent / "images/train"
+    folder.rename(data.parent / "elsewhere")
+    folder.mkdir()
+    (folder / "part").symlink_to(data.parent / "elsewhere", target_is_directory=True)
+    labels = data.parent / "labels/train"
+    (labels / "part").mkdir()
+    for file in labels.glob("*.txt"):
+        file.rename(labels / "part" / file.name)
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda data: lists(data, "{images}/{i}.png"),
+        lambda data: lists(data, "./images/train/{i}.png"),
+        marked,
+        hidden,
+        pytest.param(linked, marks=pytest.mark.skipif(os.name == "nt", reason="links need a right on Windows")),
+    ],
+)
+def test_pictures_are_those_of_a_training(lay, data: Path) -> None:
+    lay(data)
+    found = check_det_dataset(str(data))
+    upstream = YOLODataset(img_path=found["train"], data=found, augment=False)
+    _, splits = read_splits(str(data))
+    assert splits["train"].images == upstream.im_files
+    assert len(splits["train"].labels) == len(upstream.labels) == 12
+    assert details(data) == []
+    assert check_labels(str(data), "detect").images == {"train": 12, "val": 4}
+
+
+def test_lines_of_a_list_count_from_the_current_folder_as_in_a_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    lists(data, "我的 数据/images/train/{i}.png")
+    monkeypatch.chdir(tmp_path)
+    assert details(data) == []
+    assert check_labels(str(data), "detect").images == {"train": 12, "val": 4}
+    monkeypatch.chdir(data.parent)
+    (problem,) = [row for row in problems(*read_splits(str(data))) if "leaves out: 12 (" in row.detail]
+    assert "0.png: there is no such file" in problem.detail
+    assert problem.advice.endswith("a path in a list counts from the current folder, unless it begins with ./")
+    with pytest.raises(FileNotFoundError, match="no image of the train split is there.*unless it begins with ./"):
+        check_labels(str(data), "detect")
+    assert vmamba(["dataset", f"data={data}", f"out={tmp_path / 'sheet.png'}"]) == 0  # val has pictures to draw
+    assert "there is no such file" in capsys.readouterr().out
+
+
+def test_pictures_that_are_gone_are_named_beside_all_other_problems(data: Path, capsys, tmp_path: Path) -> None:
+    lists(data, "{images}/{i}.png")
+    with (data.parent / "train.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{data.parent}/no/such/a.jpg\n")
+    label(data, "train/2.txt", "0 1.5 0.5 0.2 0.2")
+    assert vmamba(["dataset", f"data={data}", f"out={tmp_path / 'sheet.png'}"]) == 0
+    said = capsys.readouterr().out
+    assert "pictures that a training leaves out: 2" in said
+    assert "a.jpg: there is no such file" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ("images/train/0.png", "0.png is neither a folder nor a text file that lists pictures"),
+        ("images/trian", "trian does not exist"),
+        (["images/train", "images/trian"], "trian does not exist"),
+        ("labels/train", "labels/train has none, their names would end in avif, "),
+        ("", "no folder is named"),
+    ],
+)
+def test_a_split_without_pictures_is_one_sentence(
+    train: str | list[str], said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    YAML.save(data, {**YAML.load(data), "train": train})
+    assert vmamba(["dataset", f"data={data}", f"out={tmp_path / 'x.png'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"data={data}: no pictures in the train split: " in line
+    assert said in line
+    with pytest.raises(FileNotFoundError, match="no images in the train split: .*" + said):
+        check_labels(str(data), "detect")
+
+
+def test_labels_with_a_byte_order_mark_are_read(data: Path) -> None:
+    file = data.parent / "labels/train/0.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert details(data) == []
+    check_labels(str(data), "detect")
 
 
 @pytest.mark.parametrize("task", ["segment", "pose", "obb"])

@@ -150,6 +150,11 @@ def test_letterboxed_maps_lie_over_their_pictures(photos: Path) -> None:
     assert activation(torch.ones(1, 4, 3, 3), wide).max() == 0  # a flat map has nothing to show
 
 
+def test_hidden_files_are_no_pictures(photos: Path) -> None:
+    (photos / "._a wide one.png").write_bytes(b"of macOS")
+    assert [p.name for p in read_pictures([str(photos)], 9, 96)] == ["a wide one.png", "b.jpg"]
+
+
 def test_padding_does_not_bleed_into_the_heat() -> None:
     picture = Picture("", np.zeros((64, 64, 3), np.uint8), (slice(16, 48), slice(0, 64)))
     output = torch.full((1, 2, 8, 8), 9.0)

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 from matplotlib.figure import Figure
 
-from .compare.checks import about_data, list_images, offline, quiet
+from .compare.checks import RELATIVE, SPLITS, about_data, list_images, offline, quiet
 from .contact_sheet import Labelled, plot_contact_sheet
 from .models_and_images import read_pictures
 from .report_rows import OK, PROBLEM, Row, columns, emit, render
@@ -27,7 +27,6 @@ from .visualize import saving
 
 __all__ = ("Split", "draw_dataset", "problems", "read_splits", "tables")
 
-SPLITS = ("train", "val", "test")
 OVER = 0.01  # of a picture's side: by so much a box may reach beyond the picture, as upstream tolerates
 THIN = 2  # pixels: boxes below are dropped by upstream's augmentation
 SHOWN = 3  # files named for one problem
@@ -112,11 +111,10 @@ def read_splits(data: str) -> tuple[dict[int, str], dict[str, Split]]:
     names, keypoints = dict(found["names"]), found.get("kpt_shape")
     splits = {}
     for split in SPLITS:
-        images = list_images(found.get(split))
-        if images:
-            splits[split] = read_split(images, len(names), keypoints)
-        elif split != "test":
-            raise FileNotFoundError(f"data={data}: no pictures in the {split} split ({found.get(split)})")
+        if split == "test" and not found.get(split):
+            continue
+        images = list_images(found.get(split), f"data={data}: no pictures in the {split} split")
+        splits[split] = read_split(images, len(names), keypoints)
     return names, splits
 
 
@@ -155,6 +153,8 @@ def read_split(images: list[str], classes: int, keypoints: Sequence[int] | None)
 def _reason(said: str) -> str:
     """Return why a picture would be left out, from upstream's message."""
     reason = " ".join(said.rpartition("ignoring corrupt image/label: ")[2].split())
+    if reason.startswith("[Errno 2]"):
+        return "there is no such file"
     if "pi_heif" in reason or "cannot identify" in reason:
         return "no picture of a format that can be read here (HEIC needs `pip install pi-heif`)"
     return reason or "it cannot be read"
@@ -235,7 +235,8 @@ def _unread(name: str, split: Split) -> Iterator[Row]:
     if split.ignored:
         reasons = [f"{Path(file).name}: {why}" for file, why in split.ignored.items()]
         detail = f"pictures that a training leaves out: {len(reasons)} ({_some(reasons)})"
-        yield Row(name, PROBLEM, detail, "Mend these labels or pictures")
+        relative = not all(Path(file).is_absolute() for file in split.ignored)
+        yield Row(name, PROBLEM, detail, "Mend these labels or pictures" + f"; {RELATIVE}" * relative)
     if split.remarks:
         remarks = [f"{Path(file).name}: {_remark(said)}" for file, said in split.remarks.items()]
         yield Row(name, PROBLEM, f"pictures that a training mends: {len(remarks)} ({_some(remarks)})")
@@ -292,10 +293,12 @@ def _names(splits: dict[str, Split]) -> Iterator[Row]:
         detail = f"pictures that share a label file: {len(shared)} ({_some(shared)})"
         yield Row("names", PROBLEM, detail, "Give pictures in a folder names that differ in more than their endings")
     folders = {Path(label).parent: Path(min(images)).parent for label, images in places.items()}
+    folders = {folder: of for folder, of in folders.items() if of.is_dir()}  # a list may name pictures that are gone
     alone = []
     for folder, of in folders.items():
         pictures = {p.stem for p in of.iterdir()}  # also those that no split lists
-        alone += sorted(p.name for p in folder.glob("*.txt") if p.stem not in pictures | NOT_LABELS)
+        labels = [p for p in folder.glob("*.txt") if p.stem not in pictures | NOT_LABELS]
+        alone += sorted(p.name for p in labels if not p.name.startswith("."))
     if alone:
         yield Row("names", PROBLEM, f"label files without a picture: {len(alone)} ({_some(alone)})")
     yield from _endings(folders)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..grafting.levels import capture, map_strides
 from ..hooks.no_weights import refuse_missing
+from .compare.checks import list_images
 
 __all__ = ("Picture", "calibrate", "capture", "find_layers", "load", "read_pictures")
 
@@ -116,17 +117,14 @@ def read_pictures(sources: Sequence[str], count: int, imgsz: int) -> list[Pictur
         ValueError: If a file is no image.
     """
     from ultralytics.data.augment import LetterBox
-    from ultralytics.data.utils import IMG_FORMATS
     from ultralytics.utils.patches import imread
 
     files: list[Path] = []
     for source in map(Path, sources):
         if not source.exists():
             raise FileNotFoundError(f"no such image or folder: '{source}'")
-        inside = sorted(p for p in source.rglob("*") if p.suffix[1:].lower() in IMG_FORMATS) if source.is_dir() else []
-        if source.is_dir() and not inside:
-            raise FileNotFoundError(f"no images in the folder '{source}' (formats: {', '.join(sorted(IMG_FORMATS))})")
-        files += inside or [source]
+        inside = list_images(str(source), f"no images in the folder '{source}'") if source.is_dir() else [source]
+        files += map(Path, inside)
     pictures = []
     for file in files[:count]:
         image = imread(str(file))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -30,7 +31,9 @@ __all__ = (
 )
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
+SPLITS = ("train", "val", "test")
 LOOKED_AT = 2000  # label files of a split whose contents are read
+RELATIVE = "a path in a list counts from the current folder, unless it begins with ./"
 
 
 @dataclass(frozen=True)
@@ -318,12 +321,13 @@ def check_labels(file: str, task: str) -> Data:
     if task == "pose" and not keypoints:
         raise ValueError(f"data={file} has no kpt_shape:, which models for poses need")
     counts: dict[str, int] = {}
-    for split in ("train", "val", "test"):
-        images = list_images(found.get(split))
-        if not images:
-            if split == "test":
-                continue
-            raise FileNotFoundError(f"data={file}: no images in the {split} split ({found.get(split)})")
+    for split in SPLITS:
+        if split == "test" and not found.get(split):
+            continue
+        images = list_images(found.get(split), f"data={file}: no images in the {split} split")
+        if not any(Path(p).is_file() for p in images):
+            why = "" if Path(images[0]).is_absolute() else f"; {RELATIVE}"
+            raise FileNotFoundError(f"data={file}: no image of the {split} split is there, as '{images[0]}'{why}")
         counts[split] = len(images)
         labels = [Path(p) for p in img2label_paths(images)]
         rows = [(p, row) for p in islice((p for p in labels if p.is_file()), LOOKED_AT) for row in read_label(p)]
@@ -362,23 +366,36 @@ def read_once(data: Data, task: str, train: dict) -> None:
         raise ValueError(f"data={data.file}: {one_line(e)}") from e
 
 
-def list_images(where: str | list[str] | None) -> list[str]:
-    """Return the pictures of a split: of folders and of text files that list them."""
+def list_images(where: str | list[str] | None, without: str) -> list[str]:
+    """Return the pictures of folders, and of text files that list them, with the code that lists them for a training.
+
+    Args:
+        where (str | list[str] | None): Folders and text files.
+        without (str): What to say where there are none; the reason follows.
+
+    Raises:
+        FileNotFoundError: If there are no pictures, or a folder or text file cannot be read.
+    """
+    from ultralytics.data.base import BaseDataset
     from ultralytics.data.utils import IMG_FORMATS
 
-    found: list[str] = []
-    for path in map(Path, [where] if isinstance(where, str) else where or ()):
-        if path.is_dir():
-            found += map(str, path.rglob("*.*"))
-        elif path.is_file():
-            lines = path.read_text(encoding="utf-8").split("\n")
-            found += [str(path.parent / line.strip()) for line in lines if line.strip()]
-    return sorted(f for f in found if f.rpartition(".")[2].lower() in IMG_FORMATS)
+    if not where:
+        raise FileNotFoundError(f"{without}: no folder is named")
+    try:
+        with quiet():
+            return BaseDataset.get_img_files(SimpleNamespace(prefix="", fraction=1.0), where)
+    except FileNotFoundError as e:
+        why = one_line(e.__cause__ or e)
+        if isinstance(e.__cause__, UnicodeDecodeError):
+            why = f"{where} is neither a folder nor a text file that lists pictures"
+        elif isinstance(e.__cause__, AssertionError):
+            why = f"{where} has none, their names would end in {', '.join(sorted(IMG_FORMATS))}"
+        raise FileNotFoundError(f"{without}: {why}") from e
 
 
 def read_label(file: Path) -> list[list[str]]:
     """Return the objects of a label file, as their numbers."""
-    return [row.split() for row in file.read_text(encoding="utf-8", errors="replace").splitlines() if row.strip()]
+    return [row.split() for row in file.read_text(encoding="utf-8-sig", errors="replace").splitlines() if row.strip()]
 
 
 def check_rows(rows: list[tuple[Path, list[str]]], task: str, names: dict, keypoints: list[int] | None) -> None:
