@@ -379,6 +379,8 @@ def broken(folder: Path, how: str) -> Path:
         (folder / "labels/train/3.txt").write_text("2 0.5 0.5 0.1 0.1\n", encoding="utf-8")
     elif how == "grey":
         YAML.save(file, {**YAML.load(file), "channels": 1})
+    elif how == "test":
+        YAML.save(file, {**YAML.load(file), "test": "images/tset"})
     return file
 
 
@@ -390,6 +392,7 @@ def broken(folder: Path, how: str) -> Path:
         ("images", "no images in the train split"),
         ("class", "names class 2, but the data name 2 classes, 0 to 1"),
         ("grey", "yolov8n takes pictures of 3 channels"),
+        ("test", "tset does not exist; put its pictures there, take test out, or give report_on=val"),
     ],
 )
 def test_faults_of_data_are_found_before_training(
@@ -400,6 +403,32 @@ def test_faults_of_data_are_found_before_training(
     assert said in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_test_split_is_not_needed_to_report_on_val(tmp_path: Path) -> None:
+    (subject,) = subjects("yolov8n.yaml")
+    file = str(broken(tmp_path / "boxes", "test"))
+    plan = Plan({"a": "yolov8n.yaml"}, file, (0,), report_on="val")
+    assert checks.check_data(plan, subject).images == {"train": 12, "val": 4}
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_folders_of_classes_are_read_as_in_a_training(name: str, tmp_path: Path) -> None:
+    folder = make_data(tmp_path / "set", "classify")
+    (folder / "val").rename(folder / name)
+    if os.name != "nt":  # links need a right there
+        (folder / "train/bar").rename(tmp_path / "bar")
+        (folder / "train/bar").symlink_to(tmp_path / "bar", target_is_directory=True)
+    data = checks.check_classes(str(folder))
+    assert (data.names, data.images) == ({0: "bar", 1: "square"}, {"train": 12, "val": 4})
+    checks.read_once(data, "classify", {})
+    (folder / "test").mkdir()
+    with pytest.raises(FileNotFoundError, match="test': a set for classification has test/CLASS/PICTURE; put its"):
+        checks.check_classes(str(folder))
+    assert checks.check_classes(str(folder), tested=False) == data
+    (folder / name).rename(folder / "vall")
+    with pytest.raises(FileNotFoundError, match="val': a set for classification has val/CLASS/PICTURE$"):
+        checks.check_classes(str(folder))
 
 
 def test_a_full_disk_is_found_before_training(

@@ -133,6 +133,10 @@ FAULTS = {
         lambda data: label(data, "train/9.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5"),
         "kind: pictures with outlines: 1, with boxes: 15",
     ),
+    "test without pictures": (
+        lambda data: YAML.save(data, {**YAML.load(data), "test": "images/tset"}),
+        "test: no pictures in the test split: ",
+    ),
     "class without objects": (
         lambda data: YAML.save(data, {**YAML.load(data), "names": {0: "square", 1: "bar", 2: "细胞"}}),
         "class: no object of class 2 (细胞) in any split",

@@ -40,6 +40,7 @@ class Split:
 
     Attributes:
         images (list[str]): Picture files.
+        without (str): Why there are none: only a test split may have none, which a training does not read.
         labels (dict[str, np.ndarray]): Of each picture that it would take: float (N, 5), class and box, centre and size
             as parts of the picture's sides.
         sizes (dict[str, tuple[int, int]]): Height and width of these pictures.
@@ -51,6 +52,7 @@ class Split:
     """
 
     images: list[str]
+    without: str = ""
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -93,7 +95,7 @@ def read_splits(data: str) -> tuple[dict[int, str], dict[str, Split]]:
         data (str): Its YAML.
 
     Raises:
-        FileNotFoundError: If a split has no pictures.
+        FileNotFoundError: If a split that a training reads has no pictures.
         ValueError: If the YAML cannot be used.
     """
     from ultralytics.data.utils import check_det_dataset
@@ -113,7 +115,13 @@ def read_splits(data: str) -> tuple[dict[int, str], dict[str, Split]]:
     for split in SPLITS:
         if split == "test" and not found.get(split):
             continue
-        images = list_images(found.get(split), f"data={data}: no pictures in the {split} split")
+        try:
+            images = list_images(found.get(split), f"no pictures in the {split} split")
+        except FileNotFoundError as e:
+            if split != "test":
+                raise FileNotFoundError(f"data={data}: {e}") from e
+            splits[split] = Split([], str(e))
+            continue
         splits[split] = read_split(images, len(names), keypoints)
     return names, splits
 
@@ -213,12 +221,12 @@ def problems(names: dict[int, str], splits: dict[str, Split]) -> list[Row]:
         rows += _unread(name, split)
         rows += _boxes(name, split)
     rows += _names(splits)
-    counts = {name: split.counts() for name, split in splits.items()}
+    counts = {name: split.counts() for name, split in splits.items() if not split.without}
     for i, label in names.items():
-        lacking = [name for name in splits if not counts[name][i]]
+        lacking = [name for name in counts if not counts[name][i]]
         if lacking:
-            where = "any split" if len(lacking) == len(splits) else " and ".join(lacking)
-            advice = "Names and numbers of classes may be shifted" if len(lacking) == len(splits) else ""
+            where = "any split" if len(lacking) == len(counts) else " and ".join(lacking)
+            advice = "Names and numbers of classes may be shifted" if len(lacking) == len(counts) else ""
             rows.append(Row("class", PROBLEM, f"no object of class {i} ({label}) in {where}", advice))
     outlined = sum(split.polygons for split in splits.values())
     filled = sum(bool(len(rows)) for split in splits.values() for rows in split.labels.values())
@@ -232,6 +240,10 @@ def _unread(name: str, split: Split) -> Iterator[Row]:
     """Yield what a training would not read of a split, or read and mend."""
     from ultralytics.data.utils import img2label_paths
 
+    if split.without:
+        yield Row(
+            name, PROBLEM, split.without, f"Mend {name}: in the YAML, or take it out: no figures can come from it"
+        )
     if split.ignored:
         reasons = [f"{Path(file).name}: {why}" for file, why in split.ignored.items()]
         detail = f"pictures that a training leaves out: {len(reasons)} ({_some(reasons)})"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ __all__ = (
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 SPLITS = ("train", "val", "test")
 LOOKED_AT = 2000  # label files of a split whose contents are read
+TEST = "; put its pictures there, take test out, or give report_on=val"
 RELATIVE = "a path in a list counts from the current folder, unless it begins with ./"
 
 
@@ -243,7 +245,8 @@ def check_data(plan: Plan, subject: Subject) -> Data:
             model takes pictures of other channels.
     """
     task = subject.model.task
-    data = check_classes(plan.data) if task == "classify" else check_labels(plan.data, task)
+    tested = plan.report_on != "val"
+    data = check_classes(plan.data, tested) if task == "classify" else check_labels(plan.data, task, tested)
     channels = subject.model.yaml.get("channels", 3)
     if channels != data.channels:
         raise ValueError(f"{subject.name} takes pictures of {channels} channels, {plan.data} has {data.channels}")
@@ -286,29 +289,54 @@ def check_training(settings: dict, subject: Subject, data: Data) -> None:
         raise ValueError(f"classes={classes} must be a list of classes that the data have: {sorted(data.names)}")
 
 
-def check_classes(folder: str) -> Data:
-    """Return the facts of a folder for classification."""
-    from ultralytics.data.utils import IMG_FORMATS
+def check_classes(folder: str, tested: bool = True) -> Data:
+    """Return the facts of a folder for classification.
+
+    Args:
+        folder (str): It.
+        tested (bool): Whether a test split that is there must have pictures.
+    """
+    from ultralytics.data.utils import check_cls_dataset
     from ultralytics.utils import DATASETS_DIR
 
     root = next((p for p in (Path(folder), DATASETS_DIR / folder) if p.is_dir()), None)
     if root is None:
         raise FileNotFoundError(f"no such folder: '{folder}' (models for classification take a folder of pictures)")
-    images: dict[str, int] = {}
-    for split in ("train", "val", "test"):
-        images[split] = sum(p.suffix[1:].lower() in IMG_FORMATS for p in (root / split).rglob("*.*"))
-    for split in ("train", "val"):
-        if not images[split]:
+    images = {"train": count_pictures(root / "train")}
+    found: dict = {}
+    if images["train"]:  # else upstream would divide all pictures that it finds anew
+        try:
+            with quiet(), offline():
+                found = check_cls_dataset(root)
+        except Exception as e:  # of many kinds, as in check_labels
+            raise ValueError(f"data={folder}: {one_line(e)}") from e
+    for split in SPLITS:
+        place = found.get(split) or root / split  # upstream takes validation/ and valid/, too
+        images[split] = count_pictures(place)
+        if not images[split] and (split != "test" or (tested and place.is_dir())):
             raise FileNotFoundError(
-                f"no images in '{root / split}': a set for classification has {split}/CLASS/PICTURE"
+                f"no images in '{place}': a set for classification has {split}/CLASS/PICTURE{TEST * (split == 'test')}"
             )
-    classes = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
-    found = {split: n for split, n in images.items() if n}
-    return Data(str(root.resolve()), dict(enumerate(classes)), 3, found)
+    return Data(str(root.resolve()), dict(found["names"]), 3, {split: n for split, n in images.items() if n})
 
 
-def check_labels(file: str, task: str) -> Data:
-    """Return the facts of a data YAML."""
+def count_pictures(folder: Path) -> int:
+    """Return how many pictures the folders of classes hold, those that are links included."""
+    from ultralytics.data.utils import IMG_FORMATS
+
+    classes = [p for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+    files = (name for c in classes for _, _, names in os.walk(c, followlinks=True) for name in names)
+    return sum(name.rpartition(".")[2].lower() in IMG_FORMATS for name in files)
+
+
+def check_labels(file: str, task: str, tested: bool = True) -> Data:
+    """Return the facts of a data YAML.
+
+    Args:
+        file (str): It.
+        task (str): Of the models.
+        tested (bool): Whether a test split that it names must have pictures.
+    """
     from ultralytics.data.utils import check_det_dataset, img2label_paths
 
     try:
@@ -324,7 +352,14 @@ def check_labels(file: str, task: str) -> Data:
     for split in SPLITS:
         if split == "test" and not found.get(split):
             continue
-        images = list_images(found.get(split), f"data={file}: no images in the {split} split")
+        try:
+            images = list_images(found.get(split), f"data={file}: no images in the {split} split")
+        except FileNotFoundError as e:
+            if split != "test":
+                raise
+            if tested:
+                raise FileNotFoundError(f"{e}{TEST}") from e
+            continue
         if not any(Path(p).is_file() for p in images):
             why = "" if Path(images[0]).is_absolute() else f"; {RELATIVE}"
             raise FileNotFoundError(f"data={file}: no image of the {split} split is there, as '{images[0]}'{why}")
@@ -351,15 +386,16 @@ def read_once(data: Data, task: str, train: dict) -> None:
     from ultralytics.cfg import get_cfg
     from ultralytics.data.build import build_yolo_dataset
     from ultralytics.data.dataset import ClassificationDataset
-    from ultralytics.data.utils import check_det_dataset
+    from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
     cfg = get_cfg(overrides={**train, "task": task, "cache": False})
     try:
         with quiet(), offline():
-            found = {} if task == "classify" else check_det_dataset(data.file, autodownload=False)
+            classes = task == "classify"
+            found = check_cls_dataset(data.file) if classes else check_det_dataset(data.file, autodownload=False)
             for split in data.images:
-                if task == "classify":
-                    ClassificationDataset(str(Path(data.file) / split), args=cfg)
+                if classes:
+                    ClassificationDataset(str(found[split]), args=cfg)
                 else:
                     build_yolo_dataset(cfg, found[split], cfg.batch, found, mode="train" if split == "train" else "val")
     except Exception as e:  # of many kinds: broken pictures, labels that do not fit the task
