@@ -221,6 +221,13 @@ def test_layers_by_level_and_number(stock: nn.Module) -> None:
             find_layers(stock, [name], 64)
 
 
+@pytest.mark.parametrize(("file", "n4", "n5"), [("VMamba-yolon.yaml", 13, 10), ("yolov3-tiny.yaml", 19, 15)])
+def test_levels_of_the_neck_are_what_the_head_reads(file: str, n4: int, n5: int) -> None:
+    model = load(file)
+    assert {n4, n5} <= {*model.model[-1].f}
+    assert [*find_layers(model, ["N4", "N5"], 64).values()] == [model.model[n4], model.model[n5]]
+
+
 def test_captured_outputs_are_the_models(stock: nn.Module) -> None:
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..hooks.no_weights import refuse_missing
 from ..layers.graft import Graft, find_block, is_graft
-from .levels import map_strides
+from .levels import levels, map_strides
 from .splice import own_scale, splice
 
 if TYPE_CHECKING:
@@ -237,29 +236,21 @@ def find_places(module: nn.Module, after: Sequence[str | int], title: str) -> di
     Raises:
         ValueError: If nothing is meant, or there is no such place.
     """
-    maps, levels = map_strides(module, PROBE), {}
-    backbone, head = len(module.yaml["backbone"]), module.model[-1]
-    for i, (stride, _) in maps.items():
-        if i < backbone:
-            levels[f"P{np.log2(stride):g}"] = i
-    for f in head.f if isinstance(head.f, list) else ():
-        i = f % head.i
-        if i in maps:
-            levels[f"N{np.log2(maps[i][0]):g}"] = i
-    found = {}
+    maps = map_strides(module, PROBE)
+    known, head, found = levels(module, maps), len(module.model) - 1, {}
     for place in [after] if isinstance(after, (str, int)) else after:
         name = str(place).upper()
-        i = levels.get(name, int(name) if name.isdecimal() else -1)
+        i = known.get(name, int(name) if name.isdecimal() else -1)
         if i in maps:
             found[i] = maps[i][1]
             continue
         if 0 <= i < len(module.model):
             kind = type(module.model[i]).__name__
-            why = "is the head" if i == head.i else "gives no map of features"
-            raise ValueError(f"'{title}': row {i} ({kind}) {why}; levels are {', '.join(levels)}")
+            why = "is the head" if i == head else "gives no map of features"
+            raise ValueError(f"'{title}': row {i} ({kind}) {why}; levels are {', '.join(known)}")
         raise ValueError(
-            f"'{title}' has no place '{place}': its levels are {', '.join(levels)}, its rows 0 to {head.i - 1}"
+            f"'{title}' has no place '{place}': its levels are {', '.join(known)}, its rows 0 to {head - 1}"
         )
     if not found:
-        raise ValueError(f"'{title}': no place is given; its levels are {', '.join(levels)}")
+        raise ValueError(f"'{title}': no place is given; its levels are {', '.join(known)}")
     return dict(sorted(found.items()))

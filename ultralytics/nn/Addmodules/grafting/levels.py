@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ("capture", "map_strides")
+__all__ = ("capture", "levels", "map_strides")
 
 
 class _Captured(Exception):
@@ -49,3 +50,16 @@ def map_strides(model: nn.Module, imgsz: int) -> dict[int, tuple[float, int]]:
     return {
         i: (imgsz / x.shape[2], x.shape[1]) for i, x in enumerate(outputs) if isinstance(x, Tensor) and x.dim() == 4
     }
+
+
+def levels(model: nn.Module, maps: dict[int, tuple[float, int]]) -> dict[str, int]:
+    """Return rows by level: "P4" is the last row of the backbone at stride 2^4, "N4" the row that the head reads there.
+
+    Args:
+        model (nn.Module): Ultralytics model.
+        maps (dict[int, tuple[float, int]]): What `map_strides` gives.
+    """
+    backbone, head = len(model.yaml["backbone"]), model.model[-1]
+    found = {f"P{np.log2(stride):g}": i for i, (stride, _) in maps.items() if i < backbone}
+    read = [f % head.i for f in head.f] if isinstance(head.f, list) else []
+    return found | {f"N{np.log2(maps[i][0]):g}": i for i in read if i in maps}

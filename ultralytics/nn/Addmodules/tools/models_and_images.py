@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..grafting.levels import capture, map_strides
+from ..grafting.levels import capture, levels, map_strides
 from ..hooks.no_weights import refuse_missing
 from .compare.checks import list_images
 
@@ -88,24 +88,24 @@ def find_layers(model: nn.Module, names: Sequence[str], imgsz: int, file: str = 
 
     Args:
         model (nn.Module): Ultralytics model.
-        names (Sequence[str]): "P3" is the last backbone layer at stride 2^3, "N3" the last of the neck, "4" layer 4.
+        names (Sequence[str]): "P3" is the last backbone layer at stride 2^3, "N3" the layer that the head reads at that
+            stride, "4" layer 4.
         imgsz (int): Side of the images.
         file (str): Name of the model for messages.
 
     Raises:
         ValueError: If there is no such layer, or it gives no map.
     """
-    rows, backbone = list(model.model)[:-1], len(model.yaml["backbone"])
-    maps = map_strides(model, imgsz)
-    levels = {f"{'P' if i < backbone else 'N'}{np.log2(stride):g}": i for i, (stride, _) in maps.items()}
+    rows, maps = list(model.model)[:-1], map_strides(model, imgsz)
+    named = levels(model, maps)
     titles = [f"layer {i}, {getattr(m, 'type', type(m).__name__).rsplit('.', 1)[-1]}" for i, m in enumerate(rows)]
     found = {}
     for name in map(str.upper, names):
-        i = levels.get(name, int(name) if name.isdecimal() else -1)
+        i = named.get(name, int(name) if name.isdecimal() else -1)
         if i not in maps:
             listed = ", ".join(titles[j][6:].replace(",", "") for j in maps)
-            raise ValueError(f"{file} has no layer '{name}'. Levels: {', '.join(levels)}. Layers: {listed}")
-        found[f"{name}: {titles[i]}" if name in levels else titles[i]] = rows[i]
+            raise ValueError(f"{file} has no layer '{name}'. Levels: {', '.join(named)}. Layers: {listed}")
+        found[f"{name}: {titles[i]}" if name in named else titles[i]] = rows[i]
     return found
 
 
