@@ -18,6 +18,9 @@ Any setting of Ultralytics can be given as key=value; 'yolo cfg' prints them all
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -80,8 +83,10 @@ def check_tree() -> None:
 
 
 def quoted(path: str | Path) -> str:
-    """Quote a path for a command line; double quotes work in every shell, Windows' included."""
-    return f'"{path}"' if " " in str(path) else str(path)
+    """Quote a path for a command line as tools/key_value.py does, which cannot be imported before the installation."""
+    if os.name == "nt":
+        return str(path) if re.fullmatch(r"[\w./\\:+@%-]+", str(path)) else f'"{path}"'
+    return str(path) if re.fullmatch(r"[\w./:+@%-]+", str(path)) else shlex.quote(str(path))
 
 
 def read(args: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from ultralytics.nn.Addmodules.tools.key_value import (
     flag,
     near,
     parse,
+    quoted,
     several,
     usage,
 )
@@ -56,6 +58,37 @@ def test_values_are_read() -> None:
     assert parse(VERB, "draw", args) == SimpleNamespace(**expected)
     assert parse(VERB, "draw", ["models=['a, b.pt', 'c.pt']", "exist_ok=false"]).models == ["a, b.pt", "c.pt"]
     assert parse(VERB, "draw", ["models=用户/模型.pt"]).models == ["用户/模型.pt"]
+
+
+PATHS = [
+    "/a b/$HOME/x.pt",
+    "/a/`id`/x.pt",
+    '/a/"b/x.pt',
+    "/a/(1)/x&y",
+    "x'y",
+    "",
+    "a\\b",
+    "~/x",
+    "*",
+    "/用户/模型.pt",
+    "C:/a.pt",
+]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_quoted_path_is_what_the_shell_reads(path: str) -> None:
+    said = subprocess.run(["sh", "-c", f"printf %s {quoted(path)}"], capture_output=True, text=True, check=True).stdout
+    assert said == path
+    assert runpy.run_path(str(ROOT / "train.py"))["quoted"](path) == quoted(path)
+
+
+def test_paths_are_quoted_on_windows_and_only_where_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quoted("/用户/模型_1.pt") == "/用户/模型_1.pt"
+    with monkeypatch.context() as m:
+        m.setattr(os, "name", "nt")
+        found = [quoted(path) for path in (r"C:\a\x.pt", r"C:\a b\x.pt", "a'b", "")]
+    assert found == [r"C:\a\x.pt", r'"C:\a b\x.pt"', '"a\'b"', '""']
 
 
 @pytest.mark.parametrize(

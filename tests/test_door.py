@@ -107,6 +107,7 @@ def test_ctrl_c_says_how_to_go_on(
     from ultralytics import cfg
     from ultralytics.cfg import VMamba_door
     from ultralytics.nn.Addmodules.hooks import stops
+    from ultralytics.nn.Addmodules.tools.key_value import quoted
 
     last = tmp_path / "细胞 一" / "last.pt"
     last.parent.mkdir()
@@ -136,7 +137,7 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(stops, "_training", [])
     command = {"yolo": "yolo train resume model=", "train.py": "python train.py resume="}[door]
     assert said(training(0)) == f"\n{door}: stopped\n"
-    assert said(training(1)) == f'\n{door}: stopped; to go on after the last whole epoch: {command}"{last}"\n'
+    assert said(training(1)) == f"\n{door}: stopped; to go on after the last whole epoch: {command}{quoted(last)}\n"
     # now it is there from another training in the same folder
     assert said(training(0)) == f"\n{door}: stopped\n"
-    assert f'"{last}"' in said(training(0, resume=True))
+    assert quoted(last) in said(training(0, resume=True))

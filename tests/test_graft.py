@@ -32,6 +32,7 @@ from ultralytics.nn.Addmodules.layers.ss2d import SS2D, ConvSS2D
 from ultralytics.nn.Addmodules.layers.vss import VSSBlock
 from ultralytics.nn.Addmodules.tools import graft as command
 from ultralytics.nn.Addmodules.tools.graft import tensors
+from ultralytics.nn.Addmodules.tools.key_value import quoted
 from ultralytics.nn.Addmodules.tools.models_and_images import calibrate, read_pictures
 from ultralytics.nn.Addmodules.tools.verbs import main as vmamba
 from ultralytics.nn.Addmodules.VMamba import Mamba
@@ -775,11 +776,11 @@ def test_kinds_that_upstream_tells_by_a_name(folder: Path, capsys: pytest.Captur
     assert type(YOLO("rtdetr-vmamba.pt")) is RTDETR
 
 
-def test_names_are_quoted_as_every_shell_takes_them(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_names_are_quoted_where_a_shell_needs_it(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert vmamba(["graft", "model=yolov8n.yaml", "out=嫁接.yaml"]) == 0
     assert "model=嫁接.yaml " in capsys.readouterr().out
     assert vmamba(["graft", "model=yolov8n.yaml", "out=我的 嫁接.yaml"]) == 0
-    assert 'model="我的 嫁接.yaml" ' in capsys.readouterr().out
+    assert f"model={quoted('我的 嫁接.yaml')} " in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ultralytics.nn.Addmodules.tools.key_value import quoted
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train.py"
 
@@ -314,7 +316,7 @@ def test_own_data_from_another_directory(folder, data):
     assert re.search(rf"^Trained in \d+\.\d minutes. Best model: {re.escape(str(best))}$", summary, re.M)
     assert re.search(r"mAP50\(B\) \d\.\d{3}, mAP50-95\(B\) \d\.\d{3}", summary)
     source = data.parent / "images" / "val"
-    assert f'yolo detect predict model={best} source="{source}"' in summary
+    assert f"yolo detect predict model={best} source={quoted(source)}" in summary
     assert summary.rstrip().endswith("start from pretrained weights: docs/starting-weights.md.")
 
 

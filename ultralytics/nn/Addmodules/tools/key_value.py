@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -275,5 +277,7 @@ def _shown(option: Option) -> str:
 
 
 def quoted(path: str | Path) -> str:
-    """Quote a path for a command line if it needs that; double quotes work in every shell, Windows' included."""
-    return str(path) if re.fullmatch(r"[\w./\\:+@%-]*", str(path)) else f'"{path}"'
+    """Quote a path for a command line if it needs that: in double quotes on Windows, else as a POSIX shell reads it."""
+    if os.name == "nt":
+        return str(path) if re.fullmatch(r"[\w./\\:+@%-]+", str(path)) else f'"{path}"'
+    return str(path) if re.fullmatch(r"[\w./:+@%-]+", str(path)) else shlex.quote(str(path))

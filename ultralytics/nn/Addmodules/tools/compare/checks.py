@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from ..key_value import quoted
 from .plan import Plan
 
 __all__ = (
@@ -137,7 +138,11 @@ def about_data(file: str, e: Exception) -> str:
         fetched = isinstance(e, FileNotFoundError) and YAML.load(check_yaml(file)).get("download")
     except Exception:  # of many kinds; the file's trouble is said already
         return text
-    return f"{text}. The first training with this file gets the pictures: yolo train data={file}" if fetched else text
+    return (
+        f"{text}. The first training with this file gets the pictures: yolo train data={quoted(file)}"
+        if fetched
+        else text
+    )
 
 
 def device_of(plan: Plan) -> str:
