@@ -82,11 +82,21 @@ def test_stock_models_are_left_alone() -> None:
 
 def test_resume_names_a_run(tmp_path: Path) -> None:
     """Without one Ultralytics takes weights, and a data set, of its own."""
-    for args in (["train", "resume"], ["detect", "train", "resume=True"]):
+    nothing = (
+        ["train", "resume"],
+        ["detect", "train", "resume=True"],
+        ["mode=train", "resume", "=", "true,"],
+        ["resume"],
+    )
+    for args in nothing:
         with pytest.raises(ValueError, match="names no run; name its last.pt: yolo train resume model="):
             refuse_finished(args)
-    for args in (["train", "resume", "model=gone.pt"], ["train", "resume=gone.pt"]):
+    gone = (["train", "resume", "model=gone.pt"], ["train", "resume=gone.pt"])
+    spaced = (["train", "resume", "=", "gone.pt"], ["train", "resume=", "gone.pt"], ["train", "resume", "=gone.pt"])
+    for args in (*gone, *spaced, ["train", "resume", "model", "=", "gone.pt"]):
         with pytest.raises(FileNotFoundError, match=r"'resume=gone\.pt': there is no such file; name the last\.pt"):
             refuse_finished(args)
     refuse_finished(["train", "resume", "cfg=mine.yaml"])
     refuse_finished(["train", "resume=False"])
+    refuse_finished(["train", "resume", "=", "False"])
+    refuse_finished(["predict", "resume"])

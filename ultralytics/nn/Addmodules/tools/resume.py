@@ -46,13 +46,17 @@ def refuse_finished(args: Sequence[str]) -> None:
         ValueError: If the run is finished, the file is of none, or none is named: Ultralytics would then take weights
             and a data set of its own.
     """
-    settings = dict(arg.lstrip("-").partition("=")[::2] for arg in args)
+    from ultralytics.cfg import MODES, merge_equals_args
+
+    pairs = (arg.lstrip("-").removesuffix(",").partition("=") for arg in merge_equals_args(list(args)))
+    settings = {key.strip(): value.strip() for key, _, value in pairs}
+    mode = settings.get("mode") or next((mode for mode in MODES if mode in settings), "train")
     resume = settings.get("resume", "False")
-    alone = resume in ("", "True", "true", "1")
+    alone = resume.lower() in ("", "true", "1")
     file = settings.get("model", "") if alone else resume
     if file.endswith(".pt"):
         resumable(file)
-    elif alone and not file and "train" in args and "cfg" not in settings:
+    elif alone and not file and mode == "train" and "cfg" not in settings:
         raise ValueError(f"'resume' names no run; name its last.pt: yolo train resume model={_newest()}")
 
 
