@@ -200,6 +200,12 @@ def test_latex_is_escaped_and_has_the_rules_of_booktabs(tmp_path: Path) -> None:
     assert text.count(r"\\") == 3  # the head and two rows
     assert latex(tables(comparison)[1]).count(r"$+10.0\ [") == 5
     assert markdown(tables(comparison)[0]).splitlines()[1] == "|---|---:|---:|---:|---:|---:|---:|"
+    names = {"+SS2D_p4": [0.5, 0.6], "-1_x": [0.6, 0.7]}
+    text = "\n".join(map(latex, tables(made(tmp_path / "signed", names))))
+    assert text.count("\n    +SS2D\\_p4 & ") == text.count("\n    -1\\_x & ") == 2  # in the figures and the costs
+    assert "$+S" not in text
+    assert "$-1" not in text
+    assert text.count(r"$+10.0\ [") == 5
 
 
 def has_booktabs() -> bool:

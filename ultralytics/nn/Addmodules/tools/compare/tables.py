@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -160,7 +161,7 @@ def latex(table: Table) -> str:
         return "    " + " & ".join(map(number, cells)) + r" \\"
 
     def number(cell: str) -> str:
-        signed = cell[:1] in "+-" and len(cell) > 1
+        signed = re.fullmatch(r"[+-]\d+\.\d( \[[^]]*\])?", cell)  # not all that begins with a sign: names may, too
         return "$" + cell.replace(" [", r"\ [") + "$" if signed else escaped(cell)
 
     columns = "l" + "r" * (len(table.head) - 1)
