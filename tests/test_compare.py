@@ -522,6 +522,22 @@ def test_a_projection_that_starts_at_zero_in_one_model_stays_at_zero() -> None:
     assert not start.alike(a.weight, 3 * torch.nn.Linear(8, 8).weight)
 
 
+def test_any_kind_of_model_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RT-DETR is told by its head: a YOLO of that YAML has no task."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "ultralytics/cfg/models/v8/yolov8-rtdetr.yaml", "mine.yaml")
+    (fresh,) = subjects("mine.yaml")
+    torch.save({"epoch": -1, "model": fresh.model.half(), "train_args": {"task": "detect", "lr0": 0.5}}, "mine.pt")
+    (trained,) = subjects("mine.pt")
+    assert [type(s.model).__name__ for s in (fresh, trained)] == ["RTDETRDetectionModel"] * 2
+    assert [(s.trained, s.args, s.model.task) for s in (fresh, trained)] == [
+        (False, {}, "detect"),
+        (True, {"task": "detect", "lr0": 0.5}, "detect"),
+    ]
+    assert torch.equal(trained.model.model[0].conv.weight, fresh.model.model[0].conv.weight.float())
+    assert len(starts(["mine.yaml", "mine.pt"])) == 2
+
+
 def test_weights_of_a_file_are_kept_and_a_new_head_is_the_same_for_all(tmp_path: Path) -> None:
     """Two .pt of 80 classes: their own numbers stay, class branches are new for 3 classes, and equal."""
     files = []

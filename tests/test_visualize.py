@@ -244,7 +244,7 @@ def test_models_are_seeded_and_the_callers_random_state_is_kept(stock: nn.Module
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(stock.state_dict().values(), again.state_dict().values()))
     assert not again.training
-    assert type(load("rtdetr-resnet50.yaml").model[-1]).__name__ == "RTDETRDecoder"
+    assert type(load("yolov8n-rtdetr.yaml").model[-1]).__name__ == "RTDETRDecoder"  # told by its head, not by its name
 
 
 def test_calibration_gives_the_statistics_of_the_images() -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ..hooks.no_weights import refuse_missing
 from ..layers.graft import Graft, find_block, is_graft
 from .levels import levels, map_strides
+from .model_file import read_model
 from .splice import own_scale, splice
 
 if TYPE_CHECKING:
@@ -118,59 +117,17 @@ def wrapped(source: Model, module: nn.Module, name: Path) -> Model:
 
 
 def read(source: str | Path) -> tuple[Model, torch.dtype]:
-    """Return the model of a file, and the dtype in which the file holds it.
+    """Return the model of a file, and the dtype in which the file holds it: upstream's loader makes all float32.
 
     Raises:
         FileNotFoundError: If there is no such file, and none of that name can be downloaded.
         ValueError: If the file is no model.
     """
-    from ultralytics import RTDETR, YOLO
-    from ultralytics.nn.tasks import torch_safe_load, yaml_model_load
     from ultralytics.utils.checks import check_model_file_from_stem
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-    path = Path(check_model_file_from_stem(str(source)))
-    if path.suffix not in {".yaml", ".yml", ".pt"}:
-        raise ValueError(f"'{source}' is no model file: give a .pt (trained) or a .yaml (untrained)")
-    refuse_missing(path)
-    if path.suffix == ".pt" and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
-        raise FileNotFoundError(f"no such model file: '{source}'")
-    try:
-        with no_installs():
-            if path.suffix == ".pt":
-                raw, _ = torch_safe_load(str(path))  # for what upstream's loader changes: it makes all float32
-                module = raw.get("ema") or raw.get("model")
-                if not isinstance(module, nn.Module):
-                    raise ValueError("it is no checkpoint of Ultralytics: it has tensors, but no model")
-                dtype = next(module.parameters()).dtype
-                if raw.get("modelopt"):
-                    raise ValueError("it was trained with quantisation, so its layers are not those of its YAML")
-                return YOLO(str(path)), dtype
-            decoder = yaml_model_load(path)["head"][-1][2] == "RTDETRDecoder"
-            return (RTDETR if decoder else YOLO)(str(path)), torch.float32
-    except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
-        raise ValueError(f"cannot read the model '{source}': {_sentence(e)}") from e
-
-
-@contextmanager
-def no_installs() -> Iterator[None]:
-    """Keep upstream from installing what a checkpoint's classes are called after: the name may be anybody's package."""
-    from ultralytics.utils import checks
-
-    before, checks.AUTOINSTALL = checks.AUTOINSTALL, False
-    try:
-        yield
-    finally:
-        checks.AUTOINSTALL = before
-
-
-def _sentence(e: Exception) -> str:
-    """Return an exception's first line, without upstream's decoration."""
-    if " is no checkpoint of Ultralytics" in str(e):
-        return "it is no checkpoint of Ultralytics"
-    text = " ".join(str(e).strip().splitlines()[:1]).removeprefix("ERROR").lstrip(" ❌\ufe0f")
-    text = text.split(" (RuntimeError")[0]  # what PyTorch's reader says of a broken file
-    return text if isinstance(e, (ValueError, TypeError)) and text else f"{type(e).__name__}: {text}"
+    model, checkpoint = read_model(check_model_file_from_stem(str(source)))
+    weights = checkpoint.get("ema") or checkpoint.get("model") or model.model
+    return model, next(weights.parameters()).dtype
 
 
 def refuse(module: nn.Module, title: str, again: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grafting.levels import capture, levels, map_strides
-from ..hooks.no_weights import refuse_missing
+from ..grafting.model_file import read_model
 from .compare.checks import list_images
 
 __all__ = ("Picture", "calibrate", "capture", "find_layers", "load", "read_pictures")
@@ -45,24 +44,10 @@ def load(file: str) -> nn.Module:
         FileNotFoundError: If there is no such file, and Ultralytics has none of that name to download.
         ValueError: If the file cannot be read, or holds no model for RGB images.
     """
-    from ultralytics import RTDETR, YOLO
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    path = Path(file)
-    if path.suffix not in {".yaml", ".yml", ".pt"}:
-        raise ValueError(f"'{file}' is no model file: give a .yaml (untrained) or a .pt (trained)")
-    refuse_missing(path)
-    if path.suffix == ".pt" and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
-        raise FileNotFoundError(f"no such model file: '{file}'")
-    build = RTDETR if path.stem.startswith("rtdetr") else partial(YOLO, verbose=False)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # torch.manual_seed would touch the GPUs' generators as well
-            model = build(file).model.float().eval().requires_grad_(False)
-        channels, _ = model.yaml.get("channels", 3), model.yaml["backbone"]
-    except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
-        why = str(e) if isinstance(e, FileNotFoundError) else f"{type(e).__name__}: {e}"
-        raise ValueError(f"cannot read the model '{file}': {why}") from e
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would touch the GPUs' generators as well
+        model = read_model(file)[0].model.float().eval().requires_grad_(False)
+    channels = model.yaml.get("channels", 3)
     if channels != 3:
         raise ValueError(f"'{file}' takes images of {channels} channels: only models for RGB images can be drawn")
     return model

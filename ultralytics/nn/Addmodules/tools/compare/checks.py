@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from ...grafting.model_file import read_model
 from ..key_value import quoted
 from .plan import Plan
 
@@ -179,7 +180,7 @@ def check_models(plan: Plan) -> list[Subject]:
     """
     if not plan.models:
         raise ValueError("no models are given")
-    subjects = [read_model(name, file) for name, file in plan.models.items()]
+    subjects = [read_subject(name, file) for name, file in plan.models.items()]
     tasks = {s.name: s.model.task for s in subjects}
     for name, task in tasks.items():
         if task != tasks[subjects[0].name]:
@@ -196,34 +197,18 @@ def check_models(plan: Plan) -> list[Subject]:
     return subjects
 
 
-def read_model(name: str, file: str) -> Subject:
-    """Return a model. A stock .pt that is not here is fetched as Ultralytics does; no other file is looked for online.
+def read_subject(name: str, file: str) -> Subject:
+    """Return a model that is to be compared.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read or holds no model.
     """
-    from ultralytics import YOLO
-    from ultralytics.nn.tasks import torch_safe_load
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    path = Path(file)
-    if path.suffix not in {".yaml", ".yml", ".pt"}:
-        raise ValueError(f"'{file}' is no model file: give a .yaml (untrained) or a .pt (with weights)")
-    trained = path.suffix == ".pt"
-    if trained and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
-        raise FileNotFoundError(f"no such model file: '{file}'")
-    try:
-        with quiet(), offline(), torch.random.fork_rng(devices=[]):
-            yolo = YOLO(file, verbose=False)
-            model, args = yolo.model, {}
-            if trained:
-                args = dict(torch_safe_load(yolo.ckpt_path)[0].get("train_args") or {})
-            model.yaml["backbone"]
-    except Exception as e:  # whatever a parser or unpickler raises on a foreign file is the file's fault
-        why = one_line(e) if isinstance(e, FileNotFoundError) else f"{type(e).__name__}: {one_line(e)}"
-        raise ValueError(f"cannot read the model '{file}': {why}") from e
-    return Subject(name, file, model, trained, digest(model, Path(yolo.ckpt_path) if trained else None), args)
+    with quiet(), offline(), torch.random.fork_rng(devices=[]):
+        model, checkpoint = read_model(file)
+    trained, args = bool(checkpoint), checkpoint.get("train_args") or {}
+    found = digest(model.model, Path(model.ckpt_path) if trained else None)
+    return Subject(name, file, model.model, trained, found, dict(args))
 
 
 def digest(model: nn.Module, file: Path | None) -> str:
