@@ -1,6 +1,7 @@
 # Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
 """This repository as it stands: its series on the pinned upstream release, nothing copied from it, and its packages."""
 
+import ast
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from patches.upstream import fetch, load_pin, split_requires
 
 NAMES = [patch.name for patch in load_series()]
 TASKS, TRAINER = "ultralytics/nn/tasks.py", "ultralytics/engine/trainer.py"
+EXPORTER = "ultralytics/engine/exporter.py"
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,20 @@ def test_hooks_are_missed_where_they_are_absent(built, row):
     assert len(check_hooks(built[0], (row,))) == 1
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_inserted_line_is_looked_for(name):
+    looked_for = {(path, statement(hook)) for path, _, _, hook, _ in HOOKS}
+    _, *files = (ROOT / f"patches/{name}.patch").read_text(encoding="utf-8").split("\n+++ b/")
+    inserted = [(text.partition("\n")[0], line) for text in files for line in re.findall(r"(?m)^\+ *(\S.*)$", text)]
+    assert inserted
+    assert {(path, statement(line)) for path, line in inserted} <= looked_for
+
+
+def statement(line):
+    """Return a line of code without its comment, as this Python writes it."""
+    return "@" * line.startswith("@") + ast.unparse(ast.parse(line.removeprefix("@")))
+
+
 def test_hooks_in_the_wrong_place_are_told(built):
     def moved(path, hook, before):
         lines = built[1][path].decode().splitlines(keepends=True)
@@ -86,6 +102,7 @@ def test_hooks_in_the_wrong_place_are_told(built):
     assert "must stand in DetectionModel" in moved(TASKS, "declared_strides(self", "self.model.eval()")[0]
     assert "must stand in yaml_model_load" in moved(TASKS, "@own_scales", "def guess_model_scale(")[0]
     assert "must stand in BaseTrainer" in moved(TRAINER, "@without_ssm_decay", "def __init__(self, cfg")[0]
+    assert "must stand in Exporter" in moved(EXPORTER, "@with_refusals", "def __init__(self, cfg")[0]
     assert "cannot be read" in check_hooks({**built[1], TASKS: b"def f(:\n"})[0]
 
 
