@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
 
 from patches.upstream import load_pin
@@ -39,6 +40,14 @@ def test_files_that_contributing_names() -> None:
         scan = ours / "selective_scan"
         places = [p / name for p in (ROOT, ours.parent, ours, ours / "layers", scan, scan / "backends")]
         assert any(place.exists() for place in places), name
+
+
+@pytest.mark.parametrize("folder", ["building", "grafting", "hooks", "layers", "tools"])
+def test_the_page_of_files_has_each(folder: str) -> None:
+    page = text("docs/design/fork.md")
+    files = [file.name for file in (ROOT / "ultralytics/nn/Addmodules" / folder).glob("[a-z]*.py")]
+    assert files
+    assert [name for name in files if f" {name} " not in page] == []
 
 
 def test_the_form_asks_for_commands_that_there_are() -> None:
