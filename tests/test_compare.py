@@ -385,6 +385,8 @@ def broken(folder: Path, how: str) -> Path:
         (folder / "labels/train/3.txt").write_text("2 0.5 0.5 0.1 0.1\n", encoding="utf-8")
     elif how == "grey":
         YAML.save(file, {**YAML.load(file), "channels": 1})
+    elif how == "names":
+        YAML.save(file, {**YAML.load(file), "names": ["bar", "bar"]})
     elif how == "test":
         YAML.save(file, {**YAML.load(file), "test": "images/tset"})
     return file
@@ -398,6 +400,10 @@ def broken(folder: Path, how: str) -> Path:
         ("images", "no images in the train split"),
         ("class", "names class 2, but the data name 2 classes, 0 to 1"),
         ("grey", "yolov8n takes pictures of 3 channels"),
+        (
+            "names",
+            "data.yaml: classes 0 and 1 are called 'bar'; give each a name of its own, because tables and weights",
+        ),
         ("test", "tset does not exist; put its pictures there, take test out, or give report_on=val"),
     ],
 )

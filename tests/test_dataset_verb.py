@@ -137,6 +137,10 @@ FAULTS = {
         lambda data: YAML.save(data, {**YAML.load(data), "test": "images/tset"}),
         "test: no pictures in the test split: ",
     ),
+    "two classes of one name": (
+        lambda data: YAML.save(data, {**YAML.load(data), "names": {0: "square", 1: "square"}}),
+        "class: classes 0 and 1 are called 'square'",
+    ),
     "class without objects": (
         lambda data: YAML.save(data, {**YAML.load(data), "names": {0: "square", 1: "bar", 2: "细胞"}}),
         "class: no object of class 2 (细胞) in any split",

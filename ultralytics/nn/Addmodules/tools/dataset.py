@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 from matplotlib.figure import Figure
 
-from .compare.checks import RELATIVE, SPLITS, about_data, list_images, offline, quiet
+from .compare.checks import RELATIVE, SPLITS, about_data, list_images, offline, quiet, same_names
 from .contact_sheet import Labelled, plot_contact_sheet
 from .models_and_images import read_pictures
 from .report_rows import OK, PROBLEM, Row, columns, emit, render
@@ -221,6 +221,8 @@ def problems(names: dict[int, str], splits: dict[str, Split]) -> list[Row]:
         rows += _unread(name, split)
         rows += _boxes(name, split)
     rows += _names(splits)
+    if twice := same_names(names):
+        rows.append(Row("class", PROBLEM, twice, "Give each a name of its own: figures and weights go by it"))
     counts = {name: split.counts() for name, split in splits.items() if not split.without}
     for i, label in names.items():
         lacking = [name for name in counts if not counts[name][i]]

@@ -335,6 +335,8 @@ def check_labels(file: str, task: str, tested: bool = True) -> Data:
     except Exception as e:  # of many kinds: a path, YAML or a wrong value
         raise ValueError(about_data(file, e)) from e
     names = dict(found["names"])
+    if twice := same_names(names):
+        raise ValueError(f"data={file}: {twice}; give each a name of its own, because tables and weights go by it")
     keypoints = found.get("kpt_shape")
     if task == "pose" and not keypoints:
         raise ValueError(f"data={file} has no kpt_shape:, which models for poses need")
@@ -390,6 +392,20 @@ def read_once(data: Data, task: str, train: dict) -> None:
                     build_yolo_dataset(cfg, found[split], cfg.batch, found, mode="train" if split == "train" else "val")
     except Exception as e:  # of many kinds: broken pictures, labels that do not fit the task
         raise ValueError(f"data={data.file}: {one_line(e)}") from e
+
+
+def same_names(names: dict[int, str]) -> str:
+    """Return which classes have one name, or nothing where all have their own.
+
+    Examples:
+        >>> same_names({0: "car", 1: "bus", 2: "car"})
+        "classes 0 and 2 are called 'car'"
+    """
+    by_name: dict[str, list[str]] = {}
+    for i, name in names.items():
+        by_name.setdefault(name, []).append(str(i))
+    name, numbers = max(by_name.items(), key=lambda item: len(item[1]))
+    return f"classes {', '.join(numbers[:-1])} and {numbers[-1]} are called '{name}'" if len(numbers) > 1 else ""
 
 
 def list_images(where: str | list[str] | None, without: str) -> list[str]:
