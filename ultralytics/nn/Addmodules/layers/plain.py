@@ -23,10 +23,14 @@ GLOBAL_HOOKS = tuple(
 
 def bare(module: nn.Module) -> bool:
     """Return whether calling a module runs its class's `forward` and nothing else: no hook, no compiled copy of it."""
+    return not any(GLOBAL_HOOKS) and _as_its_class(module)
+
+
+def _as_its_class(module: nn.Module) -> bool:
+    """Return whether nothing of its own changes what calling a module does."""
     state = module.__dict__
     return not (
-        any(GLOBAL_HOOKS)
-        or "forward" in state
+        "forward" in state
         or "_compiled_call_impl" in state  # of `module.compile()`
         or state["_forward_hooks"]
         or state["_forward_pre_hooks"]
@@ -42,8 +46,10 @@ def plain(*children: nn.Module) -> bool:
     modules of exactly the expected type, without hooks of any sort, parametrizations, pruning, a `forward` of their own
     or weights of another library's type. What LoRA, quantisation, FLOP counters and CAM tools leave must be called.
     """
+    if any(GLOBAL_HOOKS):
+        return False
     for child in children:
-        if type(child) not in KINDS or not bare(child):
+        if type(child) not in KINDS or not _as_its_class(child):
             return False
         weight = child._parameters.get("weight")
         if type(weight) is not nn.Parameter and (weight is None or is_traceable_wrapper_subclass(weight)):
