@@ -17,7 +17,7 @@ from building import setuptools_hooks  # noqa: E402
 setuptools_hooks()  # says so where setuptools is too old for the imports below
 
 from building import library, wheels  # noqa: E402
-from building.compilers import CompilerError  # noqa: E402
+from building.compilers import CompilerError, choice  # noqa: E402
 from building.machines import problem  # noqa: E402
 from setuptools import find_packages, setup  # noqa: E402
 from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402
@@ -56,13 +56,28 @@ EXTRAS = {
 
 
 class BuildPy(build_py):
-    """Builds a wheel's files from nothing: setuptools would also pack what an earlier build left behind."""
+    """Builds a wheel's files from nothing, and from the fork's files alone.
+
+    setuptools would also pack what an earlier build left behind, and every module that lies in the tree.
+
+    Attributes:
+        files (frozenset[str]): The fork's files.
+    """
+
+    files = frozenset()
 
     def run(self):
         """Copy the package."""
         if not self.editable_mode:
             shutil.rmtree(Path(self.build_lib) / "ultralytics", ignore_errors=True)
+        elif choice() == "none":
+            library.leave_out()
         super().run()
+
+    def find_package_modules(self, package, package_dir):
+        """Return the modules of a package."""
+        found = super().find_package_modules(package, package_dir)
+        return [module for module in found if Path(module[2]).as_posix() in self.files]
 
 
 class BdistWheel(bdist_wheel):
@@ -96,12 +111,13 @@ def main():
         print(did, flush=True)
     requires, extras = split_requires(manifest["requires"])
     files = sorted({*manifest["files"], *tree.own_files(compiled=False)})
+    BuildPy.files = frozenset(files)
     setup(
         version=load_pin().fork_version,
         install_requires=requires + REQUIRES,
         extras_require={**extras, **EXTRAS},
         packages=find_packages(include=["ultralytics", "ultralytics.*"]),
-        # Named one by one, so that nothing else that lies in the tree gets into a wheel
+        # Named one by one, as BuildPy does for modules, so that nothing else that lies in the tree gets into a wheel
         package_data={"ultralytics": [path.partition("/")[2] for path in files if not path.endswith(".py")]},
         include_package_data=False,
         ext_modules=extensions,

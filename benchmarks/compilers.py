@@ -63,6 +63,8 @@ def main() -> None:
                     times.setdefault((level, library), []).append(took)
     print("| library | forward ms | backward ms | forward | backward |\n|---|---|---|---|---|")
     for level in ("plain", "avx2", "avx512"):
+        if any((level, library) not in times for library in options.libraries):  # this processor has none
+            continue
         rows = [[statistics.median(t[i] for t in times[level, lib]) * 1e3 for i in (0, 1)] for lib in options.libraries]
         for library, row in zip(options.libraries, rows):
             best = [min(t[i] for t in times[level, library]) * 1e3 for i in (0, 1)]

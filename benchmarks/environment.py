@@ -32,8 +32,15 @@ def git(*args: str) -> str:
 
 
 def uncommitted() -> bool:
-    """Return whether the tree differs from the commit; results do not count, or one run would spoil the next."""
-    return bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in WRITTEN)))
+    """Return whether the tree differs from the commit; results do not count, or one run would spoil the next.
+
+    New files count where they would be built or run.
+    """
+    others = [f":!{path}" for path in WRITTEN]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *others)
+    return bool(
+        changed or git("ls-files", "--others", "--exclude-standard", "--", "ultralytics", "benchmarks", *others)
+    )
 
 
 def environment(threads: int) -> dict:

@@ -293,6 +293,17 @@ def test_results_do_not_count_as_uncommitted_code(monkeypatch: pytest.MonkeyPatc
     assert environment.uncommitted()
 
 
+def test_new_sources_count_as_uncommitted_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The library is made of every C++ file in its folder."""
+    repository(tmp_path, {"code.py": "1"})
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    assert not environment.uncommitted()
+    (tmp_path / "ultralytics").mkdir()
+    (tmp_path / "ultralytics/new.cpp").write_text("1", encoding="utf-8")
+    assert environment.uncommitted()
+
+
 # Checks
 
 

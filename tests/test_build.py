@@ -15,7 +15,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -287,6 +289,40 @@ def test_none_leaves_the_library_out(wish):
     assert library.extensions() == []
 
 
+def test_none_takes_an_older_library_away_and_says_so(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(library, "aloud", told.append)
+    monkeypatch.setattr(compilers, "CSRC", tmp_path / "csrc")
+    library.leave_out()
+    assert told == []
+    (tmp_path / library_name()).write_bytes(b"compiled before")
+    library.leave_out()
+    assert not (tmp_path / library_name()).exists()
+    assert [f"{library_name()}, was removed" in text for text in told] == [True]
+
+
+@pytest.mark.parametrize("kind", ["whole", "cut short", "of another system", "garbage"])
+def test_only_a_whole_library_for_this_machine_is_up_to_date(kind, installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(compilers, "CSRC", tmp_path / "csrc")
+    monkeypatch.setattr(compilers, "exported_names", lambda: ["vmamba_tile"])
+    monkeypatch.setattr(library, "_inputs", list)
+    data = {"cut short": installed[: len(installed) // 2], "garbage": b"garbage"}.get(kind, installed)
+    (tmp_path / library_name()).write_bytes(data)
+    if kind == "of another system":
+        other = next(target for target in TARGETS.values() if target is not here())
+        monkeypatch.setattr(library, "here", lambda: other)
+    assert library.up_to_date() == (kind == "whole")
+
+
+def test_two_installations_at_once(tmp_path):
+    built, beside = tmp_path / "built.so", tmp_path / "_cpu.so"
+    built.write_bytes(b"new" * 100_000)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: library.put_in_place(built, beside), range(60)))
+    assert beside.read_bytes() == built.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [beside, built]
+
+
 def test_library_has_one_name_for_every_python(step):
     name = f"ultralytics/nn/Addmodules/selective_scan/backends/{library_name()}"
     assert Path(step.get_ext_filename("ultralytics.nn.Addmodules.selective_scan.backends._cpu")).as_posix() == name
@@ -509,15 +545,15 @@ def test_libraries_that_are_not_what_the_wheel_promises_are_refused(installed):
         pytest.skip("reads a library of Linux")
     other = next(target for target in TARGETS.values() if target is not here() and target.suffix == ".so")
     with pytest.raises(compilers.CompilerError, match=f"the library for {other.name} is one for {here().name}"):
-        wheels.check_library(other, installed)
+        wheels.check_library(other, installed, compilers.exported_names())
     with pytest.raises(compilers.CompilerError, match="cannot be read"):
-        wheels.check_library(other, b"nothing")
+        wheels.check_library(other, b"nothing", compilers.exported_names())
     same_length = installed.replace(b"vmamba_tile\0", b"vmamba_tale\0")
     with pytest.raises(compilers.CompilerError, match=r"differ in exports: vmamba_tale, vmamba_tile"):
-        wheels.check_library(here(), same_length)
+        wheels.check_library(here(), same_length, compilers.exported_names())
     if read_binary(installed).glibc > (2, 17):
         with pytest.raises(compilers.CompilerError, match=r"needs glibc \(2, \d+\), and its wheel promises \(2, 17\)"):
-            wheels.check_library(here(), installed)
+            wheels.check_library(here(), installed, compilers.exported_names())
 
 
 def test_other_versions_of_the_tools_are_refused(monkeypatch, tmp_path):
@@ -527,7 +563,34 @@ def test_other_versions_of_the_tools_are_refused(monkeypatch, tmp_path):
     assert wheels.main(["--out", str(tmp_path)]) == 1
 
 
+def test_a_checkout_that_was_cut_short_is_made_anew(monkeypatch, tmp_path):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in ("setup.py", "ultralytics.py"):
+            archive.addfile(tarfile.TarInfo(name))
+    folder = tmp_path / "commit"
+    monkeypatch.setattr(wheels, "_git", lambda *args: packed.getvalue())
+
+    def full(archive, path):
+        (path / "setup.py").write_text("", encoding="utf-8")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m, pytest.raises(OSError, match="No space"):
+        m.setattr(tarfile.TarFile, "extractall", full)
+        wheels._check_out("commit", folder)
+    assert not folder.exists()
+    wheels._check_out("commit", folder)
+    assert {p.name for p in folder.iterdir()} == {"setup.py", "ultralytics.py"}
+
+
 # Workflows
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script of bash")
+def test_an_unknown_part_of_ci_is_refused():
+    done = subprocess.run(["bash", ROOT / ".ci/run", "teests"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "There is no part 'teests'" in done.stderr
 
 
 def test_workflows_call_parts_that_exist_and_test_the_oldest_that_we_claim():

@@ -25,7 +25,7 @@ import torch
 from tests import block_cases
 from tests.scan_cases import hold_elsewhere, make, run
 from ultralytics.nn.Addmodules.building.binaries import read_binary
-from ultralytics.nn.Addmodules.building.compilers import CSRC, FLAGS, compile_library, zig
+from ultralytics.nn.Addmodules.building.compilers import CSRC, FLAGS, compile_library, exported_names, zig
 from ultralytics.nn.Addmodules.building.targets import TARGETS
 from ultralytics.nn.Addmodules.building.wheels import WORK, check_library
 from ultralytics.nn.Addmodules.selective_scan import mamba_inner, registry, use_backend
@@ -212,7 +212,7 @@ def test_block_with_both_linear_layers(elsewhere, request, case):
 def test_library_is_what_its_wheel_promises(libraries, name):
     """Platform, exported names and the oldest C library; needed libraries that every such system has."""
     data = libraries[name].read_bytes()
-    check_library(TARGETS[name], data)
+    check_library(TARGETS[name], data, exported_names())
     found = read_binary(data)
     allowed = {
         "linux": r"lib(c|m|dl|pthread)\.so\.\d|ld-linux-.*",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +162,28 @@ def test_other_devices(device: str, reasons: dict, text: str, log: list[str]) ->
     assert len(log) == 1
     assert f"plain PyTorch on {device}" in log[0]
     assert text in log[0]
+
+
+def test_threads_that_a_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: dict[str, str] = {}
+    monkeypatch.setattr(threads.psutil, "Process", lambda: SimpleNamespace(environ=lambda: started))
+    monkeypatch.setattr(threads.os, "environ", {})
+    assert threads.chosen_threads() is None
+    threads.os.environ["OMP_NUM_THREADS"] = "1"  # of Ultralytics
+    assert threads.chosen_threads() is None
+    threads.os.environ["OMP_NUM_THREADS"] = "3"  # of a program, at its top
+    assert threads.chosen_threads() == 3
+    threads.os.environ["OMP_NUM_THREADS"] = "1"
+    started["OMP_NUM_THREADS"] = "4,2"
+    assert threads.chosen_threads() == 4
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("150000 100000", 2), ("5 100000", 1), ("", 8)])
+def test_cores_of_a_container(quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(f"{quota}\n", encoding="utf-8")
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert threads.cores_here() == cores
 
 
 # Rows of `vmamba checks` ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import torch
 
 import ultralytics
 from ultralytics import YOLO
@@ -64,6 +65,28 @@ def test_declared_strides_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     d["backbone"][9][2] = "Unknown"  # whose stride this table does not know: nothing is said of strides
     refuse_strides(d, "mine.yaml")
     assert lint(d) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "stride"),
+    [
+        (["Focus", [16, 3]], 2),
+        (["Focus", [16, 3, 2]], 4),
+        (["nn.MaxPool2d", [3, 1, 1]], 1),
+        (["nn.MaxPool2d", [2, 2]], 2),
+        (["nn.MaxPool2d", [3]], 3),
+        (["Conv", [16, 3, 2]], 2),
+    ],
+)
+def test_strides_of_rows_are_those_measured(row: list, stride: int, tmp_path: Path) -> None:
+    """What the table says of a row's class is what a map of 48 pixels comes out with."""
+    d = {"backbone": [[-1, 1, *row]], "head": [[[0], 1, "Detect", ["nc"]]], "nc": 2}
+    YAML.save(tmp_path / "mine.yaml", d)
+    model = YOLO(tmp_path / "mine.yaml").model
+    assert 48 / model.model[0](torch.zeros(1, 3, 48, 48)).shape[2] == stride
+    refuse_strides({**d, "strides": [stride]}, "mine.yaml")
+    with pytest.raises(ValueError, match=f"reads \\[{stride}\\]"):
+        refuse_strides({**d, "strides": [64]}, "mine.yaml")
 
 
 @pytest.mark.parametrize("factor", [0, -2, float("nan"), float("inf"), "2", None, [2]])

@@ -15,9 +15,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
 from . import compilers
+from .binaries import read_binary
 from .targets import here, library_name
 
-__all__ = ("BuildExt", "aloud", "extensions", "put_in_place", "up_to_date")
+__all__ = ("BuildExt", "aloud", "extensions", "leave_out", "put_in_place", "up_to_date")
 
 ROOT = Path(__file__).resolve().parents[4]
 SLOWER = "10 to 20"
@@ -38,9 +39,30 @@ def extensions() -> list[Extension]:
 
 
 def up_to_date() -> bool:
-    """Return whether the library beside the sources is newer than all that it is made of."""
+    """Return whether the library beside the sources is newer than all that it is made of, whole, and for this machine.
+
+    A tree may have been copied from another machine, and a download may have been cut short.
+    """
+    library, target = compilers.CSRC.parent / library_name(), here()
+    if not library.is_file() or any(path.stat().st_mtime > library.stat().st_mtime for path in _inputs()):
+        return False
+    try:
+        found = read_binary(library.read_bytes())
+    except ValueError:
+        return False
+    # zig's C++ runtime shows more names on macOS
+    return target is not None and found.platform == target.name and {*compilers.exported_names()} <= {*found.exports}
+
+
+def leave_out() -> None:
+    """Take away the library of an earlier installation, where this one was told to have none, and say so."""
     library = compilers.CSRC.parent / library_name()
-    return library.is_file() and all(path.stat().st_mtime <= library.stat().st_mtime for path in _inputs())
+    if library.is_file():
+        try:
+            library.unlink()
+            aloud(f"VMAMBA_COMPILER is none: the library of an earlier installation, {library.name}, was removed.")
+        except OSError as e:
+            aloud(f"VMAMBA_COMPILER is none, but the library of an earlier installation stays in use: {e}")
 
 
 def _inputs() -> list[Path]:
@@ -127,7 +149,7 @@ def put_in_place(built: Path, beside: Path) -> None:
         with contextlib.suppress(OSError):  # still loaded
             leftover.unlink()
     aside = beside.with_name(f"{beside.stem}.old-{time.time_ns()}{beside.suffix}")
-    fresh = beside.with_name(f"{beside.stem}.new{beside.suffix}")
+    fresh = beside.with_name(f"{beside.stem}.new-{time.time_ns()}{beside.suffix}")  # another may install meanwhile
     try:
         shutil.copyfile(built, fresh)
         try:

@@ -20,6 +20,7 @@ import tarfile
 import time
 import zipfile
 import zlib
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def make(out: Path, ref: str, targets: list[Target]) -> dict[str, str]:
         library = WORK / commit / ".libraries" / target.name / target.library
         compile_library(target, library, WORK, checkout / PLACE / "csrc")
         data = library.read_bytes()
-        check_library(target, data)
+        check_library(target, data, exported_names(checkout / PLACE / "csrc"))
         wheel = out / f"{name}-py3-none-{target.tag}.whl"
         wheel.write_bytes(pack(files, {f"{PLACE}/{target.library}": data}, target.tag, moment))
         sums[wheel.name] = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -112,12 +113,15 @@ def _git(*args: str) -> bytes:
 
 
 def _check_out(commit: str, folder: Path) -> None:
-    """Write the files of a commit into a folder, if they are not there yet."""
-    if (folder / "setup.py").is_file():
+    """Write the files of a commit into a folder, if they are not there yet; a folder that is there is whole."""
+    if folder.is_dir():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", commit))) as archive:
-        archive.extractall(folder)
+        archive.extractall(part)
+    part.rename(folder)
 
 
 def _without_library(checkout: Path, moment: int) -> tuple[str, dict[str, bytes]]:
@@ -143,8 +147,13 @@ def _without_library(checkout: Path, moment: int) -> tuple[str, dict[str, bytes]
     return wheels[-1].name.removesuffix("-py3-none-any.whl"), files
 
 
-def check_library(target: Target, data: bytes) -> None:
+def check_library(target: Target, data: bytes, names: Sequence[str]) -> None:
     """Refuse a library that is not what the wheel's tag promises.
+
+    Args:
+        target (Target): The platform.
+        data (bytes): The library.
+        names (Sequence[str]): What it has to export.
 
     Raises:
         CompilerError: If platform, exported names or the needed C library differ.
@@ -157,7 +166,7 @@ def check_library(target: Target, data: bytes) -> None:
         raise CompilerError(f"the library for {target.name} is one for {found.platform}")
     # zig's linker for macOS takes no list of exports, so the memory functions of its C++ runtime stay visible there.
     mac = target.suffix == ".dylib"
-    if odd := sorted({name for name in found.exports if not (mac and RUNTIME.match(name))} ^ {*exported_names()}):
+    if odd := sorted({name for name in found.exports if not (mac and RUNTIME.match(name))} ^ {*names}):
         raise CompilerError(f"the library for {target.name} and csrc/exported.txt differ in exports: {', '.join(odd)}")
     if target.suffix == ".so" and found.glibc > (oldest := tuple(map(int, target.tag.split("_")[1:3]))):
         raise CompilerError(f"the library for {target.name} needs glibc {found.glibc}, and its wheel promises {oldest}")

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 import torch
@@ -12,6 +15,7 @@ from ..layers.state_space import StateSpace
 
 __all__ = ("chosen_threads", "cores_here", "train_with_all_cores", "use_all_cores")
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, as `docker run --cpus=2` sets it
 _said: set[int] = set()
 
 
@@ -44,19 +48,32 @@ def use_all_cores(doing: str) -> None:
 
 
 def cores_here() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text(encoding="utf-8").split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # another system, or no quota: "max"
+        return cores
 
 
 def chosen_threads() -> int | None:
-    """Return the OMP_NUM_THREADS with which this process was started, or None where it had none.
+    """Return the OMP_NUM_THREADS that a user chose, or None where there is none.
 
-    Ultralytics sets the variable to 1 where it is missing, so what it is now does not tell; the environment of the
-    process's start does. Windows keeps only the present one: there 1 counts as Ultralytics' own.
+    Ultralytics sets the variable to 1 where it is missing. So a 1 of now does not tell, but the environment with which
+    the process was started does. Windows keeps only the present one: there 1 counts as Ultralytics' own.
     """
+    now = threads_in(os.environ)
+    if now > 1:  # also set by a program before it imports this
+        return now
     try:
-        text = psutil.Process().environ().get("OMP_NUM_THREADS", "")
+        started = threads_in(psutil.Process().environ())
     except (psutil.Error, OSError, NotImplementedError):  # a system that does not show it
         return None
-    threads = int(text) if text.isdecimal() else 0
-    return None if threads < 1 or (threads == 1 and os.name == "nt") else threads
+    return None if started < 1 or (started == 1 and os.name == "nt") else started
+
+
+def threads_in(environment: Mapping[str, str]) -> int:
+    """Return the OMP_NUM_THREADS of an environment, of a list for nested loops the first; 0 for none."""
+    text = environment.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(text) if text.isdecimal() else 0

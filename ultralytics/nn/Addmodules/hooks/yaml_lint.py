@@ -14,8 +14,8 @@ __all__ = ("lint", "refuse_strides", "warn")
 HEADS = {"Classify", "RTDETRDecoder", "SemanticSegment", "Depth"}  # and what ends in one of these:
 HEAD_ENDINGS = ("Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26")
 SIDE_OUTPUTS = {"ImagePoolingAttn"}  # its output is no map and goes to the model's text features, not to a row
-STRIDE_AT = {"Conv": 2, "DWConv": 2, "GhostConv": 2, "SCDown": 2, "Conv2": 2, "LightConv": 2, "RepConv": 2, "Focus": 2}
-HALVING = {"ADown", "AConv", "nn.MaxPool2d"}
+STRIDE_AT = {"Conv": 2, "DWConv": 2, "GhostConv": 2, "SCDown": 2, "Conv2": 2, "RepConv": 2, "Focus": 2}
+HALVING = {"ADown", "AConv"}
 # Blocks that keep the height of their map
 KNOWN = set(
     "AIFI A2C2f Bottleneck BottleneckCSP C1 C2 C2f C2fAttn C2fCIB C2fPSA C2fSS2D C2fVSS C2PSA C3 C3Ghost C3k2 C3TR C3x "
@@ -134,8 +134,12 @@ def _strides(rows: list, names: list[str], sources: list[list[int]]) -> list[flo
         if name in STRIDE_AT:
             place = STRIDE_AT[name]
             factor = args[place] if len(args) > place else 1
+            if name == "Focus" and isinstance(factor, (int, float)):
+                factor *= 2  # four pixels become channels first
         elif name in HALVING:
             factor = 2
+        elif name == "nn.MaxPool2d":  # its stride is its kernel where none is given
+            factor = next((n for n in (*args[1:2], *args[:1]) if n is not None), None)
         elif name == "nn.Upsample":
             factor = _inverse(args[1]) if len(args) > 1 else None
         elif name == "HGStem":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -269,7 +268,6 @@ class Job:
 
 def threads_of(jobs: int) -> int:
     """Return the threads of a run on a CPU: those that the user chose, one if others run beside it, or all cores."""
-    from ...hooks.threads import chosen_threads
+    from ...hooks.threads import chosen_threads, cores_here
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return chosen_threads() or (1 if jobs > 1 else cores)
+    return chosen_threads() or (1 if jobs > 1 else cores_here())
