@@ -140,6 +140,40 @@ def test_the_python_example_tells_how_a_checkpoint_is_exported(tmp_path: Path) -
     assert ran.stderr == "detect.py: --score is a number from 0 to 1, not 25\n"
 
 
+@pytest.mark.parametrize("exported", ["plain"], indirect=True)
+def test_the_python_example_takes_a_picture_that_is_hardly_one(exported: Path, tmp_path: Path) -> None:
+    """Two pixels wide, of which the model's input has less than half a pixel."""
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1080, 2, 3), np.uint8))
+    ran = python_example(exported, tmp_path / "thin.png", tmp_path / "out.png")
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"), [("head", "RTDETRDecoder", "is of RT-DETR"), ("task", "segment", "is no exported det")]
+)
+@pytest.mark.parametrize("exported", ["plain"], indirect=True)
+def test_the_python_example_refuses_other_outputs(
+    key: str, value: str, said: str, exported: Path, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load(exported)
+    next(entry for entry in model.metadata_props if entry.key == key).value = value
+    onnx.save(model, tmp_path / "other.onnx")
+    ran = python_example(tmp_path / "other.onnx", PICTURE, tmp_path / "out.jpg")
+    assert ran.returncode == 1
+    assert said in ran.stderr.splitlines()[-1]
+
+
+def test_the_python_example_takes_one_picture_at_a_time(tmp_path: Path) -> None:
+    lively("VMamba-yolon.yaml").save(tmp_path / "best.pt")
+    file = YOLO(tmp_path / "best.pt").export(format="onnx", imgsz=32, batch=2, device="cpu")
+    ran = python_example(file, PICTURE, tmp_path / "out.jpg")
+    assert ran.stderr.splitlines()[-1].endswith("takes 2 pictures at once, and this program one: export with batch=1")
+
+
 def test_the_python_example_names_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "best.onnx").write_text("no model", encoding="utf-8")
     ran = python_example(tmp_path / "best.onnx", PICTURE, tmp_path / "out.jpg")

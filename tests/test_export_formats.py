@@ -170,6 +170,25 @@ def test_older_exports_of_the_user_are_left_alone(fails: bool, tmp_path: Path, m
     assert {name: (tmp_path / name).read_bytes() for name in older} == older
 
 
+def test_an_export_that_was_killed_hides_nothing_for_long(tmp_path: Path) -> None:
+    """What it had put aside is back with the next export, but for what is there again."""
+    yolo = tiny(tmp_path)
+    away = tmp_path / "best-older-xyz"
+    away.mkdir()
+    for name in ("best.onnx", "best.mnn"):
+        (away / name).write_bytes(b"older")
+    (tmp_path / "best.mnn").write_bytes(b"new")
+    yolo.export(format="torchscript", imgsz=32)
+    assert (tmp_path / "best.onnx").read_bytes() == b"older"
+    assert (tmp_path / "best.mnn").read_bytes() == b"new"
+    assert [p.name for p in tmp_path.glob("best-older-*/*")] == ["best.mnn"]
+
+
+def test_ncnn_takes_one_picture_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="format='ncnn' takes one picture at a time, not batch=2: leave out batch"):
+        refuse_format("ncnn", tiny(tmp_path).model, batch=2)
+
+
 def needs(form: str) -> None:
     """Skip unless a format's packages are here."""
     for package in {"ncnn": ("ncnn", "pnnx"), "mnn": ("MNN", "onnx", "onnxslim")}[form]:

@@ -211,6 +211,7 @@ def test_another_width_is_not_called_another_number_of_channels() -> None:
     grey = YOLO("VMamba-yolon.yaml").model
     grey.model[0].conv.weight.data = grey.model[0].conv.weight.data[:, :1]
     assert [line for line in report(grey, small, []) if "another number of image channels" in line]
+    assert not any("untrained: 1 tensor of row 0 " in line for line in report(grey, small, [])), "it is filled"
 
 
 def test_train_py_says_in_a_sentence_what_the_data_lack(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,14 +51,25 @@ int main(int argc, char** argv) try {
   Ort::SessionOptions options;
   if (argc == 5) options.RegisterCustomOpsLibrary(argv[4]);
   Ort::Session session(env, argv[1], options);
+  const auto meta = session.GetModelMetadata();
+  const auto said = [&](const char* key) {
+    Ort::AllocatorWithDefaultOptions allocator;
+    const auto value = meta.LookupCustomMetadataMapAllocated(key, allocator);
+    return std::string(value ? value.get() : "");
+  };
+  if (said("task") != "detect" || said("head") == "RTDETRDecoder" || said("channels") == "1")
+    throw std::runtime_error(std::string(argv[1]) + " is no exported YOLO detection model for colour pictures");
+  int exported[2] = {640, 640};
+  std::sscanf(said("imgsz").c_str(), "[%d, %d]", &exported[0], &exported[1]);
   auto shape = session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();
   for (size_t i = 0; i < shape.size(); ++i)
-    if (shape[i] < 1) shape[i] = i ? 640 : 1;  // a dynamic file takes any size
+    if (shape[i] < 1) shape[i] = i < 2 ? 1 : exported[i - 2];  // a dynamic file takes any size
+  if (shape[0] != 1) throw std::runtime_error(std::string(argv[1]) + " takes several pictures at once: export with batch=1");
   cv::Mat image = cv::imread(argv[2]), small;
   if (image.empty()) throw std::runtime_error(std::string(argv[2]) + " is not there or is no picture");
   const int height = (int)shape[2], width = (int)shape[3];
   const float scale = std::min((float)height / image.rows, (float)width / image.cols);
-  cv::resize(image, small, {cvRound(image.cols * scale), cvRound(image.rows * scale)});
+  cv::resize(image, small, {std::max(1, cvRound(image.cols * scale)), std::max(1, cvRound(image.rows * scale))});
   const int top = (height - small.rows) / 2, left = (width - small.cols) / 2;
   std::vector<float> x(3 * (size_t)height * width, 114 / 255.f);
   for (int r = 0; r < small.rows; ++r)

@@ -6,7 +6,8 @@ Usage:
     python detect.py best.onnx picture.jpg boxes.jpg --score 0.1
     python detect.py best.onnx picture.jpg boxes.jpg _cpu.so    # scans in the operator library, docs/deploy.md
 
-Takes files of every export: fixed or dynamic, with nms=True, with an end-to-end head, float32 or float16.
+Takes files of every export of a YOLO model for one picture at a time: fixed or dynamic, with nms=True, with an
+end-to-end head, float32 or float16.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import onnxruntime
 def letterbox(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, float, int, int]:
     """Return a picture as the model's input (1, 3, H, W), its scale there, and where its left upper corner lies."""
     scale = min(height / image.shape[0], width / image.shape[1])
-    small = cv2.resize(image, (round(image.shape[1] * scale), round(image.shape[0] * scale)))
+    small = cv2.resize(image, tuple(max(1, round(side * scale)) for side in (image.shape[1], image.shape[0])))
     top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
     canvas = np.full((height, width, 3), 114, np.uint8)
     canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
@@ -65,12 +66,16 @@ def main(model: str, source: str, target: str, library: str = "", score: float =
     meta = session.get_modelmeta().custom_metadata_map
     if meta.get("task") != "detect":
         raise ValueError(f"{model} is no exported detection model: its task is {meta.get('task')}")
+    if meta.get("head") == "RTDETRDecoder":
+        raise ValueError(f"{model} is of RT-DETR, whose boxes are of another form than those of YOLO's heads")
+    given = session.get_inputs()[0]
+    if isinstance(given.shape[0], int) and given.shape[0] != 1:
+        raise ValueError(f"{model} takes {given.shape[0]} pictures at once, and this program one: export with batch=1")
     names, (height, width) = ast.literal_eval(meta["names"]), ast.literal_eval(meta["imgsz"])
     image = cv2.imread(source)
     if image is None:
         raise ValueError(f"{source} is not there or is no picture")
     x, scale, left, top = letterbox(image, height, width)
-    given = session.get_inputs()[0]
     begin = time.perf_counter()
     out = session.run(None, {given.name: x.astype(np.float16 if "float16" in given.type else np.float32)})[0]
     milliseconds = 1000 * (time.perf_counter() - begin)

@@ -49,17 +49,21 @@ async function load(buffer, name) {
   say(`Loading ${name} ...`);
   const meta = metadata(new Uint8Array(buffer));
   if (meta.task !== "detect") throw new Error(`${name} is no exported detection model`);
+  if (meta.head === "RTDETRDecoder") throw new Error(`${name} is of RT-DETR, whose boxes are of another form`);
   const names = {};
-  for (const [, key, single, double] of meta.names.matchAll(/(\d+): (?:'([^']*)'|"([^"]*)")/g)) names[key] = single ?? double;
+  const written = /(\d+): (?:'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)")/g; // as Python writes a dict
+  for (const [, key, single, double] of meta.names.matchAll(written)) names[key] = (single ?? double).replace(/\\(.)/g, "$1");
   const [height, width] = JSON.parse(meta.imgsz);
+  const older = model;
   model = { session: await ort.InferenceSession.create(buffer), names, height, width };
+  await older?.session.release();
   say(`${name} is ready: ${Object.values(names).slice(0, 8).join(", ")}. Drop a photo.`);
 }
 
 // The photo in the middle of a grey canvas, as (1, 3, H, W), with its scale there and its left upper corner.
 function letterbox(photo) {
   const { height, width } = model, scale = Math.min(height / photo.height, width / photo.width);
-  const w = Math.round(photo.width * scale), h = Math.round(photo.height * scale);
+  const w = Math.max(1, Math.round(photo.width * scale)), h = Math.max(1, Math.round(photo.height * scale));
   const left = Math.floor((width - w) / 2), top = Math.floor((height - h) / 2);
   const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
   context.fillStyle = "rgb(114, 114, 114)";
@@ -135,6 +139,7 @@ async function detect(file) {
     score: b.score, kind: b.kind, name: names[b.kind],
   }));
   draw(photo, boxes);
+  photo.close();
   say(`${boxes.length} boxes, ${milliseconds} ms`);
   document.dispatchEvent(new CustomEvent("detected", { detail: { boxes, milliseconds } }));
 }

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -43,7 +44,7 @@ def with_refusals(exporter: type) -> type:
     @wraps(call)
     def refusing(self, model, *args, **kwargs):
         with said_in_a_sentence("yolo export"):
-            refuse_format(self.args.format, model, self.args.dynamic)
+            refuse_format(self.args.format, model, self.args.dynamic, self.args.batch)
         try:
             return call(self, model, *args, **kwargs)
         except ValueError as e:
@@ -71,7 +72,7 @@ def prepare_export(exporter) -> None:
     args, file = exporter.args, exporter.file.resolve()
     form = canonical(args.format)
     with said_in_a_sentence("yolo export"):
-        refuse_format(form, exporter.model, args.dynamic)
+        refuse_format(form, exporter.model, args.dynamic, args.batch)
         refuse(args.opset, file.parent)
     if export := getattr(exporter, f"export_{form}", None):
         if form in TRIED:
@@ -276,7 +277,7 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
 
     @wraps(export)
     def cleaning(*args, **kwargs) -> str:
-        with aside([folder / f"{stem}{suffix}" for suffix in {own, ".onnx", "_saved_model"}]) as replaced:
+        with aside(folder, stem, (own, ".onnx", "_saved_model")) as replaced:
             before = present()
             try:
                 path = export(*args, **kwargs)
@@ -301,29 +302,47 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
 
 
 @contextmanager
-def aside(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Keep files and folders out of the way of a block, and put them back after it.
+def aside(folder: Path, stem: str, endings: Sequence[str]) -> Iterator[list[Path]]:
+    """Keep the exports of a model out of the way of a block, and put them back after it.
 
     Args:
-        paths (Sequence[Path]): Files and folders of one folder, those that exist.
+        folder (Path): Where they are.
+        stem (str): How their names begin.
+        endings (Sequence[str]): How those names end.
 
     Yields:
         (list[Path]): To be filled by the block: what it has replaced, which is not put back.
     """
+    put_back(folder, stem)
     replaced: list[Path] = []
-    folder = Path(tempfile.mkdtemp(prefix=f"{paths[0].stem}-older-", dir=paths[0].parent))
+    away = Path(tempfile.mkdtemp(prefix=f"{stem}-older-", dir=folder))
     try:
-        for path in paths:
-            if path.exists():
-                path.rename(folder / path.name)
+        for name in dict.fromkeys(f"{stem}{ending}" for ending in endings):
+            if (folder / name).exists():
+                (folder / name).rename(away / name)
         yield replaced
     finally:
-        for older in folder.iterdir():
-            path = paths[0].with_name(older.name)
+        for older in away.iterdir():
+            path = folder / older.name
             if path not in replaced:
                 remove(path)
                 older.rename(path)
-        shutil.rmtree(folder)
+        shutil.rmtree(away)
+
+
+def put_back(folder: Path, stem: str) -> None:
+    """Put back what an export that was killed left aside, but for what is there again, and say so."""
+    from ultralytics.utils import LOGGER
+
+    for away in folder.glob(f"{glob.escape(stem)}-older-*/"):
+        for older in away.iterdir():
+            if not (folder / older.name).exists():
+                older.rename(folder / older.name)
+                LOGGER.info(
+                    f"VMamba: {folder / older.name} is back, which an export that was killed left in {away.name}"
+                )
+        with suppress(OSError):  # what is there again stays in it
+            away.rmdir()
 
 
 def remove(path: Path) -> None:

@@ -86,13 +86,14 @@ def largest_state(model: nn.Module) -> int:
     return max((getattr(m, "d_state", 0) for m in model.modules() if isinstance(m, StateSpace)), default=0)
 
 
-def refuse_format(form: str, model: nn.Module, dynamic: bool = False) -> None:
+def refuse_format(form: str, model: nn.Module, dynamic: bool = False, batch: int = 1) -> None:
     """Raise where a format cannot take a model with scans; formats that Ultralytics does not know are left to it.
 
     Args:
         form (str): Name of the format, or an alias.
         model (nn.Module): The model.
         dynamic (bool): Whether sizes are to be free.
+        batch (int): Pictures at once.
 
     Raises:
         Refusal: With the reason and what to do.
@@ -118,6 +119,8 @@ def refuse_format(form: str, model: nn.Module, dynamic: bool = False) -> None:
             f"format='{name}' takes scans of one picture size only, because it has no loop with a state: "
             f"leave out dynamic=True and give imgsz."
         )
+    if name == "ncnn" and batch > 1:  # its runtime dies of a second one, of stock models too
+        raise Refusal(f"format='ncnn' takes one picture at a time, not batch={batch}: leave out batch.")
     if name == "coreml" and not check_version(np.__version__, "<2.3"):
         raise Refusal(
             f"format='coreml' needs NumPy before 2.3, because coremltools 9 stops with a later one such as the "

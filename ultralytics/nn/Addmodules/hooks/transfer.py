@@ -20,6 +20,8 @@ from ..layers.state_space import StateSpace
 
 __all__ = ("matched_rows", "with_matched_rows")
 
+CHANNELS = "another number of image channels: upstream fills it from these filters"
+
 
 def with_matched_rows(base: type) -> type:
     """Decorate upstream's BaseModel: `load` finds rows that grafts moved, and says for our models what came of it.
@@ -125,12 +127,15 @@ def report(target: nn.Module, source: nn.Module, names: list[str]) -> Iterator[s
     yield f"{len(arrived)} of {len(theirs)} tensors of {file} arrived"
     back = {name: i for i, name in enumerate(names)} if names else {str(i): i for i in range(len(source.model))}
     missed: dict[str, list[int]] = {}
-    for key in theirs.keys() - set(arrived):
+    came = set(arrived)
+    for key in theirs.keys() - came:
         row = back.get(key.split(".")[1])
-        missed.setdefault(_reason(source, target, row, key), []).append(row)
+        reason = _reason(source, target, row, key)
+        missed.setdefault(reason, []).append(row)
+        if reason == CHANNELS:  # not new
+            came.add(key)
     for reason, rows in sorted(missed.items()):
         yield f"  left out: {_count(rows)} of its {_rows(rows)} ({reason})"
-    came = set(arrived)
     fresh, silent = [k for k in mine if k not in came], [k for k in mine if is_silent(target.model[row_of(k)])]
     for word, keys in (("", came.intersection(silent)), ("new, ", set(silent) - came)):
         if keys:
@@ -153,7 +158,7 @@ def _reason(source: nn.Module, target: nn.Module, row: int | None, key: str) -> 
         return f"{there} there, {here} here"
     classes = [len(getattr(m, "names", ())) for m in (source, target)]
     if key == "model.0.conv.weight" and len({shapes(m).get(key, ())[:1] for m in (source, target)}) == 1:
-        return "another number of image channels: upstream fills it from these filters"
+        return CHANNELS
     if row == len(source.model) - 1 and classes[0] != classes[1]:
         return f"{classes[0]} classes there, {classes[1]} here"
     return f"{there} of another size"
