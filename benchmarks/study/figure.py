@@ -67,6 +67,7 @@ def beside_time(runs: list[Run], models_cpu: dict) -> Figure:
         models_cpu (dict): The result of model_cpu.py.
     """
     figure, legend = Figure(figsize=(4.6 * len(SETS), 4.2), layout="constrained", dpi=150), {}
+    seeds: dict[str, list[int]] = {}
     for axes, (data, title) in zip(figure.subplots(1, len(SETS)), (("bccd", "blood cells"), ("cards", "cards"))):
         found = of(runs, "scratch", data)
         shown = [(f"{model} from scratch", f"{model}.yaml", found[model], "o") for model in SHOWN]
@@ -79,10 +80,12 @@ def beside_time(runs: list[Run], models_cpu: dict) -> Figure:
             if time is not None:
                 style = {"fmt": marker, "markersize": 13 if marker == "*" else 7, "capsize": 3, "color": f"C{i}"}
                 points = axes.errorbar(time, mean(scores), deviation(scores), **style)
-                legend.setdefault(titled(label, same), points)
+                legend.setdefault(label, points)
+                seeds.setdefault(label, []).append(len(same))
         axes.set(title=title, xlabel="forward on one CPU thread at 640 px, ms", ylabel="mAP50-95, %")
         axes.grid(alpha=0.3)
-    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="outside lower center", ncols=3)
+    labels = [f"{label} ({' and '.join(map(str, dict.fromkeys(seeds[label])))} seeds)" for label in legend]
+    figure.legend(legend.values(), labels, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 
