@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from patches import ROOT
+from patches import ROOT, matrix
 from patches.check import COPY, check, check_copies, check_hooks, tracked_files, without_environments
 from patches.hooks import HOOKS
 from patches.series import load_series
@@ -102,8 +102,21 @@ def test_hooks_in_the_wrong_place_are_told(built):
     assert "must stand in DetectionModel" in moved(TASKS, "declared_strides(self", "self.model.eval()")[0]
     assert "must stand in yaml_model_load" in moved(TASKS, "@own_scales", "def guess_model_scale(")[0]
     assert "must stand in BaseTrainer" in moved(TRAINER, "@without_ssm_decay", "def __init__(self, cfg")[0]
-    assert "must stand in Exporter" in moved(EXPORTER, "@with_refusals", "def __init__(self, cfg")[0]
+    assert "must stand in Exporter.__init__" in moved(EXPORTER, "with_refusals(Exporter)", "t = time.time()")[0]
     assert "cannot be read" in check_hooks({**built[1], TASKS: b"def f(:\n"})[0]
+
+
+def test_the_series_goes_where_a_function_stands_above_the_exporter(built, tmp_path, monkeypatch):
+    """In 8.3.114 to 8.3.154 a context manager stands between the exporter's decorator and its class."""
+    function = b"@contextmanager\ndef patch(args):\n    yield\n\n\n"
+    base = {path: built[0][path] for path in {row[0] for row in HOOKS}}
+    other = {**base, EXPORTER: base[EXPORTER].replace(b"class Exporter:", function + b"class Exporter:")}
+    assert other != base
+    monkeypatch.setattr(matrix, "HOME", tmp_path)
+    wrong, rebased, target = matrix.attempt(base, load_series(), other, ("one", "other"))
+    assert wrong == ""
+    assert [patch.name for patch in rebased] == NAMES
+    assert function in target[EXPORTER]
 
 
 def test_yolo_checks_tells_of_the_scan(tmp_path, environment):

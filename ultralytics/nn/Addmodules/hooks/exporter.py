@@ -33,13 +33,15 @@ class ExportError(RuntimeError):
     """A converter that failed; `yolo` prints its text alone."""
 
 
-def with_refusals(exporter: type) -> type:
-    """Let a format that cannot take a model with scans be refused first of all.
+def with_refusals(exporter: type) -> None:
+    """Let a format that cannot take a model with scans be refused first of all, from the first exporter on.
 
     Args:
-        exporter (type): Upstream's Exporter, which is returned.
+        exporter (type): Upstream's Exporter. Each of its objects asks for this as it is made; the first is enough.
     """
     call = exporter.__call__
+    if getattr(call, "refuses_formats", False):
+        return
 
     @wraps(call)
     def refusing(self, model, *args, **kwargs):
@@ -53,8 +55,8 @@ def with_refusals(exporter: type) -> type:
             with said_in_a_sentence("yolo export"):  # upstream's own sentence, for every model
                 raise
 
+    refusing.refuses_formats = True
     exporter.__call__ = refusing
-    return exporter
 
 
 def prepare_export(exporter) -> None:
