@@ -218,14 +218,29 @@ def test_matrix_tells_what_goes_and_changes_nothing(fork):
     assert rows["1.3"]["smoke"] == "not run"
     assert rows["1.5"]["direct"] == "first became empty"
     assert rows["1.4"]["stepwise"] == ""
-    assert [row["same"] for row in rows.values()][:3] == [None, True, True]
+    assert [row["same"] for row in rows.values()] == [None, True, True, True, None, True, True]
+    assert [row["stepwise"] for row in rows.values()][:2] == [None, ""]
+    assert "1.0  direct: clean; stepwise: not tried; smoke test: passed" in said
     counted = "4 of 7 releases without a hand's help; smoke test run on 6, passed on 4; on 1 pristine upstream cannot"
     assert counted in said
     page = fork.read("docs/upkeep/matrix.md")
-    assert f"| 1.3 | first conflicts in {TASKS} |" in page
+    assert f"| 1.3 | first conflicts in {TASKS} | first conflicts in {TASKS} | not run |" in page
+    assert "| 1.0 | clean | not tried | passed |" in page
     assert "| 1.2 | clean | clean, same | task 0 is broken |" in page
     assert "| 1.2.1 | clean | clean, same | cannot run here, pristine upstream neither: a package is \\| mis" in page
     assert counted in page
+
+
+def test_matrix_says_what_was_not_tried(fork):
+    """A release that cannot be had has its line, and what follows a first one that failed took no step."""
+    wheel(fork.wheels, "0.9", files("0.9", CONFLICT))
+    said = fork.run("matrix", "0.8", "0.9", "1.0", "--no-smoke", code=1).splitlines()
+    assert len(said) == 4
+    assert "0.8  direct: VMAMBA_UPSTREAM_DIR=" in said[0]
+    assert "holds no ultralytics-0.8-py3-none-any.whl" in said[0]
+    assert said[0].endswith("; stepwise: not tried; smoke test: not run")
+    assert f"0.9  direct: first conflicts in {TASKS}; stepwise: not tried; smoke" in said[1]
+    assert "1.0  direct: clean; stepwise: not tried; smoke" in said[2]
 
 
 def test_matrix_goes_on_where_it_was(fork):
