@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -158,11 +159,11 @@ def tracked_files() -> list[str] | None:
     """Return the files that git tracks or would add, or None where this is no checkout of its own."""
     if not shutil.which("git"):
         return None
-    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=ROOT, capture_output=True, encoding="utf-8")
-    if top.returncode or Path(top.stdout.strip()).resolve() != ROOT:
+    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=ROOT, capture_output=True)
+    if top.returncode or Path(os.fsdecode(top.stdout.strip(b"\r\n"))).resolve() != ROOT:
         return None
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    names = os.fsdecode(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout).split("\0")
     return [name for name in without_environments(sorted(set(names))) if name and (ROOT / name).is_file()]
 
 

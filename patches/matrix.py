@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError
@@ -85,7 +86,7 @@ def tried(target: dict[str, bytes]) -> str:
     ours["patches/smoke.py"] = (FOLDER / "smoke.py").read_bytes()
     parts = [f"{path} {blob_id(ours[path])}" for path in sorted(ours)]
     parts += [f"{path} {blob_id(target[path])}" for path in sorted(target)]
-    return sha256("\n".join([*parts, platform.python_version(), torch_version()]).encode())
+    return sha256(os.fsencode("\n".join([*parts, platform.python_version(), torch_version()])))
 
 
 def torch_version() -> str:

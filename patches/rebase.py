@@ -41,6 +41,7 @@ from patches.upstream import (
 
 HOME = WORK / "rebase"  # one rebase at a time: its repository, its notes, the tree for the smoke test
 REPOSITORY, STATE, BEFORE = HOME / "repository", HOME / "state.json", HOME / "before"
+NOTES = ("label", "version", "tree", "series")  # of the notes, what is always a text
 GO_ON = "python -m patches rebase --continue"
 GIVE_UP = "python -m patches rebase --abort"
 
@@ -172,7 +173,11 @@ def read_state() -> dict | None:
         found = json.loads(STATE.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "moving" in found else None
+    whole = isinstance(found, dict) and all(
+        isinstance(found.get(key, 0), kinds)
+        for key, kinds in (("pin", (str, type(None))), ("moving", bool), *((k, str) for k in NOTES))
+    )
+    return found if whole else None
 
 
 def start(version: str, source: str | None) -> None:
@@ -234,7 +239,7 @@ def upstream_version(files: dict[str, bytes]) -> str:
     found = re.search(rb"(?m)^__version__ = [\"']([^\"']+)", files.get("ultralytics/__init__.py", b""))
     if not found:
         raise PatchesError("This is no tree of upstream's: ultralytics/__init__.py there gives no __version__.")
-    return found[1].decode()
+    return found[1].decode(errors="replace")
 
 
 def from_clone(source: str, ref: str) -> tuple[str, dict[str, bytes], Pin | None]:

@@ -120,7 +120,7 @@ def parse(name: str, mail: bytes) -> Patch:
                 f"Patch {name}, '{first}': only edits of text files with full object ids are taken, as "
                 f"`python -m patches extract` writes them. New files belong to this fork's own, beside upstream's."
             )
-        edit = Edit(*(head[key].decode() for key in ("path", "old", "new")))
+        edit = Edit(*(head[key].decode(errors="replace") for key in ("path", "old", "new")))
         lines = split_lines(section[head.end() :])
         i = 0
         while i < len(lines) and (at := re.match(rb"@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@", lines[i])):
@@ -279,7 +279,7 @@ class Repository:
         if done.returncode:
             words = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise PatchesError(f"git {' '.join(args)} failed:\n{words}")
-        return done.stdout if raw else done.stdout.decode().strip()
+        return done.stdout if raw else os.fsdecode(done.stdout).strip()
 
     def commit(self, files: dict[str, bytes], message: str) -> None:
         """Write files and commit them."""

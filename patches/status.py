@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -61,8 +62,8 @@ def _imported() -> str:
     code = "import importlib.util as u; s = u.find_spec('ultralytics'); print(s.origin if s else '')"
     with tempfile.TemporaryDirectory() as elsewhere:
         command = [sys.executable, "-X", "utf8", "-c", code]
-        done = subprocess.run(command, cwd=elsewhere, capture_output=True, encoding="utf-8")
-    where = done.stdout.strip()
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True)
+    where = os.fsdecode(done.stdout).strip()
     if not where:
         return "ultralytics is not installed in this Python. Next: pip install -e ."
     if Path(where).resolve() == ROOT / "ultralytics" / "__init__.py":

@@ -108,13 +108,29 @@ def digest(path: str) -> str | None:
 
 
 def read_manifest() -> dict:
-    """Return what set-up recorded; an empty record if there is none, or it was cut short by a power failure."""
+    """Return what set-up recorded; an empty record if there is none, or a damaged one, as after a power failure."""
     empty = {"inputs": None, "complete": False, "requires": [], "files": {}}
     try:
         found = json.loads(MANIFEST.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return empty
-    return found if isinstance(found, dict) and found.keys() >= empty.keys() else empty
+    return found if _is_record(found) else empty
+
+
+def _is_record(found: object) -> bool:
+    """Return whether something read from the manifest has the form that `record` gives it."""
+
+    def texts(value: object) -> bool:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("inputs"), (str, type(None)))
+        and isinstance(found.get("complete"), bool)
+        and texts(found.get("requires"))
+        and isinstance(found.get("files"), dict)
+        and all(map(texts, found["files"].values()))
+    )
 
 
 def record(inputs: str, complete: bool, requires: list[str], files: dict[str, list[str]]) -> dict:

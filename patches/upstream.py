@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -24,6 +25,8 @@ PIN = Path(__file__).with_name("upstream.json")
 CACHE = WORK / "cache"
 FOLDER_VARIABLE = "VMAMBA_UPSTREAM_DIR"
 PAUSES = (0.05, 0.2, 0.5, 1.0) if os.name == "nt" else ()  # seconds between tries to replace a file
+# What reading an archive raises: of another form, cut short, encrypted, compressed in a way that this Python lacks
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 NUMBERED = re.compile(r"\d+(?:\.\d+)+")  # releases; not their candidates or development versions
 
 
@@ -63,10 +66,16 @@ def load_pin() -> Pin:
         (Pin): The release that this tree is built on.
 
     Raises:
-        PatchesError: If the file is missing or holds anything but the three keys of a pin.
+        PatchesError: If the file is missing or holds anything but the three texts of a pin.
     """
     try:
-        return Pin(**json.loads(PIN.read_text(encoding="utf-8")))
+        pin = Pin(**json.loads(PIN.read_text(encoding="utf-8")))
+        for name, value in asdict(pin).items():
+            if not isinstance(value, str):
+                raise TypeError(f"{name} is {value!r}, which is no text")
+        if not NUMBERED.fullmatch(pin.version):
+            raise ValueError(f"version is {pin.version!r}, which is no release")
+        return pin
     except (OSError, ValueError, TypeError) as e:
         raise PatchesError(f"{PIN} is no pin ({e}). Restore it: git checkout -- patches/upstream.json") from None
 
@@ -136,13 +145,7 @@ def fetch(pin: Pin) -> bytes:
         damaged = f"The cached copy {cached} does not have the pinned hash (its sha256: {sha256(data)}).\n"
         print(damaged, end="", flush=True)
 
-    if folder := os.environ.get(FOLDER_VARIABLE):
-        path = Path(folder).expanduser() / pin.wheel
-        if not path.is_file():
-            raise PatchesError(
-                f"{damaged}{FOLDER_VARIABLE}={folder} holds no {pin.wheel}.\n"
-                f"Put that wheel there, or unset {FOLDER_VARIABLE} to download it."
-            )
+    if path := given(pin.wheel, damaged):
         data, source = path.read_bytes(), str(path)
     else:
         data, source = _download(pin.version, pin.sha256, damaged), "the registry's wheel"
@@ -154,6 +157,24 @@ def fetch(pin: Pin) -> bytes:
         )
     _keep(pin.wheel, data)
     return data
+
+
+def given(wheel: str, before: str = "") -> Path | None:
+    """Return a wheel in the folder in VMAMBA_UPSTREAM_DIR, or None where that is not set.
+
+    Args:
+        wheel (str): Its file name.
+        before (str): What to say first if it is not there.
+    """
+    if not (folder := os.environ.get(FOLDER_VARIABLE)):
+        return None
+    path = Path(os.path.expanduser(folder)) / wheel
+    if not path.is_file():
+        raise PatchesError(
+            f"{before}{FOLDER_VARIABLE}={folder} holds no {wheel}. Put that wheel there, or unset {FOLDER_VARIABLE} "
+            f"to download it."
+        )
+    return path
 
 
 def _keep(wheel: str, data: bytes) -> None:
@@ -181,19 +202,13 @@ def release(version: str) -> Pin:
         return load_pin()
     pin = Pin(version, "vmamba.1", "")  # this fork's first release upon it
     cached, noted = CACHE / pin.wheel, CACHE / f"{pin.wheel}.sha256"
-    if folder := os.environ.get(FOLDER_VARIABLE):
-        path = Path(folder).expanduser() / pin.wheel
-        if not path.is_file():
-            raise PatchesError(f"{FOLDER_VARIABLE}={folder} holds no {pin.wheel}. Put that wheel there, or unset it.")
-        data = path.read_bytes()
-    elif (
-        cached.is_file()
-        and noted.is_file()
-        and sha256(cached.read_bytes()) == noted.read_text(encoding="utf-8").strip()
-    ):
-        data = cached.read_bytes()
+    if path := given(pin.wheel):
+        data, source = path.read_bytes(), str(path)
+    elif cached.is_file() and noted.is_file() and sha256(cached.read_bytes()).encode() == noted.read_bytes().strip():
+        data, source = cached.read_bytes(), str(cached)
     else:
-        data = _download(version, None, "")
+        data, source = _download(version, None, ""), "the registry's wheel"
+    read_wheel(data, source)
     _keep(pin.wheel, data)
     return Pin(pin.version, pin.local, sha256(data))
 
@@ -216,7 +231,8 @@ def versions(patience: float | None = None) -> list[str]:
         PatchesError: If there are none to be found.
     """
     if folder := os.environ.get(FOLDER_VARIABLE):
-        found = [path.name.split("-")[1] for path in Path(folder).expanduser().glob("ultralytics-*-py3-none-any.whl")]
+        wheels = Path(os.path.expanduser(folder)).glob("ultralytics-*-py3-none-any.whl")
+        found = [path.name.split("-")[1] for path in wheels]
         said = f"{FOLDER_VARIABLE}={folder} holds no wheel of ultralytics"
     else:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions", "ultralytics"]
@@ -271,23 +287,33 @@ def _download(version: str, digest: str | None, damaged: str) -> bytes:
     )
 
 
-def read_wheel(wheel: bytes) -> tuple[dict[str, bytes], list[str]]:
+def read_wheel(wheel: bytes, source: str = "Upstream's wheel") -> tuple[dict[str, bytes], list[str]]:
     """Read an upstream wheel.
 
     Args:
         wheel (bytes): The wheel.
+        source (str): Where it is from, for messages.
 
     Returns:
         (tuple): The package's files by their path in the repository, and the wheel's `Requires-Dist` lines.
+
+    Raises:
+        PatchesError: If it is no wheel, or a damaged one.
     """
     files, requires = {}, []
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        for name in archive.namelist():
-            if name.startswith("ultralytics/") and not name.endswith("/") and ".." not in name.split("/"):
-                files[name] = archive.read(name)
-            elif name.endswith(".dist-info/METADATA"):
-                headers = archive.read(name).decode().split("\n\n")[0]
-                requires = re.findall(r"^Requires-Dist: (.+)$", headers, re.MULTILINE)
+    try:
+        with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+            for name in archive.namelist():
+                if name.startswith("ultralytics/") and not name.endswith("/") and ".." not in name.split("/"):
+                    files[name] = archive.read(name)
+                elif name.endswith(".dist-info/METADATA"):
+                    headers = archive.read(name).decode().split("\n\n")[0]
+                    requires = re.findall(r"^Requires-Dist: (.+)$", headers, re.MULTILINE)
+    except UNREADABLE as e:
+        raise PatchesError(
+            f"{source} is no wheel, or a damaged one ({e}). Nothing was changed. Get that wheel again from a source "
+            f"you trust."
+        ) from None
     return files, requires
 
 

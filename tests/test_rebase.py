@@ -325,6 +325,30 @@ def test_no_such_release(fork, version):
     untouched(fork, before)
 
 
+@pytest.mark.parametrize("damage", ["text", "cut", "method", "headers"])
+def test_a_wheel_that_is_none(fork, damage):
+    """It is said in a sentence, and nothing of it is kept."""
+    path = fork.wheels / "ultralytics-1.1-py3-none-any.whl"
+    data = path.read_bytes()
+    if damage == "headers":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("other-1.dist-info/METADATA", b"\xff\xff")
+    else:
+        method = re.sub(rb"(?s)(PK\x01\x02.{6})\0\0", rb"\g<1>c\0", data)  # one that no Python knows
+        path.write_bytes({"text": b"<html>not found</html>", "cut": data[: len(data) // 2], "method": method}[damage])
+        assert path.read_bytes() != data
+    before = state(fork)
+    for words in (("rebase", "1.1"), ("rebase", "latest"), ("matrix", "1.1", "--no-smoke")):
+        said = fork.run(*words, code=1)
+        assert f"{path} is no wheel, or a damaged one (" in said
+        assert "Get that wheel again" in said
+        assert not list((fork.root / ".upstream/cache").glob("*1.1*"))
+    untouched(fork, before)
+    path.write_bytes(data)
+    fork.run("rebase", "1.1")
+    moved(fork, "1.1")
+
+
 def test_old_release_that_is_not_to_be_had(fork):
     """Without the old release there is nothing to merge with; say so instead of guessing."""
     (fork.wheels / "ultralytics-1.0-py3-none-any.whl").unlink()

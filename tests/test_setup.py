@@ -267,8 +267,14 @@ def test_pip_brings_the_wheel_and_checks_it(fork):
 
 
 def test_broken_pin_is_refused(fork):
-    fork.write("patches/upstream.json", '{"version": "1.0"}')
-    assert "is no pin" in fork.run("setup", code=1)
+    pin = json.loads(fork.read("patches/upstream.json"))
+    broken = [{"version": "1.0"}, [pin], {**pin, "sha256": None}, {**pin, "version": 1.0}, {**pin, "version": "../1"}]
+    for text in map(json.dumps, broken):
+        fork.write("patches/upstream.json", text)
+        for verb in ("setup", "status"):
+            said = fork.run(verb, code=1)
+            assert "is no pin" in said
+            assert said.count("\n") == 1
 
 
 # Patches that do not fit
@@ -545,6 +551,18 @@ def test_check_tells_an_edited_tree_a_lost_hook_and_a_committed_file(patched):
     assert "ultralytics/__init__.py is upstream's" in said
     patched.write("patches/hooks.py", patched.read("patches/hooks.py").replace("task_10", "task_11"))
     assert "the hook 'return 10' must stand in task_11" in patched.run("check", code=1)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="these have no names of files but in Unicode")
+def test_a_file_whose_name_is_no_unicode(patched):
+    """Git gives names as bytes; such a file may lie in any checkout."""
+    patched.write(".gitignore", "/ultralytics/\n/.upstream/\n__pycache__/\n")
+    subprocess.run(["git", "init", "-q"], cwd=patched.root, check=True)
+    whole = int(re.search(r"(\d+) files of this repository", patched.run("check"))[1])
+    Path(os.fsdecode(os.fsencode(patched.root) + b"/caf\xe9.txt")).write_bytes((patched.root / TASKS).read_bytes())
+    assert ".txt:" in patched.run("check", code=1)
+    Path(os.fsdecode(os.fsencode(patched.root) + b"/caf\xe9.txt")).write_bytes(b"ours")
+    assert f"{whole + 1} files of this repository" in patched.run("check")
 
 
 def test_dropping_a_patch(patched):

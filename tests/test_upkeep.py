@@ -143,11 +143,14 @@ def test_damaged_notes(fork):
         series.write_bytes(b"\xff\xfe\0")
         assert "series cannot be read" in fork.run(verb, code=1)
     series.write_bytes(text)
-    for record in ("[1]", "{}", '"x"', "{"):
+    whole = json.loads(fork.read(".upstream/manifest.json"))
+    wrong = [{"files": []}, {"files": {"x": None}}, {"files": {"x": [1]}}, {"requires": "numpy"}, {"requires": [1]}]
+    wrong += [{"inputs": [1]}, {"complete": "no"}]
+    for record in ("[1]", "{}", '"x"', "{", *(json.dumps({**whole, **part}) for part in wrong)):
         fork.write(".upstream/manifest.json", record)
         fork.run("status", code=1)
         assert "0 files set or removed" in fork.run("setup")
-    for notes in ("[1]", "{}", "{"):
+    for notes in ("[1]", "{}", "{", '{"moving": false}', '{"moving": true, "label": [1]}'):
         fork.write(".upstream/rebase/state.json", notes)
         assert "No rebase is under way" in fork.run("rebase", "--abort", code=1)
 
