@@ -43,7 +43,8 @@ def _check() -> list[str]:
     if names:
         wrong.append(
             f"Extracted again, these patches differ from what is stored: {', '.join(names)}. They were edited by hand "
-            f"or by another tool. Write them anew: python -m patches extract"
+            f"or by another tool. Write them anew, as git reads them: python -m patches extract. What that changed: "
+            f"git diff patches"
         )
     fine.append("extracted again they are the same to the byte")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from patches import ROOT, PatchesError, tree
 from patches.check import check_hooks, tracked_files
 from patches.hooks import HOOKS
-from patches.series import FORMAT, Repository, load_series
+from patches.series import AM, FORMAT, Repository, load_series
 from patches.upstream import load_pin, remove
 
 BESIDES = ("train.py", "datasets/")  # what goes along with our files under ultralytics/, where upstream has nothing
@@ -62,7 +62,7 @@ def to_folder(folder: Path) -> str:
     version = load_pin().version
     return (
         f"{len(written)} mails in {folder}, made on upstream {version}. In a clone of upstream's repository:\n"
-        f"  git switch -c vmamba v{version} && git am -3 {shlex.quote(str(folder.resolve()))}/*.patch"
+        f"  git switch -c vmamba v{version} && git am -3 --keep-non-patch {shlex.quote(str(folder.resolve()))}/*.patch"
     )
 
 
@@ -116,7 +116,7 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
             inside = Repository({}, []).at(work)
             inside.env = repository.env
             box = b"".join(mail for _, mail in written)
-            inside.git("am", "-q", "-3", "--keep-cr", "--whitespace=nowarn", "--no-gpg-sign", stdin=box)
+            inside.git(*AM, "-3", "--no-gpg-sign", stdin=box)
             if wrong := check_hooks({row[0]: (work / row[0]).read_bytes() for row in HOOKS}):
                 raise PatchesError("\n".join(wrong))
             git("branch", branch, inside.git("rev-parse", "HEAD"))

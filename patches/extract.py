@@ -8,7 +8,7 @@ import shlex
 
 from patches import EXTRACT, PatchesError, rebase, tree
 from patches.check import refuse_unfinished
-from patches.series import FOLDER, SERIES, Repository, load_series
+from patches.series import FOLDER, SERIES, Repository, apply, load_series, prove
 from patches.upstream import load_pin, replace, sha256
 
 
@@ -69,6 +69,8 @@ def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
             repository.commits.append(repository.git("rev-parse", "HEAD"))
             names.append(name)
         mails = repository.mails()
+    proven = prove(base, list(zip(names, mails)), {*edited, *(edit.path for patch in patches for edit in patch.edits)})
+    apply(base, proven)
     stored = {patch.name: patch.mail for patch in patches}
     changed = {n: mail for n, mail in zip(names, mails) if stored.get(n) != mail}
     for n, mail in changed.items():
@@ -77,7 +79,7 @@ def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
         replace(SERIES, (SERIES.read_text(encoding="utf-8").rstrip("\n") + f"\n{name}.patch\n").lstrip("\n").encode())
     # The files on disk are what the new series gives: record that, so that the next set-up finds nothing to do
     files = {**manifest["files"], **{path: [sha256(data)] for path, data in edited.items()}}
-    tree.record(tree.fingerprint(pin, load_series()), True, requires, files)
+    tree.record(tree.fingerprint(pin, proven), True, requires, files)
     print("".join(f"Wrote patches/{n}.patch\n" for n in changed), end="")
     print(f"The {'other ' * bool(changed)}{len(names) - len(changed)} patches are to the byte what they were.")
     if text and not re.search(r"\bdrop\s+(when|never)\b", text, re.IGNORECASE):

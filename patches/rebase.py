@@ -21,7 +21,7 @@ from pathlib import Path
 
 from patches import EXTRACT, WORK, PatchesError, tree
 from patches.check import check_hooks, refuse_unfinished
-from patches.series import FOLDER, SERIES, Patch, Repository, apply, load_series, parse
+from patches.series import FOLDER, SERIES, Patch, Repository, apply, load_series, prove
 from patches.upstream import (
     NUMBERED,
     PIN,
@@ -113,7 +113,7 @@ def result(repository: Repository, label: str, new: dict[str, bytes]) -> tuple[l
     git = repository.git
     if under_way(repository) or git("status", "--porcelain", "--untracked-files=no"):
         raise PatchesError(f"{repository.root} holds changes that no commit has. Commit or amend, then: {GO_ON}")
-    patches = []
+    mails = []
     for commit in git("rev-list", "--reverse", f"{label}..HEAD").splitlines():
         try:
             name = git("notes", "show", commit).splitlines()[0]
@@ -122,7 +122,9 @@ def result(repository: Repository, label: str, new: dict[str, bytes]) -> tuple[l
                 f"Commit {git('log', '-1', '--format=%h (%s)', commit)} in {repository.root} belongs to no patch of "
                 f"the series. Squash it into one (git rebase -i {label}), then: {GO_ON}"
             ) from None
-        patches.append(parse(name, repository.mail(commit)))
+        mails.append((name, repository.mail(commit)))
+    edited = git("diff", "--name-only", "-z", "--no-renames", label, "HEAD").split("\0")
+    patches = prove(new, mails, new.keys() & edited)
     target = apply(new, patches)
     for path in {edit.path for patch in patches for edit in patch.edits}:
         refuse_unfinished(path, target[path])

@@ -7,7 +7,7 @@ import shlex
 
 from patches import EXTRACT, PatchesError, rebase, tree
 from patches.check import check_hooks, refuse_unfinished
-from patches.series import FOLDER, Patch, Repository, apply, load_series, parse
+from patches.series import AM, FOLDER, Patch, Repository, apply, load_series, parse
 from patches.upstream import load_pin, replace
 
 
@@ -55,7 +55,7 @@ def _make(base: dict[str, bytes], patches: list[Patch]) -> list[Patch]:
     with Repository(base, [], also={edit.path for patch in patches for edit in patch.edits}) as repository:
         for patch in patches:
             try:
-                repository.git("am", "-q", "--keep-cr", "--whitespace=nowarn", "--no-3way", stdin=patch.mail)
+                repository.git(*AM, stdin=patch.mail)
             except PatchesError:
                 files = ", ".join(edit.path for edit in patch.edits)
                 file = shlex.quote(f"patches/{patch.name}.patch")

@@ -31,6 +31,9 @@ FORMAT = (
     "--src-prefix=a/ --dst-prefix=b/ --unified=3 --inter-hunk-context=0 --diff-algorithm=myers --indent-heuristic"
 ).split()
 
+# Brackets in a title stay, but for [PATCH]; a patch goes to its own lines, or nowhere
+AM = ("am", "-q", "--keep-cr", "--keep-non-patch", "--whitespace=nowarn", "--no-3way")
+
 
 @dataclass
 class Edit:
@@ -261,7 +264,7 @@ class Repository:
         self.commit(self.base, "upstream")
         self.commits = [self.git("rev-parse", "HEAD")]
         for patch in self.patches:
-            self.git("am", "-q", "--keep-cr", "--whitespace=nowarn", "--no-3way", stdin=patch.mail)
+            self.git(*AM, stdin=patch.mail)
             self.commits.append(self.git("rev-parse", "HEAD"))
         return self
 
@@ -337,3 +340,34 @@ class Repository:
     def mail(self, commit: str) -> bytes:
         """Return a commit as a patch."""
         return self.git(*FORMAT, commit, raw=True)
+
+
+def prove(base: dict[str, bytes], mails: list[tuple[str, bytes]], paths: set[str]) -> list[Patch]:
+    """Return new mails as patches, once git has made the very same of them again.
+
+    Args:
+        base (dict[str, bytes]): Upstream's files by path.
+        mails (list[tuple[str, bytes]]): Names and mails of the whole series.
+        paths (set[str]): The files that it edits.
+
+    Raises:
+        PatchesError: If a line of a message means something else to git in a mail.
+    """
+    with Repository(base, [], also=paths) as repository:
+        for name, mail in mails:
+            try:
+                repository.git(*AM, stdin=mail)
+                again = repository.mail("HEAD")
+            except PatchesError:
+                again = b""
+            if again == mail:
+                continue
+            there = split_lines(mail)[3:] if again else re.findall(rb"(?m)^(?:diff -|Index: |---).*", mail)
+            here = iter(split_lines(again)[3:])  # behind who wrote it and when
+            line = next((line for line in there if line != next(here, None)), b"").decode(errors="replace").strip()
+            raise PatchesError(
+                f"Patch {name}: git would read its message otherwise in a patch, from {line!r} on.\n"
+                f"Nothing was changed. Give another message (-m): a title of one line, without [PATCH], and no line "
+                f"that begins with From:, ---, diff or Index: as a patch does."
+            )
+    return [parse(name, mail) for name, mail in mails]

@@ -217,6 +217,10 @@ def test_a_commit_that_belongs_to_no_patch_is_refused(fork):
     assert "holds changes that no commit has" in fork.run("rebase", "--continue", code=1)
     git(fork.repository, "commit", "-qam", "loose")
     assert "belongs to no patch of the series" in fork.run("rebase", "--continue", code=1)
+    git(fork.repository, "reset", "-q", "--hard", "HEAD^")
+    git(fork.repository, "commit", "-q", "--amend", "--cleanup=verbatim", "-m", "second\n\nwhy\n---\nmore\n")
+    git(fork.repository, "notes", "add", "-f", "-m", "second")
+    assert "Patch second: git would read its message otherwise" in fork.run("rebase", "--continue", code=1)
     fork.run("rebase", "--abort")
 
 

@@ -431,6 +431,40 @@ def test_an_end_may_be_never_and_the_command_to_tell_it_can_be_copied(patched):
     assert asked in patched.run("edit", "first", "-m", title, "-m", "Raindrop never falls. Drop whenever.")
 
 
+def test_a_title_with_brackets_stays(patched):
+    for title in ("[WIP] fonts", "[a] [b] c", "fonts: [x]"):
+        patched.run("edit", "first", "-m", title, "-m", "why")
+        assert f"Subject: [PATCH] {title}\n\nwhy\n" in patched.read("patches/first.patch")
+        patched.run("check")
+        before = patches_of(patched)
+        patched.run("extract")
+        assert patches_of(patched) == before
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (("fonts", "why\n---\nmore"), "---"),
+        (("fonts", "why\ndiff --git a/x b/x\nmore"), "diff --git a/x b/x"),
+        (("fonts", "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b"), "diff --git a/x b/x"),
+        (("fonts", "Index: x\nmore"), "Index: x"),
+        (("[PATCH v2] fonts", "why"), "Subject: [PATCH] [PATCH v2] fonts"),
+        (("fonts", "From: someone <a@b.c>\n\nwhy"), "From: someone <a@b.c>"),
+    ],
+)
+def test_a_message_that_git_reads_otherwise_is_refused(patched, message, line):
+    """Nothing is written then: a patch that cannot be read would stop every command."""
+    patched.edit(TASKS, "return 20\n", "return 20  # third\n")
+    before = patches_of(patched)
+    words = [word for part in message for word in ("-m", part)]
+    for command in (("extract", "third"), ("edit", "second")):
+        said = patched.run(*command, *words, code=1)
+        assert f"Patch {command[1]}: git would read its message otherwise in a patch, from {line!r} on." in said
+        assert patches_of(patched) == before
+    patched.run("extract", "third", "-m", "fonts", "-m", "why --- and diff --git a/x b/x")
+    patched.run("check")
+
+
 def test_one_broken_patch_takes_no_other_with_it(patched):
     """What cannot be read must not pass for a series without it."""
     patched.edit("patches/first.patch", "diff --git", "diff --not")
