@@ -156,12 +156,27 @@ def _is_docstring(block: list, i: int) -> bool:
     return i == 0 and isinstance(block[0], ast.Expr) and isinstance(getattr(block[0], "value", None), ast.Constant)
 
 
+def is_top(folder: Path) -> bool:
+    """Return whether a folder is the top of a git repository.
+
+    Raises:
+        PatchesError: If git refuses to say, as it does for a repository of another user; with its words.
+    """
+    if not folder.is_dir():
+        return False
+    repository = Repository({}, []).at(folder, foreign=True)
+    try:
+        top = os.fsdecode(repository.git("rev-parse", "--show-toplevel", raw=True)).removesuffix("\n")
+    except PatchesError as e:
+        if "not a git repository" in str(e) or "must be run in a work tree" in str(e):
+            return False
+        raise PatchesError(f"{e}\nThis is what git says of {folder}. Nothing was changed.") from None
+    return Path(top).resolve() == folder.resolve()
+
+
 def tracked_files() -> list[str] | None:
     """Return the files that git tracks or would add, or None where this is no checkout of its own."""
-    if not shutil.which("git"):
-        return None
-    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=ROOT, capture_output=True)
-    if top.returncode or Path(os.fsdecode(top.stdout.strip(b"\r\n"))).resolve() != ROOT:
+    if not shutil.which("git") or not is_top(ROOT):
         return None
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = os.fsdecode(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout).split("\0")

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import subprocess
 import tempfile
 from pathlib import Path
 
 from patches import ROOT, PatchesError, tree
-from patches.check import check_hooks, tracked_files
+from patches.check import check_hooks, is_top, tracked_files
 from patches.hooks import HOOKS
 from patches.series import AM, FORMAT, Repository, load_series
 from patches.upstream import load_pin, remove
 
 BESIDES = ("train.py", "datasets/")  # what goes along with our files under ultralytics/, where upstream has nothing
+# Of the user's settings, those that would change what a mail gives
+PLAIN = ("-c", "core.autocrlf=false", "-c", f"core.hooksPath={os.devnull}")
 MESSAGE = """VMamba-YOLO: layers, selective scan, model files
 
 The files of this fork that stand beside upstream's. The commits after this
@@ -66,15 +68,6 @@ def to_folder(folder: Path) -> str:
     )
 
 
-def is_top(folder: Path) -> bool:
-    """Return whether a folder is the top of a git repository."""
-    if not folder.is_dir():
-        return False
-    command = ["git", "rev-parse", "--show-toplevel"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
-    return done.returncode == 0 and Path(done.stdout.strip()).resolve() == folder.resolve()
-
-
 def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     """Make a branch with the fork in a clone of upstream's repository, without touching what is checked out there.
 
@@ -91,7 +84,7 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     """
     tag = f"v{load_pin().version}"
     onto = onto or tag
-    repository = Repository({}, []).at(clone)
+    repository = Repository({}, []).at(clone, foreign=True)
     git = repository.git
     if not is_top(clone):
         raise PatchesError(f"{clone} is not the top folder of a git repository. Name a clone of upstream's.")
@@ -111,12 +104,12 @@ def to_branch(branch: str, clone: Path, onto: str | None) -> str:
     written = mails()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
-        git("worktree", "add", "-q", "--detach", str(work), start)
+        git(*PLAIN, "worktree", "add", "-q", "--detach", str(work), start)
         try:
             inside = Repository({}, []).at(work)
             inside.env = repository.env
             box = b"".join(mail for _, mail in written)
-            inside.git(*AM, "-3", "--no-gpg-sign", stdin=box)
+            inside.git(*PLAIN, *AM, "-3", "--no-gpg-sign", stdin=box)
             if wrong := check_hooks({row[0]: (work / row[0]).read_bytes() for row in HOOKS}):
                 raise PatchesError("\n".join(wrong))
             git("branch", branch, inside.git("rev-parse", "HEAD"))

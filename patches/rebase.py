@@ -256,18 +256,17 @@ def from_clone(source: str, ref: str) -> tuple[str, dict[str, bytes], Pin | None
     """
     source = str(Path(source).resolve()) if Path(source).exists() else source
     with scratch("clone-") as folder:
-        repository = Repository({}, []).at(Path(folder))
-        git = repository.git
+        git, reach = (Repository({}, []).at(Path(folder), foreign).git for foreign in (False, True))
         git("-c", "init.defaultBranch=main", "init", "-q", "--template=")
         if ref == "latest":
-            tags = re.findall(r"refs/tags/v(\d+(?:\.\d+)+)$", git("ls-remote", "--tags", source), re.MULTILINE)
+            tags = re.findall(r"refs/tags/v(\d+(?:\.\d+)+)$", reach("ls-remote", "--tags", source), re.MULTILINE)
             if not tags:
                 raise PatchesError(
                     f"{source} has no tag of a release, such as v8.4.190. Fetch its tags, or name a ref."
                 )
             ref = max(tags, key=by_number)
         try:
-            git("fetch", "-q", "--depth=1", source, f"refs/tags/v{ref}" if NUMBERED.fullmatch(ref) else ref)
+            reach("fetch", "-q", "--depth=1", source, f"refs/tags/v{ref}" if NUMBERED.fullmatch(ref) else ref)
         except PatchesError as e:
             raise PatchesError(
                 f"{e}\n{source} cannot be reached, or has no {ref}. Nothing was changed. Name a clone of upstream's "

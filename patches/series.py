@@ -31,6 +31,9 @@ FORMAT = (
     "--src-prefix=a/ --dst-prefix=b/ --unified=3 --inter-hunk-context=0 --diff-algorithm=myers --indent-heuristic"
 ).split()
 
+# Variables that say where the settings are and how others' repositories are reached
+ACCESS = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_ASKPASS", "GIT_SSH", "GIT_SSH_COMMAND")
+ACCESS += ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSL_NO_VERIFY", "GIT_PROXY_COMMAND", "GIT_TERMINAL_PROMPT")
 # Brackets in a title stay, but for [PATCH]; a patch goes to its own lines, or nowhere
 AM = ("am", "-q", "--keep-cr", "--keep-non-patch", "--whitespace=nowarn", "--no-3way")
 
@@ -224,7 +227,8 @@ def holds(patch: Patch, read) -> str:
 class Repository:
     """A scratch git repository that holds upstream's files and the series as commits on top of them.
 
-    Used as a context manager, or made in a folder that stays. It sees no git setting of the user or the machine.
+    Used as a context manager, or made in a folder that stays. It sees no git setting of the user or the machine, but
+    for what reaches a repository that is somebody else's.
     """
 
     def __init__(self, base: dict[str, bytes], patches: list[Patch], also: set[str] = frozenset()):
@@ -245,13 +249,21 @@ class Repository:
         self._scratch = scratch("git-")
         return self.make(Path(self._scratch.name))
 
-    def at(self, root: Path) -> Repository:
-        """Take the folder that the repository is in."""
+    def at(self, root: Path, foreign: bool = False) -> Repository:
+        """Take the folder that the repository is in.
+
+        Args:
+            root (Path): The folder.
+            foreign (bool): Keep the settings of the user and the machine, such as safe.directory and http.proxy,
+                without which git may refuse a repository of others or not reach it.
+        """
         self.root = root
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or (foreign and k in ACCESS)}
         self.env.update({f"GIT_{who}_{k}": v for who in ("AUTHOR", "COMMITTER") for k, v in IDENTITY.items()})
-        self.env.update(HOME=str(self.root / ".git"), XDG_CONFIG_HOME=str(self.root / ".git"), LC_ALL="C", TZ="UTC")
-        self.env.update(GIT_CONFIG_NOSYSTEM="1", GIT_ATTR_NOSYSTEM="1", GIT_EDITOR=":")
+        self.env.update(LC_ALL="C", TZ="UTC", GIT_ATTR_NOSYSTEM="1", GIT_EDITOR=":")
+        if not foreign:
+            home = str(self.root / ".git")
+            self.env.update(HOME=home, XDG_CONFIG_HOME=home, GIT_CONFIG_NOSYSTEM="1")
         return self
 
     def make(self, root: Path) -> Repository:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -114,6 +115,56 @@ def test_hook_that_landed_elsewhere_is_told(checkout, clone):
     export = ("export", "--branch", "vmamba", "--in", str(clone))
     assert "must stand in task_20" in checkout.run(*export, "--onto", "main", code=1)
     checkout.run(*export)
+
+
+@pytest.fixture
+def anothers(checkout, clone, tmp_path):
+    """The clone, which git takes for another user's, and a home whose settings may trust it."""
+    if os.name == "nt":
+        pytest.skip("the stand-in for git is for a POSIX shell")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "home").mkdir()
+    stand_in = tmp_path / "bin/git"
+    stand_in.write_text(
+        f'#!/bin/sh\ncase "$PWD $*" in *{shlex.quote(str(clone))}*) export GIT_TEST_ASSUME_DIFFERENT_OWNER=1;; esac\n'
+        f'exec {shlex.quote(shutil.which("git"))} "$@"\n',
+        encoding="utf-8",
+    )
+    stand_in.chmod(0o755)
+    for name in ("XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL"):
+        checkout.env.pop(name, None)
+    checkout.env.update(HOME=str(tmp_path / "home"), PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return clone
+
+
+def test_a_clone_of_another_user_is_taken_where_the_user_trusts_it(checkout, anothers, tmp_path):
+    export, rebase = ("export", "--branch", "vmamba", "--in", str(anothers)), ("rebase", "1.1", "--from", str(anothers))
+    for command in (export, rebase):
+        said = checkout.run(*command, code=1)
+        assert "detected dubious ownership" in said
+        assert "has no v1.0" not in said
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "applypatch-msg").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    (hooks / "applypatch-msg").chmod(0o755)
+    settings = f"[safe]\n\tdirectory = *\n[core]\n\tautocrlf = true\n\thooksPath = {json.dumps(str(hooks))}\n"
+    (tmp_path / "home/.gitconfig").write_text(settings, encoding="utf-8")
+    checkout.run(*export)  # settings that would change the result are not heard
+    shown = subprocess.run(["git", "show", f"vmamba:{TASKS}"], cwd=anothers, capture_output=True, check=True).stdout
+    assert shown == patched(UPSTREAM[TASKS]).encode()
+    checkout.run(*rebase)
+    assert checkout.read(TASKS) == patched(FAR)
+
+
+def test_a_proxy_of_the_user_is_used(checkout, tmp_path):
+    (tmp_path / ".gitconfig").write_text("[http]\n\tproxy = http://127.0.0.1:1\n", encoding="utf-8")
+    for name in ("XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL"):
+        checkout.env.pop(name, None)
+    checkout.env["HOME"] = str(tmp_path)
+    said = checkout.run("rebase", "main", "--from", "http://upstream.invalid/x", code=1)
+    if "remote-http" in said:
+        pytest.skip("this git has no http")
+    assert "127.0.0.1" in said
 
 
 def test_no_old_blobs(checkout, clone, tmp_path):
