@@ -29,11 +29,7 @@ def extract(name: str | None, message: list[str] | None, edit: bool) -> None:
 
 def _extract(name: str | None, message: list[str] | None, edit: bool) -> None:
     pin, patches, manifest = load_pin(), load_series(), tree.read_manifest()
-    if (state := rebase.read_state()) is not None:
-        raise PatchesError(
-            f"A rebase to {state['label']} is under way and rests on the series as it is. Nothing was changed.\n"
-            f"Next: {rebase.GO_ON}, or {rebase.GIVE_UP}"
-        )
+    rebase.refuse_under_way()
     names = [patch.name for patch in patches]
     if edit and name not in names:
         raise PatchesError(f"The series has no patch {name!r}. It has: {', '.join(names) or 'none'}.")

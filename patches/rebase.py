@@ -182,6 +182,15 @@ def read_state() -> dict | None:
     return found if whole else None
 
 
+def refuse_under_way() -> None:
+    """Refuse to change the series, or to begin another rebase, while one is under way."""
+    if (state := read_state()) is not None:
+        raise PatchesError(
+            f"A rebase to {state['label']} is under way and rests on the series as it is. Nothing was changed.\n"
+            f"Next: {GO_ON}, or {GIVE_UP}"
+        )
+
+
 def start(version: str, source: str | None) -> None:
     """Begin a rebase and go as far as it goes.
 
@@ -193,8 +202,7 @@ def start(version: str, source: str | None) -> None:
         PatchesError: If it cannot begin, or stops on the way.
     """
     with tree.lock():
-        if (state := read_state()) is not None:
-            raise PatchesError(f"A rebase to {state['label']} is under way. Next: {GO_ON}, or {GIVE_UP}")
+        refuse_under_way()
         pin, patches = load_pin(), load_series()
         if edited := tree.survey()["edited"]:
             raise PatchesError(

@@ -21,11 +21,7 @@ def refit() -> None:
         PatchesError: If git does not find the lines of a patch, or the result is unfinished. Nothing is changed then.
     """
     with tree.lock():
-        if (state := rebase.read_state()) is not None:
-            raise PatchesError(
-                f"A rebase to {state['label']} is under way and rests on the series as it is. Nothing was changed.\n"
-                f"Next: {rebase.GO_ON}, or {rebase.GIVE_UP}"
-            )
+        rebase.refuse_under_way()
         pin, patches = load_pin(), load_series()
         base, _ = tree.pristine(pin)
         made = _make(base, patches)

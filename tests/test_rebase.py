@@ -152,7 +152,8 @@ def test_conflict_then_abort(fork, tmp_path):
         shown = subprocess.run(shlex.split(line), cwd=tmp_path, capture_output=True, text=True, check=True).stdout
         assert "-    return 10\n" in shown
     assert "to 1.2 is under way" in fork.run("status")
-    assert "is under way" in fork.run("rebase", "1.1", code=1)
+    for command in (("rebase", "1.1"), ("extract",), ("refit",)):
+        assert "A rebase to 1.2 is under way and rests on the series as it is" in fork.run(*command, code=1)
     for command in (["extract"], ["edit", "first", "-m", "why"]):  # its end would throw the work on the conflict away
         assert "rests on the series as it is" in fork.run(*command, code=1)
     assert state(fork) == before
