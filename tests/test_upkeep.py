@@ -14,6 +14,9 @@ from forks import CONFLICT, FAR, SMOKE, TASKS, UPSTREAM, files, git, state, whee
 
 from patches import ROOT
 from patches.matrix import PAGE, RESULTS, fine, render, sample
+from patches.series import load_series
+from patches.tree import fingerprint
+from patches.upstream import load_pin
 
 IGNORE = "/ultralytics/**\n!/ultralytics/**/\n!/ultralytics/nn/Addmodules/**\n/.upstream/\n*.pyc\n"
 
@@ -378,3 +381,11 @@ def test_page_of_the_matrix_is_that_of_the_results():
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert PAGE.read_text(encoding="utf-8") == render(results)
     assert all(map(fine, results["rows"]))
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="no results yet")
+def test_page_of_the_matrix_is_of_this_series():
+    results, pin = json.loads(RESULTS.read_text(encoding="utf-8")), load_pin()
+    if results["pin"] != pin.version:
+        pytest.skip(f"the page is of upstream {results['pin']}; python -m patches matrix --write makes it anew")
+    assert results["series"] == fingerprint(pin, load_series()), "the series changed: python -m patches matrix --write"
