@@ -513,7 +513,7 @@ def _by_pytorch(b: Block, inside: Callable[[Block], Tensor]) -> Tensor:
 
 def _run_linear(a: Tensor, b: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     with no_autocast(a.device.type):
-        return BACKENDS[backend].linear(Linear(a, b, bias))
+        return _running(backend).linear(Linear(a, b, bias))
 
 
 _linear = _operator("matmul", "Tensor a, Tensor b, Tensor? bias, str backend", 1, _run_linear)
