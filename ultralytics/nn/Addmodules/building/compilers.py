@@ -5,8 +5,8 @@
 |---|---|---|
 | `VMAMBA_COMPILER` | which compiler an installation uses | `auto` (default), `system`, `zig`, `none` |
 
-`auto` takes the system's compiler, and zig where there is none that works. No other module of installation reads the
-environment. Only standard library and setuptools here:
+`auto` takes the system's compiler, and zig where there is none that works. Of installation only
+`patches/upstream.py` reads the environment besides (VMAMBA_UPSTREAM_DIR). Only standard library and setuptools here:
 installation runs this file before anything is installed.
 """
 
