@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.test_compare import command, fail, made
+from tests.compare_cases import command, fail, made
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.tools import verbs as cli
 from ultralytics.nn.Addmodules.tools.compare import Plan, start, train, verb
