@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,12 +107,16 @@ def test_a_stray_file_does_not_fail_an_evaluation(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("text", ["", '{"status": "do'])
-def test_a_file_that_a_loss_of_power_cut_short_counts_as_none(text: str, tmp_path: Path) -> None:
+def test_a_file_that_a_loss_of_power_cut_short_counts_as_none_and_is_told(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
     comparison = made(tmp_path / "compare")
     for file in ("models.json", "speed.json", "runs/stock-seed0/result.json", "runs/stock-seed0/run.json"):
         (comparison.folder / file).write_text(text, encoding="utf-8")
     assert (comparison.models, comparison.speed, comparison.runs[0].result) == ({}, {}, {})
     assert not comparison.runs[0].over
+    assert "models.json' was cut short" in caplog.text
     (comparison.folder / "settings.json").write_text(text, encoding="utf-8")
     job = verb.Job(Plan({}, "data.yaml", project=str(tmp_path)), print)
     assert job.place({"data": "data.yaml"}) == (tmp_path / "compare-2", False)

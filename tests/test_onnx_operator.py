@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -223,9 +224,13 @@ def test_layers_beyond_the_names_of_the_library_keep_standard_operators(
 
 
 @pytest.mark.parametrize("size", [{"d_conv": 17}, {"d_state": 257}, {"dt_rank": 257}], ids=str)
-def test_sizes_beyond_the_kernels_keep_standard_operators(size: dict, tmp_path: Path) -> None:
+def test_sizes_beyond_the_kernels_keep_standard_operators(
+    size: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, x = strengthen(Tokens(**size).eval()), torch.randn(1, 12, 8)
+    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
     assert calls(export(module, x, tmp_path / "m.onnx")) == []
+    assert "standard operators alone, which are slower" in caplog.text
     got = torch.from_numpy(session(tmp_path / "m.onnx", LIBRARY).run(None, {"x": x.numpy()})[0])
     torch.testing.assert_close(got, module(x).detach(), rtol=1e-4, atol=1e-5)
 

@@ -67,7 +67,7 @@ def main(model: str, source: str, target: str, library: str = "", score: float =
     if meta.get("task") != "detect":
         raise ValueError(f"{model} is no exported detection model: its task is {meta.get('task')}")
     if meta.get("head") == "RTDETRDecoder":
-        raise ValueError(f"{model} is of RT-DETR, whose boxes are of another form than those of YOLO's heads")
+        raise ValueError(f"{model} is of RT-DETR, whose boxes are of another form: use `yolo predict`")
     given = session.get_inputs()[0]
     if isinstance(given.shape[0], int) and given.shape[0] != 1:
         raise ValueError(f"{model} takes {given.shape[0]} pictures at once, and this program one: export with batch=1")

@@ -62,7 +62,7 @@ def leave_out() -> None:
             library.unlink()
             aloud(f"VMAMBA_COMPILER is none: the library of an earlier installation, {library.name}, was removed.")
         except OSError as e:
-            aloud(f"VMAMBA_COMPILER is none, but the library of an earlier installation stays in use: {e}")
+            aloud(f"VMAMBA_COMPILER is none, but an earlier library stays in use ({e}): delete {library}")
 
 
 def _inputs() -> list[Path]:

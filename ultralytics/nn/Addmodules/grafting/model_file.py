@@ -42,9 +42,13 @@ def read_model(file: str | Path) -> tuple[Model, dict]:
             if path.suffix == ".pt":
                 checkpoint, _ = torch_safe_load(str(path))
                 if not isinstance(checkpoint.get("ema") or checkpoint.get("model"), nn.Module):
-                    raise ValueError("it is no checkpoint of Ultralytics: it has tensors, but no model")
+                    raise ValueError(
+                        "it is no checkpoint of Ultralytics: it has tensors, but no model; save the whole checkpoint"
+                    )
                 if checkpoint.get("modelopt"):
-                    raise ValueError("it was trained with quantisation, so its layers are not those of its YAML")
+                    raise ValueError(
+                        "it was trained with quantisation, so its layers are not its YAML's; give the float .pt"
+                    )
                 model = YOLO(str(path))
             else:
                 decoder = yaml_model_load(path)["head"][-1][2] == "RTDETRDecoder"

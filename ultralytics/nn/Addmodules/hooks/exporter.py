@@ -340,9 +340,7 @@ def put_back(folder: Path, stem: str) -> None:
         for older in away.iterdir():
             if not (folder / older.name).exists():
                 older.rename(folder / older.name)
-                LOGGER.info(
-                    f"VMamba: {folder / older.name} is back, which an export that was killed left in {away.name}"
-                )
+                LOGGER.info(f"VMamba: {folder / older.name} is restored, which a killed export had left in {away.name}")
         with suppress(OSError):  # what is there again stays in it
             away.rmdir()
 

@@ -110,7 +110,7 @@ class Block(NamedTuple):
         inside = dim if inside == dim else 2 * dim
         for name, other in NEEDS:
             if getattr(self, name) is not None and getattr(self, other) is None:
-                raise ValueError(f"{name} is given without {other}, which it belongs to")
+                raise ValueError(f"{name} is given without {other}: give both, or none")
         if self.out_w is not None and inside == dim:
             raise ValueError(f"out_w needs a gate: xz must be (B, L, {2 * dim}), got {tuple(self.xz.shape)}")
         taps = None if self.conv_w is None else self.conv_w.shape[2]

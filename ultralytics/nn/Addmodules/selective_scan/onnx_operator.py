@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .contract import Block
-from .registry import get
+from .registry import LOGGER, get
 
 __all__ = ("ALONG_COLUMNS", "in_one_file", "inline", "operator_library", "recorded", "recording", "version_in")
 
@@ -48,7 +48,13 @@ def recorded(composed: Callable[[Block], Tensor], b: Block) -> Tensor:
         b (Block): Without in_proj and out_proj. Its xz may also be a map (B, H, W, D), for directions along columns;
             their orders have the bit ALONG_COLUMNS.
     """
-    if not recording() or not _within_limits(b):
+    if not recording():
+        return composed(b)
+    if not _within_limits(b):
+        LOGGER.warning(
+            f"ONNX: {b.A.shape[2]} states, rank {b.dt_proj.shape[2]} or the convolution's taps are more than the "
+            f"operator library takes; this layer has standard operators alone, which are slower"
+        )
         return composed(b)
     layer = len(_recording)
     attributes = {"orders": list(b.orders), "delta_softplus": int(b.delta_softplus), "version": VERSION}

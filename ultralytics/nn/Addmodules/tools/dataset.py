@@ -243,9 +243,7 @@ def _unread(name: str, split: Split) -> Iterator[Row]:
     from ultralytics.data.utils import img2label_paths
 
     if split.without:
-        yield Row(
-            name, PROBLEM, split.without, f"Mend {name}: in the YAML, or take it out: no figures can come from it"
-        )
+        yield Row(name, PROBLEM, split.without, f"Correct {name}: in the YAML, or remove it; it gives no figures")
     if split.ignored:
         reasons = [f"{Path(file).name}: {why}" for file, why in split.ignored.items()]
         detail = f"pictures that a training leaves out: {len(reasons)} ({_some(reasons)})"

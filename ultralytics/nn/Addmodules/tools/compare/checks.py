@@ -404,7 +404,7 @@ def same_names(names: dict[int, str]) -> str:
     by_name: dict[str, list[str]] = {}
     for i, name in names.items():
         by_name.setdefault(name, []).append(str(i))
-    name, numbers = max(by_name.items(), key=lambda item: len(item[1]))
+    name, numbers = max(by_name.items(), key=lambda item: len(item[1]), default=("", []))
     return f"classes {', '.join(numbers[:-1])} and {numbers[-1]} are called '{name}'" if len(numbers) > 1 else ""
 
 

@@ -66,7 +66,7 @@ def about_seeds(comparison: Comparison) -> list[str]:
     if len(seeds) == 1:
         found.append("One seed: there is no spread and no interval, so no difference can be told from chance.")
     for folder in sorted(comparison.folder.parent.glob(f"*/{SETTINGS}")):
-        other = read_json(folder)  # a settings.json may be anybody's, such as an editor's
+        other = read_json(folder, ours=False)  # a settings.json may be anybody's, such as an editor's
         ours = isinstance(other, dict) and {"data", "seeds", "models"} <= other.keys()
         if not ours or folder.parent == comparison.folder or other["data"] != comparison.settings["data"]:
             continue

@@ -37,11 +37,24 @@ ABOUT = (  # columns of a run in runs.csv, before those of its epochs; the figur
 MACHINE = ("commit", "uncommitted", "torch", "ultralytics", "cpu", "threads", "gpu", "scan")  # should be equal for all
 
 
-def read_json(file: Path) -> Any:
-    """Return what a JSON file holds; None if there is none, or a lost disk or power has left no JSON in it."""
+_told: set[Path] = set()  # files that were cut short
+
+
+def read_json(file: Path, ours: bool = True) -> Any:
+    """Return what a JSON file holds; None if there is none, or a lost disk or power has left no JSON in it.
+
+    Args:
+        file (Path): The file.
+        ours (bool): It is of a comparison, so that what is no JSON is told, once.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except ValueError:
+        if ours and file not in _told:
+            from ultralytics.utils import LOGGER
+
+            _told.add(file)
+            LOGGER.warning(f"vmamba compare: '{file}' was cut short, as by a loss of power; what it held is made again")
         return None
 
 
