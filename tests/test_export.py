@@ -20,6 +20,7 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.Addmodules import C2fSS2D, C2fVSS, Mamba, MambaLayer, VSSBlock
+from ultralytics.nn.Addmodules.hooks.eight_bits import of_the_picture, silu_after_convolution
 from ultralytics.nn.Addmodules.layers.state_space import StateSpace
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
 from ultralytics.nn.Addmodules.selective_scan.export import MAX_STATE
@@ -384,6 +385,24 @@ def test_half_keeps_the_state_float32(checkpoint: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(got[:, 4:], want[:, 4:], atol=0.05)
 
 
+def test_what_is_rounded_to_eight_bits() -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], "conv"),
+        node("Sigmoid", ["a"], ["b"], "gate"),
+        node("Mul", ["b", "a"], ["c"], "silu"),
+        node("Sigmoid", ["c"], ["d"], "not of a convolution"),
+        node("Mul", ["c", "d"], ["e"], "its product"),
+        node("Mul", ["c", "b"], ["f"], "a gate of another value"),
+        node("Conv", ["f", "w"], ["g"], "head"),
+        node("Sigmoid", ["g"], ["h"], "scores"),
+    ]
+    picture = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])
+    graph = onnx.helper.make_graph(nodes, "graph", [picture], [])
+    assert silu_after_convolution(graph) == {"gate", "silu"}
+    assert of_the_picture(graph) == {"conv"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "package"), [("onnx", "onnxruntime"), ("openvino", "nncf")])
 def test_eight_bits_keep_the_scores(form: str, package: str, checkpoint: Path, tmp_path: Path) -> None:
@@ -398,9 +417,18 @@ def test_eight_bits_keep_the_scores(form: str, package: str, checkpoint: Path, t
     assert got[0, 5] == want[0, 5]
     np.testing.assert_allclose(got[0, 4], want[0, 4], atol=0.1)
     if form == "onnx":
-        scales = {i.name: i.dims for i in onnx.load(file).graph.initializer if i.name.endswith("conv.weight_scale")}
+        graph = onnx.load(file).graph
+        tensors = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+        scales = {name: t for name, t in tensors.items() if name.endswith("conv.weight_scale")}
         assert scales
-        assert all(len(dims) == 1 for dims in scales.values())  # one a channel: a single one has no axis
+        assert all(t.ndim == 1 for t in scales.values())  # one a channel: a single one has no axis
+        weights = [t for name, t in tensors.items() if name.endswith("conv.weight_quantized")]
+        assert 60 < max(abs(t.astype(int)).max() for t in weights) <= 64  # 7 bits
+        rounded = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+        assert {tensors[node.input[2]].dtype for node in rounded.values()} == {np.dtype("uint8")}
+        silu = [node for node in graph.node if node.op_type == "Mul" and "/act/" in node.name]
+        assert silu
+        assert all(node.output[0] in rounded for node in silu)
 
 
 @pytest.mark.slow

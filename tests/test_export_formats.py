@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from functools import wraps
 from pathlib import Path
 
@@ -18,9 +19,10 @@ import torch
 from benchmarks.strong import strengthen
 from ultralytics import YOLO
 from ultralytics.engine.exporter import Exporter, export_formats
+from ultralytics.nn.Addmodules.hooks import eight_bits, export_head, formats
 from ultralytics.nn.Addmodules.hooks import exporter as hook
-from ultralytics.nn.Addmodules.hooks import formats
 from ultralytics.nn.Addmodules.hooks.formats import FORMATS, REFUSED, Refusal, refuse_format
+from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.tasks import DetectionModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -253,6 +255,25 @@ def test_a_file_that_computes_something_else_is_caught(tmp_path: Path, monkeypat
     assert not (tmp_path / "best.mnn").exists()
 
 
+@pytest.mark.parametrize("bins", [2, 12, 16])
+def test_distances_without_a_softmax_are_the_heads(bins: int) -> None:
+    head = DFL(bins)
+    x = 30 * torch.randn(2, 4 * bins, 21, generator=torch.Generator().manual_seed(0))
+    x[:, :, 0], x[:, ::2, 1], x[:, 1::2, 1] = 1e4, 1e4, -1e4  # exp overflows beyond 88
+    want = head.double()(x.double())
+    got = export_head.expected(head.float(), x)
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-6)
+
+
+def test_only_exports_of_ours_to_onnx_and_mnn_leave_the_softmax_out(model: DetectionModel) -> None:
+    x = torch.randn(1, 48, 21)
+    for form, changed in (("onnx", True), ("mnn", True), ("openvino", False), ("torchscript", False), ("ncnn", False)):
+        copy = deepcopy(model)
+        export_head.without_softmax(copy, form)
+        assert ("forward" in vars(copy.model[-1].dfl)) == changed
+        torch.testing.assert_close(copy.model[-1].dfl(x), model.model[-1].dfl(x))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["ncnn", "mnn"])
 def test_detections_on_photos_are_those_of_pytorch(form: str, tmp_path: Path) -> None:
@@ -307,7 +328,7 @@ def test_eight_bits_leave_scans_alone_in_openvino(monkeypatch: pytest.MonkeyPatc
     model, asked = YOLO("VMamba-yolo26n-graft.yaml", verbose=False).model, []
     monkeypatch.setattr(nncf, "quantize", lambda model, **kwargs: asked.append(kwargs["ignored_scope"]) or model)
     before = nncf.quantize
-    export = hook.around_scans(
+    export = eight_bits.in_openvino(
         lambda: nncf.quantize(model=1, ignored_scope=nncf.IgnoredScope(names=["Sigmoid"])), model
     )
     assert export() == 1

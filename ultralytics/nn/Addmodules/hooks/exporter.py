@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
-from torch import nn
 
 from ..layers.state_space import StateSpace
 from ..selective_scan import onnx_operator
 from ..selective_scan.export import OPSET, exporting_for
+from . import eight_bits
+from .export_head import without_softmax
 from .formats import Refusal, canonical, refuse_format
 from .refusals import said_in_a_sentence
 
@@ -76,6 +74,7 @@ def prepare_export(exporter) -> None:
     with said_in_a_sentence("yolo export"):
         refuse_format(form, exporter.model, args.dynamic, args.batch)
         refuse(args.opset, file.parent)
+    without_softmax(exporter.model, form)
     if export := getattr(exporter, f"export_{form}", None):
         if form in TRIED:
             export = tried(export, exporter, TRIED[form])
@@ -86,9 +85,9 @@ def prepare_export(exporter) -> None:
     else:
         exporter.export_onnx = with_operator(exporter.export_onnx, args.quantize == 16)
         if args.quantize == 8:
-            exporter.export_onnx = by_channel(exporter.export_onnx)
+            exporter.export_onnx = eight_bits.in_onnx(exporter.export_onnx)
     if form == "openvino" and args.quantize == 8:
-        exporter.export_openvino = around_scans(exporter.export_openvino, exporter.model)
+        exporter.export_openvino = eight_bits.in_openvino(exporter.export_openvino, exporter.model)
     if form == "onnx" and args.quantize == 16:
         keep_scans_float32()
 
@@ -157,55 +156,6 @@ def inlined(export: Callable[..., str]) -> Callable[..., str]:
         return path
 
     return plain
-
-
-def by_channel(export: Callable[..., str]) -> Callable[..., str]:
-    """Return an export to ONNX whose 8-bit weights have a scale for each output channel.
-
-    With one scale for a whole layer, as upstream has it, a graft of YOLOv5n lost 2.7 points of mAP50-95 on BCCD; with
-    these it lost 0.4. Stock models are exported as upstream does it.
-    """
-
-    @wraps(export)
-    def finer(*args, **kwargs) -> str:
-        try:
-            from onnxruntime import quantization
-        except ImportError:  # upstream says what is missing
-            return export(*args, **kwargs)
-        finest = partial(quantization.quantize_static, per_channel=True)
-        with patch.object(quantization, "quantize_static", finest):
-            return export(*args, **kwargs)
-
-    return finer
-
-
-def around_scans(export: Callable[..., str], model: nn.Module) -> Callable[..., str]:
-    """Return an export to OpenVINO whose 8 bits leave scans in float32: NNCF would round the state of a scan.
-
-    NNCF gets a clone of the model. OpenVINO's conversion of a loop leaves an output behind that the model no longer
-    lists, and NNCF stops at it with "Could not find a node Result_..."; a clone holds what the model lists.
-    """
-    scans = [name for name, m in model.named_modules() if isinstance(m, StateSpace)]
-    # Names of operators begin with their module
-    patterns = [rf"__module\.(.*\.)?{re.escape(name)}/.*" for name in scans]
-
-    @wraps(export)
-    def leaving(*args, **kwargs) -> str:
-        try:
-            import nncf
-        except ImportError:  # upstream says what is missing
-            return export(*args, **kwargs)
-        quantize = nncf.quantize
-
-        def around(model, *args, **kwargs):
-            scope = kwargs.get("ignored_scope") or nncf.IgnoredScope()
-            kwargs["ignored_scope"] = replace(scope, patterns=[*scope.patterns, *patterns], validate=False)
-            return quantize(model.clone() if hasattr(model, "clone") else model, *args, **kwargs)
-
-        with patch.object(nncf, "quantize", around):
-            return export(*args, **kwargs)
-
-    return leaving
 
 
 def tried(export: Callable[..., str], exporter, tolerance: float) -> Callable[..., str]:
