@@ -23,6 +23,7 @@ import torch
 from tests.compare_cases import FIGURES, command, fail, made
 from tests.data import make_data
 from ultralytics import YOLO
+from ultralytics.nn.Addmodules.tools import data as data_set
 from ultralytics.nn.Addmodules.tools import verbs as cli
 from ultralytics.nn.Addmodules.tools.compare import Plan, checks, compare, schedule, start, train, verb
 from ultralytics.nn.Addmodules.tools.compare.figures import bars, draw
@@ -372,16 +373,16 @@ def test_folders_of_classes_are_read_as_in_a_training(name: str, tmp_path: Path)
     if os.name != "nt":  # links need a right there
         (folder / "train/bar").rename(tmp_path / "bar")
         (folder / "train/bar").symlink_to(tmp_path / "bar", target_is_directory=True)
-    data = checks.check_classes(str(folder))
+    data = data_set.check_classes(str(folder))
     assert (data.names, data.images) == ({0: "bar", 1: "square"}, {"train": 12, "val": 4})
-    checks.read_once(data, "classify", {})
+    data_set.read_once(data, "classify", {})
     (folder / "test").mkdir()
     with pytest.raises(FileNotFoundError, match="test': a set for classification has test/CLASS/PICTURE; put its"):
-        checks.check_classes(str(folder))
-    assert checks.check_classes(str(folder), tested=False) == data
+        data_set.check_classes(str(folder))
+    assert data_set.check_classes(str(folder), tested=False) == data
     (folder / name).rename(folder / "vall")
     with pytest.raises(FileNotFoundError, match="val': a set for classification has val/CLASS/PICTURE$"):
-        checks.check_classes(str(folder))
+        data_set.check_classes(str(folder))
 
 
 def test_a_full_disk_is_found_before_training(
@@ -425,7 +426,7 @@ def subjects(*files: str) -> list[checks.Subject]:
 
 def starts(files: list, seed: int = 0, names: tuple[str, ...] = ("x", "y", "z"), **settings) -> list[dict]:
     """Return the state dicts of models at their start, for data with these classes."""
-    facts = checks.Data("data.yaml", dict(enumerate(names)), 3, {"train": 1, "val": 1})
+    facts = data_set.Data("data.yaml", dict(enumerate(names)), 3, {"train": 1, "val": 1})
     found = [start.build(s, facts, settings, seed) for s in subjects(*files)]
     start.equalize(found)
     return [s.model.state_dict() for s in found]
@@ -502,7 +503,7 @@ def test_weights_of_a_file_are_kept_and_a_new_head_is_the_same_for_all(tmp_path:
     assert all(torch.equal(a[n], b[n]) for n in fresh)
     lines: list[str] = []
     job = verb.Job(Plan({}, ""), lines.append)
-    job.subjects, job.data = subjects(*files), checks.Data("data.yaml", {0: "x"}, 3, {})
+    job.subjects, job.data = subjects(*files), data_set.Data("data.yaml", {0: "x"}, 3, {})
     job.tell_of_heads()
     assert lines == [f"m{i} has 80 classes, the data 1: it gets a new class output" for i in range(2)]
     scratch = starts(["yolov8n.yaml", files[1]], pretrained=False)

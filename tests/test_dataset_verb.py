@@ -15,8 +15,8 @@ from tests.data import make_data
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.Addmodules.tools import contact_sheet
-from ultralytics.nn.Addmodules.tools.compare.checks import check_labels
 from ultralytics.nn.Addmodules.tools.contact_sheet import Labelled, plot_contact_sheet
+from ultralytics.nn.Addmodules.tools.data import check_labels
 from ultralytics.nn.Addmodules.tools.dataset import choose, problems, read_splits, tables
 from ultralytics.nn.Addmodules.tools.report_rows import PROBLEM
 from ultralytics.nn.Addmodules.tools.verbs import main as vmamba

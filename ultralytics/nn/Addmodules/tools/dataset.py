@@ -19,10 +19,11 @@ from types import SimpleNamespace
 import numpy as np
 from matplotlib.figure import Figure
 
-from .compare.checks import RELATIVE, SPLITS, about_data, list_images, offline, quiet, same_names
 from .contact_sheet import Labelled, plot_contact_sheet
+from .data import RELATIVE, SPLITS, about_data, list_images, same_names
 from .models_and_images import read_pictures
 from .report_rows import OK, PROBLEM, Row, columns, emit, render
+from .upstream import offline, quiet
 from .visualize import saving
 
 __all__ = ("Split", "draw_dataset", "problems", "read_splits", "tables")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..grafting.levels import capture, levels, map_strides
 from ..grafting.model_file import read_model
-from .compare.checks import list_images
+from .data import list_images
 
 __all__ = ("Picture", "calibrate", "capture", "find_layers", "load", "read_pictures")
 

@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..files import in_one_step
 from .plan import safe
 
 __all__ = ("ABOUT", "MACHINE", "Comparison", "Run", "environment", "read_json", "write_json", "write_runs")
@@ -59,13 +60,9 @@ def read_json(file: Path, ours: bool = True) -> Any:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file in one step: whoever is cut short, by a loss of power too, leaves the old one or none."""
-    part = file.with_name(file.name + ".part")
-    with part.open("w", encoding="utf-8") as out:
-        out.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(file)
+    """Write a JSON file in one step."""
+    with in_one_step(file) as part:
+        part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -255,9 +252,7 @@ def write_runs(comparison: Comparison) -> None:
     lines = rows(comparison)
     others = dict.fromkeys(key for line in lines for key in line if key not in ABOUT)
     columns = [*ABOUT, *sorted(others, key=lambda key: not key.startswith("report/"))]
-    part = comparison.folder / f"{RUNS}.part"
-    with part.open("w", newline="", encoding="utf-8") as out:
+    with in_one_step(comparison.folder / RUNS) as part, part.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    part.replace(comparison.folder / RUNS)

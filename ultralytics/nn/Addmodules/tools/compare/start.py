@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks.initial_weights import START, declared_boxes, declared_weights
-from .checks import Data, Subject, digest, one_line, quiet
+from ..data import Data
+from ..files import in_one_step
+from ..upstream import one_line, quiet
+from .checks import Subject, digest
 
 __all__ = ("Start", "build", "check_weights", "equalize", "save")
 
@@ -147,6 +150,5 @@ def apply_declared(start: Start) -> None:
 def save(model: nn.Module, file: Path) -> None:
     """Write a start file in float32, which Ultralytics trains from."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    torch.save({"epoch": -1, "model": model, "train_args": {"task": model.task}}, part)
-    part.replace(file)
+    with in_one_step(file) as part:
+        torch.save({"epoch": -1, "model": model, "train_args": {"task": model.task}}, part)

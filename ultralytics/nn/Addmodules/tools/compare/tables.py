@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..files import in_one_step
 from .remarks import primary
 from .results import Comparison
 from .statistics import Difference, deviation, mean, paired
@@ -274,6 +275,5 @@ def write_tables(comparison: Comparison, remarks: list[str]) -> str:
 
 def write(comparison: Comparison, name: str, text: str) -> None:
     """Write a file of the folder in one step."""
-    part = comparison.folder / f"{name}.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(comparison.folder / name)
+    with in_one_step(comparison.folder / name) as part:
+        part.write_text(text, encoding="utf-8")

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from ...layers.graft import Graft
-from .checks import offline, one_line
+from ..files import in_one_step
+from ..upstream import offline, one_line
 from .results import EPOCHS, RESULT, RUN, Run, read_json, write_json
 
 __all__ = ("figures", "main")
@@ -233,9 +234,8 @@ def epoch_of(file: Path) -> int:
 def copy(source: Path, target: Path) -> None:
     """Copy a file in one step, if it exists."""
     if source.exists():
-        part = target.with_suffix(".part")
-        shutil.copyfile(source, part)
-        part.replace(target)
+        with in_one_step(target) as part:
+            shutil.copyfile(source, part)
 
 
 def peak_memory(device: torch.device) -> int:

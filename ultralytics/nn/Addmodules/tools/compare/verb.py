@@ -59,7 +59,8 @@ class Job:
 
     def compare(self):
         """Do all of it and return the Comparison."""
-        from .checks import check_data, check_disk, check_models, check_training, device_of, read_once
+        from ..data import read_once
+        from .checks import check_data, check_disk, check_models, check_training, device_of
         from .results import SETTINGS, Comparison, write_json, write_runs
         from .schedule import locked, run_all
         from .start import check_weights
@@ -159,7 +160,7 @@ class Job:
         """Write sizes of the models."""
         from ultralytics.utils.torch_utils import get_flops
 
-        from .checks import quiet
+        from ..upstream import quiet
         from .results import MODELS, write_json
         from .start import build
 
