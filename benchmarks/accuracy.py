@@ -60,6 +60,7 @@ def backends() -> dict[str, Callable]:
 def measure(case: Case, dtype: torch.dtype, seeds: int, scans: dict[str, Callable]) -> dict[str, dict[str, float]]:
     """Return mean errors of plain PyTorch and of every scan that takes the call, by name."""
     found: dict[str, list[dict[str, float]]] = {}
+    left_out: set[str] = set()
     for seed in range(seeds):
         x = tensors(case, seed=seed)
         x = [t if i in WIDE else t.to(dtype) for i, t in enumerate(x)]
@@ -68,7 +69,10 @@ def measure(case: Case, dtype: torch.dtype, seeds: int, scans: dict[str, Callabl
         for name, scan in {"plain": selective_scan_ref, **scans}.items():
             try:
                 got = run_with_gradients(partial(scan, delta_softplus=True), x, dout)
-            except RuntimeError:  # it does not take CPU tensors, and said so
+            except RuntimeError as e:  # most of all: it does not take CPU tensors
+                if name not in left_out:
+                    print(f"{name} is left out: {e}", file=sys.stderr, flush=True)
+                left_out.add(name)
                 continue
             found.setdefault(name, []).append({NAMED[r]: rms_error(got[r], exact[r]) for r in RESULTS})
     return {name: {r: sum(e[r] for e in runs) / len(runs) for r in NAMED.values()} for name, runs in found.items()}

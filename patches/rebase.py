@@ -186,7 +186,7 @@ def refuse_under_way() -> None:
     """Refuse to change the series, or to begin another rebase, while one is under way."""
     if (state := read_state()) is not None:
         raise PatchesError(
-            f"A rebase to {state['label']} is under way and rests on the series as it is. Nothing was changed.\n"
+            f"A rebase to {state['label']} is under way, and it needs the patches as they are. Nothing was changed.\n"
             f"Next: {GO_ON}, or {GIVE_UP}"
         )
 

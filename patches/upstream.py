@@ -72,9 +72,9 @@ def load_pin() -> Pin:
         pin = Pin(**json.loads(PIN.read_text(encoding="utf-8")))
         for name, value in asdict(pin).items():
             if not isinstance(value, str):
-                raise TypeError(f"{name} is {value!r}, which is no text")
+                raise TypeError(f"{name} is {value!r}, but must be a text")
         if not NUMBERED.fullmatch(pin.version):
-            raise ValueError(f"version is {pin.version!r}, which is no release")
+            raise ValueError(f"version is {pin.version!r}, but must be the number of a release")
         return pin
     except (OSError, ValueError, TypeError) as e:
         raise PatchesError(f"{PIN} is no pin ({e}). Restore it: git checkout -- patches/upstream.json") from None

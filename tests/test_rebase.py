@@ -153,9 +153,9 @@ def test_conflict_then_abort(fork, tmp_path):
         assert "-    return 10\n" in shown
     assert "to 1.2 is under way" in fork.run("status")
     for command in (("rebase", "1.1"), ("extract",), ("refit",)):
-        assert "A rebase to 1.2 is under way and rests on the series as it is" in fork.run(*command, code=1)
+        assert "A rebase to 1.2 is under way, and it needs the patches as they are" in fork.run(*command, code=1)
     for command in (["extract"], ["edit", "first", "-m", "why"]):  # its end would throw the work on the conflict away
-        assert "rests on the series as it is" in fork.run(*command, code=1)
+        assert "needs the patches as they are" in fork.run(*command, code=1)
     assert state(fork) == before
     assert "given up" in fork.run("rebase", "--abort")
     untouched(fork, before)
