@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from ultralytics.nn.Addmodules.tools import verbs as cli
 from ultralytics.nn.Addmodules.tools.compare import Plan, start, train, verb
 from ultralytics.nn.Addmodules.tools.compare.remarks import remarks
 from ultralytics.nn.Addmodules.tools.compare.results import Comparison, Run, read_json, write_json
+from ultralytics.nn.Addmodules.tools.files import in_one_step
 
 # A run that was killed ------------------------------------------------------------------------------------------------
 
@@ -191,3 +193,22 @@ def test_a_file_of_an_interrupted_write_is_not_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.json.part").write_text("{", encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {"a": 1}
     assert Run(tmp_path, "a", 0).result == {}
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old", encoding="utf-8")
+    (tmp_path / "a.txt.part").write_text("of one who was cut short", encoding="utf-8")
+
+    def write(text: str | None) -> None:
+        with in_one_step(file) as part:
+            if text:
+                part.write_text(text, encoding="utf-8")
+                raise KeyboardInterrupt
+
+    with pytest.raises(FileNotFoundError):
+        write(None)  # the leftover must not become the file
+    with pytest.raises(KeyboardInterrupt):
+        write("half")
+    assert file.read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]

@@ -20,10 +20,16 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.exporter import Exporter
 from ultralytics.nn.Addmodules import C2fSS2D, C2fVSS, Mamba, MambaLayer, VSSBlock
-from ultralytics.nn.Addmodules.hooks.eight_bits import of_the_picture, silu_after_convolution
+from ultralytics.nn.Addmodules.hooks.eight_bits import (
+    of_scans,
+    of_the_picture,
+    own_initializers,
+    silu_after_convolution,
+)
 from ultralytics.nn.Addmodules.layers.state_space import StateSpace
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
 from ultralytics.nn.Addmodules.selective_scan.export import MAX_STATE
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import ASSETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -401,6 +407,30 @@ def test_what_is_rounded_to_eight_bits() -> None:
     graph = onnx.helper.make_graph(nodes, "graph", [picture], [])
     assert silu_after_convolution(graph) == {"gate", "silu"}
     assert of_the_picture(graph) == {"conv"}
+    model = DetectionModel("VMamba-yolon.yaml", verbose=False)
+    places = ["model.7/op", "model.9/m.0", "model/model.13/m.1", "model.9/m.0/in_proj", "model.9", "other.9/m.0"]
+    graph = onnx.helper.make_graph([node("MatMul", ["a", "b"], ["c"], f"/{p}/MatMul_3") for p in places], "g", [], [])
+    assert of_scans(onnx.helper.make_model(graph), model) == {f"/{p}/MatMul_3" for p in places[:3]}
+    scan = onnx.helper.make_function("vmamba", "Scan", ["x"], ["y"], [node("Exp", ["x"], ["y"])], [])
+    assert of_scans(onnx.helper.make_model(graph, functions=[scan]), model) == set()
+
+
+def test_an_identity_of_an_initializer_becomes_one() -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("Identity", ["w"], ["v"]),
+        node("Identity", ["v"], ["u"]),
+        node("Add", ["x", "u"], ["y"]),
+        node("Identity", ["y"], ["z"]),
+    ]
+    x, z = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xz")
+    graph = onnx.helper.make_graph(
+        nodes, "graph", [x], [z], [onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")]
+    )
+    own_initializers(graph)
+    assert [n.op_type for n in graph.node] == ["Add", "Identity"]
+    assert {t.name: onnx.numpy_helper.to_array(t).tolist() for t in graph.initializer} == dict.fromkeys("wvu", [1, 1])
+    onnx.checker.check_model(onnx.helper.make_model(graph))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ def without_softmax(model: nn.Module, form: str) -> None:
     """Let a model that is about to be exported compute its distances with elementwise operators and sums.
 
     Upstream takes a softmax over an axis that is not the last one. ONNX Runtime moves that axis to the end and back, on
-    one thread: 4 of 71 ms of VMamba-yolon at 640 px on an AMD EPYC.
+    one thread (docs/design/export.md).
 
     Args:
         model (nn.Module): The exporter's copy of a model.

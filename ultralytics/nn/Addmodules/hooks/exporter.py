@@ -85,7 +85,7 @@ def prepare_export(exporter) -> None:
     else:
         exporter.export_onnx = with_operator(exporter.export_onnx, args.quantize == 16)
         if args.quantize == 8:
-            exporter.export_onnx = eight_bits.in_onnx(exporter.export_onnx)
+            exporter.export_onnx = eight_bits.in_onnx(exporter.export_onnx, exporter.model)
     if form == "openvino" and args.quantize == 8:
         exporter.export_openvino = eight_bits.in_openvino(exporter.export_openvino, exporter.model)
     if form == "onnx" and args.quantize == 16:
@@ -243,9 +243,10 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
                 if not isinstance(e, Exception) or isinstance(e, (OSError, Refusal)):
                     raise
                 with said_in_a_sentence("yolo export"):
+                    instead = ", ".join(f for f in ("onnx", "openvino", "torchscript") if f != form)
                     raise ExportError(
-                        f"format='{form}' failed in its converter: {first_line(e)}. Nothing was kept. "
-                        f"format=onnx, openvino and torchscript are the formats that are tested most."
+                        f"format='{form}' could not be written: {first_line(e)}. Nothing was kept. "
+                        f"The formats that are tested most: {instead}."
                     ) from e
             replaced += [written, *written.parents]
             return path
