@@ -306,11 +306,13 @@ def test_other_tasks(task: str, tmp_path: Path) -> None:
     [
         (["data=none.yaml"], "vmamba dataset: data=none.yaml:"),
         (["data=pictures"], "vmamba dataset: data=pictures is a folder without a YAML"),
+        (["data=names.yaml"], "data=names.yaml: names: numbers classes from 0, as 0: car, but a number is 'car'"),
     ],
 )
 def test_errors_are_one_sentence(args: list[str], said: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
+    (tmp_path / "names.yaml").write_text("train: pictures\nval: pictures\nnames: {car: 1}\n", encoding="utf-8")
     assert vmamba(["dataset", *args, "out=x.png"]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1

@@ -54,7 +54,10 @@ def about_data(file: str, e: Exception) -> str:
     from ultralytics.utils import YAML
     from ultralytics.utils.checks import check_yaml
 
-    text = f"data={file}: {one_line(e)}"
+    why = one_line(e)
+    if why.startswith("invalid literal for int()"):
+        why = f"names: numbers classes from 0, as 0: car, but a number is {why.rpartition(': ')[2]}"
+    text = f"data={file}: {why}"
     try:
         fetched = isinstance(e, FileNotFoundError) and YAML.load(check_yaml(file)).get("download")
     except Exception:  # of many kinds; the file's trouble is said already
@@ -235,9 +238,8 @@ def check_rows(rows: list[tuple[Path, list[str]]], task: str, names: dict, keypo
         except ValueError:
             raise ValueError(f"'{file}' is no label file: '{row[0]}' is no class number") from None
         if not 0 <= cls < len(names):
-            raise ValueError(
-                f"'{file}' names class {cls}, but the data name {len(names)} classes, 0 to {len(names) - 1}"
-            )
+            have = f"{len(names)} classes, 0 to {len(names) - 1}" if len(names) > 1 else "one class, 0"
+            raise ValueError(f"'{file}' names class {cls}, but the data name {have}")
     lengths = {len(row) for _, row in rows}
     wanted = {
         "segment": ("polygons", any(n > 5 for n in lengths)),
