@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402
     accuracy,
+    arm_counts,
     export_cpu,
     export_forms,
     export_int8,
@@ -51,6 +52,7 @@ BENCHMARKS = {
     "graft_cpu": graft_cpu,
     "layer_cpu": layer_cpu,
     "linear_cpu": linear_cpu,
+    "arm_counts": arm_counts,
     "export_cpu": export_cpu,
     "export_forms": export_forms,
     "export_int8": export_int8,
@@ -65,7 +67,7 @@ PAGES = {
     "docs/benchmarks.md": ("targets", "scan_cpu", "accuracy", "model_cpu", "gpu", "gpu_amp"),
     "docs/deploy.md": ("export_cpu", "export_int8"),
     "docs/design/export.md": ("export_forms",),
-    "docs/design/cpu-kernel.md": ("scan_isa", "linear_cpu", "model_bound"),
+    "docs/design/cpu-kernel.md": ("scan_isa", "arm_counts", "linear_cpu", "model_bound"),
     "docs/design/gpu-kernel.md": ("gpu_compile",),
     "docs/design/selective-scan.md": ("memory", "layer_cpu"),
     "docs/design/grafts.md": ("graft_cpu",),

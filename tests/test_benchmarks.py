@@ -18,6 +18,7 @@ import torch
 
 from benchmarks import (
     accuracy,
+    arm_counts,
     base,
     environment,
     export_cpu,
@@ -211,6 +212,49 @@ def test_products_run_and_become_a_table(tmp_path: Path) -> None:
     can = linear_cpu.answers_for_intel(tmp_path) is not None
     assert kernels == ({linear_cpu.OTHERS, linear_cpu.INTEL} if can else {linear_cpu.OTHERS})
     assert f"| 40 x 16 x 64 | 1 | {linear_cpu.OTHERS} |" in linear_cpu.render(r)["linear_cpu"]
+
+
+@pytest.mark.foreign
+def test_arm_counts_run(tmp_path: Path) -> None:
+    if why := arm_counts.problem():
+        pytest.skip(why)
+    r = quick("arm_counts", tmp_path)
+    whole, bare, bound = (row["instructions"] for row in r["rows"])
+    assert whole > bare > bound > 16  # the fewest operations of a vector: 13 and three loads
+
+
+def test_arm_counts_weigh_blocks_by_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = """IN:
+0x01020:  a9bf7bfd  stp x29, x30, [sp, #-0x10]!
+0x01024:  910003fd  mov x29, sp
+
+Trace 0: 0x7f01 [00000000/0000000000001020/0/0] main
+----------------
+IN:
+0x01028:  d65f03c0  ret
+
+Trace 0: 0x7f02 [00000000/0000000000001028/0/0] main
+Trace 0: 0x7f01 [00000000/0000000000001020/0/0] main
+"""
+    program = tmp_path / "program"
+    monkeypatch.setattr(arm_counts.subprocess, "run", lambda c, **_: program.with_suffix(".log").write_text(log))
+    assert arm_counts.instructions(program, 0, 64) == 5
+    log += "Trace 0: 0x7f03 [00000000/0000000000002000/0/0] lost\n"
+    with pytest.raises(RuntimeError, match="1 blocks that it did not list"):
+        arm_counts.instructions(program, 0, 64)
+
+
+def test_arm_counts_become_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"what": "scan", "bound": False, "instructions": 30.0},
+        {"what": "the bound", "bound": True, "instructions": 24},
+    ]
+    settings = {"compiler": "zig 1", "emulator": "qemu 2"}
+    text = arm_counts.render({"rows": rows, "settings": settings, "date": "d", "environment": {"commit": "0" * 40}})
+    assert "| scan | 30.0 | 1.25 |" in text["arm_counts"]
+    assert "| the bound | 24.0 | 1.00 |" in text["arm_counts"]
+    monkeypatch.setattr(arm_counts, "zig_problem", lambda: "the package ziglang is not there")
+    assert arm_counts.problem() == 'the package ziglang is not there: pip install -e ".[release]".'
 
 
 def test_a_models_least_time_counts_its_layers(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ typedef __m256 V;
 constexpr int kW = 8;
 constexpr int kFwdGroup = 16;  // half of them lie on the stack, which costs less than reading dt and adding y twice
 constexpr int kBwdVecs = 1;
-constexpr int kBatch = 4;
 // The exponent is built by an integer shift, which must stay in range, and smaller results would lose bits to flushing.
 constexpr float kFastRange = 100.0f;
 
@@ -26,7 +25,7 @@ VM_INLINE V vabs(V a) { return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_
 VM_INLINE V vselect_neg(V x, V neg, V other) {
   return _mm256_blendv_ps(other, neg, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
 }
-// 1 / x for x in [1, 4]: a step of third order on a 12-bit estimate takes a third of a division's time.
+// 1 / x for x in [1, 2]: a step of third order on a 12-bit estimate takes a third of a division's time.
 template <int M>
 VM_INLINE void vrecip(const V* x, V* r) {
   V e[M];
@@ -101,16 +100,15 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable& table) {
 }
 
 // e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, and what is below 2^-125 is zero. log2(e) comes in two
-// parts because the integer part of a large product would eat the last bits of the remainder.
+// parts because the integer part of a large product would eat the last bits of the remainder. What a larger x yields is masked.
 template <int M>
 VM_INLINE void exp_neg(const V* x, V* e) {
   const ExpTable table = exp_table();
   const V magic = vset(12582912.0f / 8.0f), least = vset(87.0f);
-  V y[M], t[M], f[M], s[M];
-  VM_EACH(y[i] = vmin(least, x[i]));
-  VM_EACH(t[i] = vfnma(y[i], vset(1.44269502f), magic));
-  VM_EACH(f[i] = _mm256_fnmsub_ps(y[i], vset(1.44269502f), vsub(t[i], magic)));
-  VM_EACH(f[i] = vfnma(y[i], vset(1.92596299e-8f), f[i]));
+  V t[M], f[M], s[M];
+  VM_EACH(t[i] = vfnma(x[i], vset(1.44269502f), magic));
+  VM_EACH(f[i] = _mm256_fnmsub_ps(x[i], vset(1.44269502f), vsub(t[i], magic)));
+  VM_EACH(f[i] = vfnma(x[i], vset(1.92596299e-8f), f[i]));
   VM_EACH(s[i] = eighth_power(table, t[i]));
   VM_EACH(t[i] = vfma(f[i], vset(kExp2E4), vset(kExp2E3)));
   VM_EACH(t[i] = vfma(f[i], t[i], vset(kExp2E2)));

@@ -6,7 +6,6 @@ typedef __m512 V;
 constexpr int kW = 16;        // lanes
 constexpr int kFwdGroup = 16; // states whose h stays in registers through a forward tile
 constexpr int kBwdVecs = 2;   // channel vectors that a backward step handles together
-constexpr int kBatch = 4;     // vectors that elementwise functions take in lockstep
 // Largest |dt * A * log2(e)| for which exp2_dt is right without clamping. Far beyond it the index arithmetic breaks.
 constexpr float kFastRange = 65536.0f;
 
@@ -27,7 +26,7 @@ VM_INLINE V vabs(V a) { return _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castp
 VM_INLINE V vselect_neg(V x, V neg, V other) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), other, neg);
 }
-// 1 / x for x in [1, 4]: the estimate is good to 14 bits and one Newton step doubles them; a division takes far longer.
+// 1 / x for x in [1, 2]: the estimate is good to 14 bits and one Newton step doubles them; a division takes far longer.
 template <int M>
 VM_INLINE void vrecip(const V* x, V* r) {
   V e[M];

@@ -9,7 +9,6 @@ constexpr int kFwdGroup = 16;  // 32 registers
 constexpr int kFwdGroup = 8;
 #endif
 constexpr int kBwdVecs = 1;
-constexpr int kBatch = 2;
 constexpr float kFastRange = 125.0f;
 
 #if defined(__GNUC__)
@@ -32,6 +31,9 @@ VM_INLINE V vabs(V a) { return (V)((VI)a & viset(0x7fffffff)); }
 VM_INLINE V vpick(VI mask, V yes, V no) { return (V)((mask & (VI)yes) | (~mask & (VI)no)); }
 VM_INLINE VI vless(V a, V b) { return (VI)(a < b); }
 VM_INLINE VI vround(V a) { return __builtin_convertvector(a, VI); }
+// The second operand comes back when either is NaN, as on x86.
+VM_INLINE V vmax(V a, V b) { return a > b ? a : b; }
+VM_INLINE V vmin(V a, V b) { return a < b ? a : b; }
 #else
 struct V {
   float f[4];
@@ -63,6 +65,8 @@ VM_INLINE V vabs(V a) { VM_LANES(V, r.f[i] = fabsf(a.f[i])); }
 VM_INLINE V vpick(VI mask, V yes, V no) { VM_LANES(V, r.f[i] = mask.i[i] ? yes.f[i] : no.f[i]); }
 VM_INLINE VI vless(V a, V b) { VM_LANES(VI, r.i[i] = a.f[i] < b.f[i] ? -1 : 0); }
 VM_INLINE VI vround(V a) { VM_LANES(VI, r.i[i] = (int32_t)a.f[i]); }
+VM_INLINE V vmax(V a, V b) { VM_LANES(V, r.f[i] = a.f[i] > b.f[i] ? a.f[i] : b.f[i]); }
+VM_INLINE V vmin(V a, V b) { VM_LANES(V, r.f[i] = a.f[i] < b.f[i] ? a.f[i] : b.f[i]); }
 #undef VM_LANES
 #endif
 
@@ -80,9 +84,6 @@ VM_INLINE V vfnma(V a, V b, V c) { return (V)vfmsq_f32((float32x4_t)c, (float32x
 VM_INLINE V vfma(V a, V b, V c) { return vadd(vmul(a, b), c); }
 VM_INLINE V vfnma(V a, V b, V c) { return vsub(c, vmul(a, b)); }
 #endif
-// The second operand comes back when either is NaN, as on x86.
-VM_INLINE V vmax(V a, V b) { return vpick(vless(b, a), a, b); }
-VM_INLINE V vmin(V a, V b) { return vpick(vless(a, b), a, b); }
 VM_INLINE V vselect_neg(V x, V neg, V other) { return vpick(vless(x, vzero()), neg, other); }
 template <int M>
 VM_INLINE void vrecip(const V* x, V* r) {
@@ -128,11 +129,10 @@ template <int M>
 VM_INLINE void exp_neg(const V* x, V* e) {
   const V magic = vset(12582912.0f), least = vset(87.0f);
   V t[M], n[M], f[M], p[M];
-  VM_EACH(f[i] = vmin(least, x[i]));
-  VM_EACH(t[i] = vfnma(f[i], vset(1.44269502f), magic));
+  VM_EACH(t[i] = vfnma(x[i], vset(1.44269502f), magic));
   VM_EACH(n[i] = vsub(t[i], magic));
   // ln 2 in two parts, the first short enough for an exact product even without FMA.
-  VM_EACH(f[i] = vfma(n[i], vset(-0.693359375f), vsub(vzero(), f[i])));
+  VM_EACH(f[i] = vsub(vmul(n[i], vset(-0.693359375f)), x[i]));
   VM_EACH(f[i] = vfma(n[i], vset(2.12194440e-4f), f[i]));
   VM_EACH(f[i] = vmul(f[i], vset(1.44269502f)));
   VM_EACH(p[i] = vfma(f[i], vset(kExp2C6), vset(kExp2C5)));
