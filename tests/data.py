@@ -47,10 +47,19 @@ def label(task: str, cls: int, corners: np.ndarray) -> str:
     numbers = {
         "detect": box,
         "segment": corners.ravel(),
+        "semantic": corners.ravel(),  # what no polygon covers becomes a class of its own, the last
         "obb": corners.ravel(),
         "pose": [*box, *(v for corner in corners for v in (*corner, 2))],  # 2: visible
     }[task]
     return " ".join([str(cls), *(f"{v:.6g}" for v in numbers)])
+
+
+def depths(shapes: list[tuple[int, np.ndarray]]) -> Image.Image:
+    """Return distances in millimetres: the square a metre away, the bar two, all else four."""
+    image = Image.new("I", (SIDE, SIDE), 4000)
+    for cls, corners in shapes:
+        ImageDraw.Draw(image).polygon([tuple(c) for c in corners * SIDE], fill=1000 * (cls + 1))
+    return Image.fromarray(np.asarray(image).astype(np.uint16))
 
 
 def make_data(folder: Path, task: str, train: int = 12, val: int = 4) -> Path:
@@ -65,9 +74,12 @@ def make_data(folder: Path, task: str, train: int = 12, val: int = 4) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 left.save(path)
                 continue
-            for kind in ("images", "labels"):
+            for kind in ("images", "depth" if task == "depth" else "labels"):
                 (folder / kind / split).mkdir(parents=True, exist_ok=True)
             image.save(folder / f"images/{split}/{i}.png")
+            if task == "depth":
+                depths(shapes).save(folder / f"depth/{split}/{i}.png")
+                continue
             text = "\n".join(label(task, *shape) for shape in shapes)
             (folder / f"labels/{split}/{i}.txt").write_text(text, encoding="utf-8")
     if task == "classify":
@@ -75,5 +87,7 @@ def make_data(folder: Path, task: str, train: int = 12, val: int = 4) -> Path:
     d = {"path": str(folder), "train": "images/train", "val": "images/val", "names": {0: "square", 1: "bar"}}
     if task == "pose":
         d |= {"kpt_shape": [4, 3], "flip_idx": [1, 0, 3, 2]}
+    if task == "depth":
+        d |= {"names": {0: "depth"}, "depth_scale": 1000}
     YAML.save(folder / "data.yaml", d)
     return folder / "data.yaml"

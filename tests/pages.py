@@ -260,6 +260,8 @@ GIVEN = {  # made in the folder where a block runs, if the block names it and no
     "polygons.yaml": data_file("segment"),
     "keypoints.yaml": data_file("pose"),
     "corners.yaml": data_file("obb"),
+    "pixels.yaml": data_file("semantic"),
+    "distances.yaml": data_file("depth"),
     "folder": data_folder,
     "mydata": drawn,
     "bccd/images/val": pictures,

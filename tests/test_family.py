@@ -77,7 +77,7 @@ def test_sizes_are_as_the_file_and_its_page_say(stem: str, scale: str, summary: 
     name = scaled(stem, scale)
     model = YOLO(f"{name}.yaml", verbose=False).model
     assert model.yaml["scale"] == scale
-    assert model.stride.tolist() == model.yaml.get("strides", [1])  # one stands for no constraint, as in Classify
+    assert model.stride.tolist() == model.yaml.get("strides", [1 if stem.endswith("-cls") else 32])  # 1: no constraint
     layers, params, gradients, gflops = model.info(verbose=True, imgsz=224 if stem.endswith("-cls") else 640)
     assert summary == f"{layers} layers, {params} parameters, {gradients} gradients, {gflops:.1f} GFLOPs"
     assert {*documented().get(name, ["stands in no table of docs/models"])} == {f"{params / 1e6:.2f} / {gflops:.1f}"}
@@ -172,16 +172,29 @@ TRAIN = {**SMALL, "plots": False, "optimizer": "AdamW", "nbs": 4, "lr0": 0.002, 
 
 def check_results(result: Results, task: str) -> None:
     """Hold the results of one image to what the task gives."""
-    others = {"boxes", "masks", "keypoints", "obb", "probs"}
+    others = {"boxes", "masks", "keypoints", "obb", "probs", "semantic_mask", "depth"}
     given = {
         "detect": {"boxes"},
         "segment": {"boxes", "masks"},
         "pose": {"boxes", "keypoints"},
         "obb": {"obb"},
         "classify": {"probs"},
+        "semantic": {"semantic_mask"},
+        "depth": {"depth"},
     }[task]
     assert {name for name in others if getattr(result, name) is not None} == given
-    assert result.names == ({0: "bar", 1: "square"} if task == "classify" else {0: "square", 1: "bar"})
+    names = {
+        "classify": {0: "bar", 1: "square"},
+        "semantic": {0: "square", 1: "bar", 2: "background"},
+        "depth": {0: "depth"},
+    }
+    assert result.names == names.get(task, {0: "square", 1: "bar"})
+    if task in {"semantic", "depth"}:
+        pixels = (result.semantic_mask or result.depth).data
+        assert pixels.shape == (SIDE, SIDE)
+        assert set(pixels.unique().tolist()) <= {0, 1, 2} if task == "semantic" else pixels.min() > 0
+        assert torch.isfinite(pixels.float()).all()
+        return
     if task == "classify":
         assert result.probs.data.shape == (2,)
         assert float(result.probs.data.sum()) == pytest.approx(1, abs=1e-3)
@@ -210,16 +223,20 @@ LIVES = {
     "VMamba-yolo-pose": "pose",
     "VMamba-yolo-obb": "obb",
     "VMamba-yolo-cls": "classify",
+    "VMamba-yolo-sem": "semantic",
+    "VMamba-yolo-depth": "depth",
     "VMamba-yolov8-seg": "segment",
     "VMamba-yolov8-pose": "pose",
     "VMamba-yolov8-obb": "obb",
     "VMamba-yolov8-cls": "classify",
     "VMamba-yolo26": "detect",
+    "VMamba-yolo26-sem": "semantic",
+    "VMamba-yolo26-depth": "depth",
     "VMamba-yolo11": "detect",
     "VMamba-yolov8-p2": "detect",
     "VMamba-yolov8-p6": "detect",
 }
-QUICK = 10  # our own and the recipe's, of each task; VMamba-yolov8 itself is in test_model.py
+QUICK = 12  # our own and the recipe's, of each task; VMamba-yolov8 itself is in test_model.py
 
 
 def train(stem: str, data: Path, folder: Path, epochs: int) -> tuple[YOLO, list[dict]]:
@@ -246,13 +263,12 @@ def test_an_epoch_a_checkpoint_and_predictions(stem: str, task: str, tmp_path: P
     reloaded = YOLO(best)
     assert reloaded.task == task
     assert any(isinstance(m, (MambaLayer, CrossScan)) for m in reloaded.model.modules())
-    assert reloaded.model.yaml["nc"] == 2
+    assert reloaded.model.yaml["nc"] == {"semantic": 3, "depth": 1}.get(task, 2)
     metrics = reloaded.val(data=data, project=str(tmp_path), name="val", plots=False, verbose=False, **SMALL)
     assert metrics.results_dict
     assert all(math.isfinite(v) for v in metrics.results_dict.values())
-    head = reloaded.model.model[-1]
-    if task != "classify":
-        assert head.stride.tolist() == yaml_model_load(f"{scaled(stem, 'n')}.yaml")["strides"]
+    if strides := yaml_model_load(f"{scaled(stem, 'n')}.yaml").get("strides"):
+        assert reloaded.model.model[-1].stride.tolist() == strides
     images = sorted(p for p in (tmp_path / "data").rglob("*.png") if "val" in p.parts)
     results = reloaded.predict(images[:2], conf=1e-6, imgsz=SIDE, device="cpu", verbose=False, project=str(tmp_path))
     assert len(results) == 2
@@ -261,17 +277,24 @@ def test_an_epoch_a_checkpoint_and_predictions(stem: str, task: str, tmp_path: P
         assert result.plot().shape == (*result.orig_shape, 3)
 
 
-SCORES = {"segment": "metrics/mAP50(M)", "pose": "metrics/mAP50(P)", "classify": "metrics/accuracy_top1"}
+SCORES = {  # and what no model reaches by chance, nor by giving every pixel the same
+    "segment": ("metrics/mAP50(M)", 0.3),
+    "pose": ("metrics/mAP50(P)", 0.3),
+    "classify": ("metrics/accuracy_top1", 0.9),
+    "semantic": ("metrics/mIoU", 0.6),
+    "depth": ("metrics/delta1", 0.85),
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stem", "task"), LIVES.items())
 def test_it_learns(stem: str, task: str, tmp_path: Path) -> None:
-    """Enough epochs for a score that no model reaches by chance: the task's own, masks and keypoints included."""
+    """Enough epochs for the task's own score, masks and keypoints included."""
     torch.manual_seed(0)
     _, seen = train(stem, make_data(tmp_path / "data", task, train=48, val=8), tmp_path, epochs=20)
-    scores = [m.get(SCORES.get(task, "metrics/mAP50(B)"), 0) for m in seen]
-    assert max(scores) > (0.9 if task == "classify" else 0.3), scores
+    score, least = SCORES.get(task, ("metrics/mAP50(B)", 0.3))
+    scores = [m.get(score, 0) for m in seen]
+    assert max(scores) > least, scores
 
 
 # Between tasks, and mistakes ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import yaml
 from tests.data import ROOT
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.hooks.yaml_lint import lint
-from ultralytics.nn.tasks import DetectionModel, OBBModel, SegmentationModel
+from ultralytics.nn.tasks import DetectionModel, OBBModel, SegmentationModel, SemanticSegmentationModel
 from ultralytics.utils import YAML
 
 PAGE = (ROOT / "docs/own-models.md").read_text(encoding="utf-8")
@@ -61,6 +61,7 @@ EXAMPLES = {
     "scans in the neck": ([8, 16, 32], {12: ("C2fSS2D", 128), 14: ("Concat", 192), 15: ("SS2D", 192)}, DetectionModel),
     "segment": ([8, 16, 32], {21: ("C2f", 256)}, SegmentationModel),
     "obb": ([8, 16, 32], {21: ("C2f", 256)}, OBBModel),
+    "semantic": ([32], {12: ("C2f", 128), 15: ("C2f", 64)}, SemanticSegmentationModel),
     "P2": ([4, 8, 16, 32], {18: ("C2f", 32), 27: ("C2f", 256)}, DetectionModel),
 }
 
