@@ -293,12 +293,29 @@ def test_labels_with_a_byte_order_mark_are_read(data: Path) -> None:
     check_labels(str(data), "detect")
 
 
-@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "semantic"])
 def test_other_tasks(task: str, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", task)
     _, splits = read_splits(str(data))
     assert details(data) == []
     assert splits["train"].counts() == {0: 12, 1: 12}
+
+
+@pytest.mark.parametrize("more", ["", "masks_dir: classes\n", "depth_scale: 1000\n"])
+def test_maps_instead_of_labels_are_named(more: str, tmp_path: Path, capsys) -> None:
+    data = make_data(tmp_path / "data", "detect")
+    shutil.rmtree(data.parent / "labels")
+    data.write_text(data.read_text(encoding="utf-8") + more, encoding="utf-8")
+    folder = "classes" if "classes" in more else "depth" if "depth" in more else "masks"
+    end = ".npy" if folder == "depth" else ".png"
+    (data.parent / folder / "train").mkdir(parents=True)
+    (data.parent / folder / f"train/0{end}").touch()
+    out = tmp_path / "x.png"
+    assert vmamba(["dataset", f"data={data}", f"out={out}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ("maps of distances" if folder == "depth" else "masks of semantic segmentation") in line
+    assert str(Path(folder, "train", f"0{end}")) in line
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,29 @@ def read_splits(data: str) -> tuple[dict[int, str], dict[str, Split]]:
             splits[split] = Split([], str(e))
             continue
         splits[split] = read_split(images, len(names), keypoints)
+    if not any(split.counts() for split in splits.values()):
+        refuse_maps(data, str(found.get("masks_dir") or "masks"), splits["train"].images)
     return names, splits
+
+
+def refuse_maps(data: str, masks: str, images: list[str]) -> None:
+    """Raise where pictures have maps instead of objects in label files: maps of classes, or of distances.
+
+    Args:
+        data (str): The YAML, for the message.
+        masks (str): Folder of the masks, as it stands in the place of `images`.
+        images (list[str]): Pictures without objects.
+    """
+    kinds = {"masks of semantic segmentation": (masks, ".png"), "maps of distances": ("depth", ".png", ".npy")}
+    for image in map(Path, images):
+        place = len(image.parts) - 1 - [*reversed(image.parts), "images"].index("images")  # of the last such folder
+        for what, (folder, *ends) in kinds.items() if place >= 0 else ():
+            beside = Path(*image.parts[:place], folder, *image.parts[place + 1 :])
+            if there := next((p for end in ends if (p := beside.with_suffix(end)).is_file()), None):
+                raise ValueError(
+                    f"data={data} has {what}, as '{there}', and no objects in label files, which are all that "
+                    "vmamba dataset looks at"
+                )
 
 
 def read_split(images: list[str], classes: int, keypoints: Sequence[int] | None) -> Split:
