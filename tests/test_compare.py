@@ -716,18 +716,31 @@ def test_a_run_whose_loss_is_nan_is_kept_as_failed_and_not_tried_again(data: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify", "semantic", "depth"])
 def test_every_task(task: str, tmp_path: Path) -> None:
-    suffix = {"segment": "seg", "classify": "cls"}.get(task, task)
-    files = f"yolov8n-{suffix}.yaml,VMamba-yolon-{suffix}.yaml"
+    suffix = {"segment": "seg", "classify": "cls", "semantic": "sem"}.get(task, task)
+    stock = "yolo26n" if task in {"semantic", "depth"} else "yolov8n"
+    files = f"{stock}-{suffix}.yaml,VMamba-yolon-{suffix}.yaml"
     process = running(make_data(tmp_path / "data", task), tmp_path, models=files, jobs="2")
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err
     page = (tmp_path / "compare/table.md").read_text(encoding="utf-8").splitlines()
     head = [line for line in page if line.startswith("| model")][0]
-    assert ("| top-1 | top-5 |" if task == "classify" else "| P | R | F1 | mAP50 | mAP50-95 |") in head
-    figure = {"segment": "| mask mAP50-95 |", "pose": "| pose mAP50-95 |", "classify": "| top-1 |"}
-    assert any(line.startswith(figure.get(task, "| mAP50-95 |")) for line in page)
+    heads = {
+        "classify": "| top-1 | top-5 |",
+        "semantic": "| mIoU | accuracy |",
+        "depth": "| delta1 | delta2 | delta3 | abs-rel |",
+    }
+    assert heads.get(task, "| P | R | F1 | mAP50 | mAP50-95 |") in head
+    figure = {
+        "segment": "mask mAP50-95",
+        "pose": "pose mAP50-95",
+        "classify": "top-1",
+        "semantic": "mIoU",
+        "depth": "delta1",
+    }
+    assert any(line.startswith(f"| {figure.get(task, 'mAP50-95')} |") for line in page)
+    assert any(line.startswith("| background |") for line in page) == (task == "semantic")
 
 
 def test_the_verb_asks_for_nothing_that_its_help_lacks() -> None:

@@ -301,6 +301,34 @@ def test_other_tasks(task: str, tmp_path: Path) -> None:
     assert splits["train"].counts() == {0: 12, 1: 12}
 
 
+def test_facts_of_sets_with_a_value_for_every_pixel(tmp_path: Path) -> None:
+    """What `vmamba compare` knows of them: classes as the head will have them, and pictures."""
+    polygons = check_labels(str(make_data(tmp_path / "polygons", "semantic")), "semantic")
+    assert polygons.names == {0: "square", 1: "bar", 2: "background"}
+    depth = make_data(tmp_path / "depth", "depth")
+    assert check_labels(str(depth), "depth").images == {"train": 12, "val": 4}
+    shutil.rmtree(depth.parent / "depth/val")
+    with pytest.raises(FileNotFoundError, match=r"no depth maps for the val split, expected .*depth/val/0\.png'"):
+        check_labels(str(depth), "depth")
+    masks = make_data(tmp_path / "masks", "semantic")
+    for split in ("train", "val"):
+        (masks.parent / "masks" / split).mkdir(parents=True)
+        (masks.parent / f"masks/{split}/0.png").touch()
+    assert check_labels(str(masks), "semantic").names == {0: "square", 1: "bar"}  # masks name every pixel themselves
+    (masks.parent / "masks/train/0.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"no semantic maps for the train split, expected .*masks/train/0\.png'"
+    ):
+        check_labels(str(masks), "semantic")
+    boxes = make_data(tmp_path / "boxes", "detect")
+    with pytest.raises(ValueError, match="the models are for semantic, but .* has no polygons"):
+        check_labels(str(boxes), "semantic")
+    (boxes.parent / "images").rename(boxes.parent / "pictures")
+    boxes.write_text(boxes.read_text(encoding="utf-8").replace("images/", "pictures/"), encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match="a folder beside one that is called images"):
+        check_labels(str(boxes), "depth")
+
+
 @pytest.mark.parametrize("more", ["", "masks_dir: classes\n", "depth_scale: 1000\n"])
 def test_maps_instead_of_labels_are_named(more: str, tmp_path: Path, capsys) -> None:
     data = make_data(tmp_path / "data", "detect")

@@ -17,6 +17,7 @@ __all__ = (
     "SPLITS",
     "Data",
     "about_data",
+    "beside",
     "check_classes",
     "check_labels",
     "list_images",
@@ -130,6 +131,7 @@ def check_labels(file: str, task: str, tested: bool = True) -> Data:
     keypoints = found.get("kpt_shape")
     if task == "pose" and not keypoints:
         raise ValueError(f"data={file} has no kpt_shape:, which models for poses need")
+    maps = maps_of(task, found)
     counts: dict[str, int] = {}
     for split in SPLITS:
         if split == "test" and not found.get(split):
@@ -146,12 +148,57 @@ def check_labels(file: str, task: str, tested: bool = True) -> Data:
             why = "" if Path(images[0]).is_absolute() else f"; {RELATIVE}"
             raise FileNotFoundError(f"data={file}: no image of the {split} split is there, as '{images[0]}'{why}")
         counts[split] = len(images)
+        if maps:
+            check_maps(f"data={file}: no {task} maps for the {split} split", images, *maps)
+            continue
         labels = [Path(p) for p in img2label_paths(images)]
         rows = [(p, row) for p in islice((p for p in labels if p.is_file()), LOOKED_AT) for row in read_label(p)]
         if not rows:
             raise FileNotFoundError(f"data={file}: no labels for the {split} split, expected for example '{labels[0]}'")
         check_rows(rows, task, names, keypoints)
+    if task == "semantic":
+        from ultralytics.data.utils import add_polygon_background
+
+        names = dict(add_polygon_background(found)["names"])
     return Data(str(Path(found["yaml_file"]).resolve()), names, found["channels"], counts, keypoints)
+
+
+def beside(image: str, folder: str, *ends: str) -> list[Path]:
+    """Return where the map of a picture may lie: in `folder`, which stands for the last `images` of its path.
+
+    Args:
+        image (str): The picture.
+        folder (str): Of the maps.
+        ends (str): Of their names.
+    """
+    before, found, after = Path(image).as_posix().rpartition("/images/")
+    return [Path(before, folder, after).with_suffix(end) for end in ends] if found else []
+
+
+def maps_of(task: str, data: dict) -> tuple[str, ...]:
+    """Return the folder and the endings of the maps that a task reads instead of label files, or nothing.
+
+    Args:
+        task (str): Of the models.
+        data (dict): What upstream reads of the data YAML.
+    """
+    if task == "depth":
+        return "depth", ".png", ".npy"
+    return (str(data["masks_dir"]), ".png") if task == "semantic" and data.get("masks_dir") else ()
+
+
+def check_maps(without: str, images: list[str], folder: str, *ends: str) -> None:
+    """Raise where no picture has a map.
+
+    Args:
+        without (str): What to say then; where the first one is looked for follows.
+        images (list[str]): Pictures.
+        folder (str): Of the maps.
+        ends (str): Of their names.
+    """
+    if not any(path.is_file() for image in images for path in beside(image, folder, *ends)):
+        first = next(iter(beside(images[0], folder, *ends)), "a folder beside one that is called images")
+        raise FileNotFoundError(f"{without}, expected for example '{first}'")
 
 
 def read_once(data: Data, task: str, train: dict) -> None:
@@ -243,6 +290,7 @@ def check_rows(rows: list[tuple[Path, list[str]]], task: str, names: dict, keypo
     lengths = {len(row) for _, row in rows}
     wanted = {
         "segment": ("polygons", any(n > 5 for n in lengths)),
+        "semantic": ("polygons", any(n > 5 for n in lengths)),
         "obb": ("four corners", any(n >= 9 for n in lengths)),
         "pose": ("keypoints", keypoints is not None and lengths == {5 + keypoints[0] * keypoints[1]}),
     }

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .contact_sheet import Labelled, plot_contact_sheet
-from .data import RELATIVE, SPLITS, about_data, list_images, same_names
+from .data import RELATIVE, SPLITS, about_data, beside, list_images, same_names
 from .models_and_images import read_pictures
 from .report_rows import OK, PROBLEM, Row, columns, emit, render
 from .upstream import offline, quiet
@@ -138,11 +138,9 @@ def refuse_maps(data: str, masks: str, images: list[str]) -> None:
         images (list[str]): Pictures without objects.
     """
     kinds = {"masks of semantic segmentation": (masks, ".png"), "maps of distances": ("depth", ".png", ".npy")}
-    for image in map(Path, images):
-        place = len(image.parts) - 1 - [*reversed(image.parts), "images"].index("images")  # of the last such folder
-        for what, (folder, *ends) in kinds.items() if place >= 0 else ():
-            beside = Path(*image.parts[:place], folder, *image.parts[place + 1 :])
-            if there := next((p for end in ends if (p := beside.with_suffix(end)).is_file()), None):
+    for image in images:
+        for what, place in kinds.items():
+            if there := next((path for path in beside(image, *place) if path.is_file()), None):
                 raise ValueError(
                     f"data={data} has {what}, as '{there}', and no objects in label files, which are all that "
                     "vmamba dataset looks at"

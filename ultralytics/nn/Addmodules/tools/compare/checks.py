@@ -18,7 +18,7 @@ from .plan import Plan
 
 __all__ = ("Subject", "check_data", "check_disk", "check_models", "check_training", "device_of", "digest")
 
-TASKS = ("detect", "segment", "pose", "obb", "classify")
+TASKS = ("detect", "segment", "semantic", "depth", "pose", "obb", "classify")
 
 
 @dataclass

@@ -132,7 +132,8 @@ class Progress:
         return f"; about {duration(seconds / min(self.jobs, count))} left" if count else ""
 
 
-FIRST = ("mask mAP50-95", "pose mAP50-95", "mAP50-95", "top-1")  # what a run is known by: the first that there is
+# What a run is known by: the first that there is
+FIRST = ("mask mAP50-95", "pose mAP50-95", "mAP50-95", "top-1", "mIoU", "delta1")
 
 
 def run_all(

@@ -259,6 +259,11 @@ VALIDATED = {  # settings of a training that its validation takes, too
     *("agnostic_nms", "retina_masks", "overlap_mask", "mask_ratio"),
 }
 PARTS = {"seg": "mask ", "pose": "pose "}  # what a task is about, before its boxes
+WHOLE = {  # upstream's figures of tasks without boxes, by one that only this task has, and how tables call them
+    "top1": {"top1": "top-1", "top5": "top-5"},
+    "miou": {"miou": "mIoU", "pixel_accuracy": "accuracy"},
+    "delta1": {"delta1": "delta1", "delta2": "delta2", "delta3": "delta3", "abs_rel": "abs-rel"},
+}
 
 
 def parts(metrics) -> dict[str, object]:
@@ -268,13 +273,14 @@ def parts(metrics) -> dict[str, object]:
 
 
 def figures(metrics) -> dict[str, float]:
-    """Return what a validation gives, by the names that tables show.
+    """Return what a validation gives, by the names that tables show: parts of one, so that they are in percent there.
 
     Args:
-        metrics (DetMetrics | ClassifyMetrics): Upstream's.
+        metrics (DetMetrics | ClassifyMetrics | SemanticMetrics | DepthMetrics): Upstream's.
     """
-    if not hasattr(metrics, "box"):
-        return {"top-1": float(metrics.top1), "top-5": float(metrics.top5)}
+    for key, names in WHOLE.items():
+        if hasattr(metrics, key):
+            return {shown: float(getattr(metrics, name)) for name, shown in names.items()}
     found = {}
     for prefix, m in parts(metrics).items():
         f1 = float(np.mean(m.f1)) if len(m.f1) else 0.0
@@ -284,7 +290,12 @@ def figures(metrics) -> dict[str, float]:
 
 
 def by_class(metrics) -> tuple[dict[str, float], list[float]]:
-    """Return mAP50-95 of each class that the split has, and the mean precision at recalls 0, 0.01, ... 1 at IoU 0.5."""
+    """Return mAP50-95 or, of pixels, IoU of each class that the split has, and a curve of boxes.
+
+    The curve is the mean precision at recalls 0, 0.01, ... 1 at IoU 0.5.
+    """
+    if hasattr(metrics, "per_class_iou"):
+        return {metrics.names[c]: float(metrics.per_class_iou[c]) for c in metrics.ap_class_index}, []
     if not hasattr(metrics, "box"):
         return {}, []
     m = next(iter(parts(metrics).values()))
