@@ -35,16 +35,16 @@ CHANNELS, STATES, LANES = 16, 16, 4
 LENGTHS, QUICK = (512, 1536), (64, 128)
 SCANS = {"softplus, scan, D, gate": 0, "scan, D": 1}
 GROUPS = (4, 8, 16)  # states that the bound holds in registers; the fewest instructions count
-EMULATOR = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-d", "nochain,exec,in_asm", "-D"]
+LIBC = "/usr/aarch64-linux-gnu"
+EMULATOR = ["qemu-aarch64", "-L", LIBC, "-d", "nochain,exec,in_asm", "-D"]
 
 
 def problem() -> str:
     """Return why nothing can be counted here and what to do, or an empty text."""
     if why := zig_problem():
         return f'{why}: pip install -e ".[release]".'
-    if not shutil.which(EMULATOR[0]):
-        return f"{EMULATOR[0]} is not there: install qemu-user and libc6-arm64-cross."
-    return ""
+    missing = EMULATOR[0] if not shutil.which(EMULATOR[0]) else "" if Path(LIBC).is_dir() else LIBC
+    return f"{missing} is not there: install qemu-user and libc6-arm64-cross." if missing else ""
 
 
 def build(folder: Path) -> Path:
@@ -67,8 +67,10 @@ def instructions(program: Path, what: int, tokens: int) -> int:
     with log.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("0x"):  # an instruction of the block that comes next
-                block = block or line.partition(":")[0].removeprefix("0x").lstrip("0")
-                length[block] = length.get(block, 0) + 1
+                if block is None:  # a block may be listed again, when its translation was thrown away
+                    block = line.partition(":")[0].removeprefix("0x").lstrip("0")
+                    length[block] = 0
+                length[block] += 1
             elif line.startswith("Trace"):  # Trace 0: HOST [flags/ADDRESS/...]
                 runs[line.partition("[")[2].split("/")[1].lstrip("0")] += 1
                 block = None
@@ -125,8 +127,12 @@ def main() -> None:
         raise SystemExit(why)
     try:
         rows = measure(QUICK if args.quick else LENGTHS)
-    except CompilerError as e:
+    except (CompilerError, RuntimeError) as e:
         raise SystemExit(str(e)) from None
+    except subprocess.CalledProcessError as e:
+        raise SystemExit(
+            f"{EMULATOR[0]} ended with {e.returncode}: {e.stderr.decode(errors='replace').strip()}"
+        ) from None
     compiler = f"zig {version(sys.executable, '-m', 'ziglang', 'version')}"
     result = {
         "benchmark": "arm_counts",

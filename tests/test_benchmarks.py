@@ -234,6 +234,11 @@ IN:
 0x01028:  d65f03c0  ret
 
 Trace 0: 0x7f02 [00000000/0000000000001028/0/0] main
+----------------
+IN:
+0x01020:  a9bf7bfd  stp x29, x30, [sp, #-0x10]!
+0x01024:  910003fd  mov x29, sp
+
 Trace 0: 0x7f01 [00000000/0000000000001020/0/0] main
 """
     program = tmp_path / "program"

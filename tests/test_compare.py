@@ -41,6 +41,7 @@ from ultralytics.nn.Addmodules.tools.compare.statistics import Difference, devia
 from ultralytics.nn.Addmodules.tools.compare.tables import latex, markdown, tables, write_tables
 from ultralytics.nn.Addmodules.tools.key_value import UsageError
 from ultralytics.utils import YAML
+from ultralytics.utils.metrics import DepthMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -357,6 +358,31 @@ def test_faults_of_data_are_found_before_training(
     assert said in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "suffix", "setting", "said"),
+    [
+        ("depth", "depth", "classes=[0]", "classes=[0] is not for depth, which has no classes; leave it out"),
+        ("depth", "depth", "single_cls=True", "single_cls=True is not for depth; leave it out"),
+        ("semantic", "sem", "single_cls=True", "single_cls=True is not for semantic; leave it out"),
+    ],
+)
+def test_settings_without_a_meaning_for_pixels_are_refused(
+    task: str, suffix: str, setting: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = make_data(tmp_path / "data", task)
+    given = [*command(data, tmp_path / "runs", models=f"yolo26n-{suffix}.yaml"), setting]
+    assert cli.main(given) == 1
+    assert capsys.readouterr().err.splitlines() == [f"vmamba compare: {said}"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_depth_maps_without_a_distance_give_no_figures() -> None:
+    metrics = DepthMetrics()
+    metrics.process()
+    with pytest.raises(ValueError, match="no picture to validate on has a distance above zero"):
+        train.figures(metrics)
 
 
 def test_a_test_split_is_not_needed_to_report_on_val(tmp_path: Path) -> None:
@@ -741,6 +767,8 @@ def test_every_task(task: str, tmp_path: Path) -> None:
     }
     assert any(line.startswith(f"| {figure.get(task, 'mAP50-95')} |") for line in page)
     assert any(line.startswith("| background |") for line in page) == (task == "semantic")
+    assert any(line.startswith("IoU by class in %") for line in page) == (task == "semantic")
+    assert any("(abs-rel: less is better)" in line for line in page) == (task == "depth")
 
 
 def test_the_verb_asks_for_nothing_that_its_help_lacks() -> None:

@@ -16,7 +16,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.Addmodules.tools import contact_sheet
 from ultralytics.nn.Addmodules.tools.contact_sheet import Labelled, plot_contact_sheet
-from ultralytics.nn.Addmodules.tools.data import check_labels
+from ultralytics.nn.Addmodules.tools.data import beside, check_labels
 from ultralytics.nn.Addmodules.tools.dataset import choose, problems, read_splits, tables
 from ultralytics.nn.Addmodules.tools.report_rows import PROBLEM
 from ultralytics.nn.Addmodules.tools.verbs import main as vmamba
@@ -307,6 +307,9 @@ def test_facts_of_sets_with_a_value_for_every_pixel(tmp_path: Path) -> None:
     assert polygons.names == {0: "square", 1: "bar", 2: "background"}
     depth = make_data(tmp_path / "depth", "depth")
     assert check_labels(str(depth), "depth").images == {"train": 12, "val": 4}
+    (depth.parent / "depth/train/3.png").unlink()
+    found = check_labels(str(depth), "depth")
+    assert (found.images, found.without) == ({"train": 11, "val": 4}, {"train": 1, "val": 0})
     shutil.rmtree(depth.parent / "depth/val")
     with pytest.raises(FileNotFoundError, match=r"no depth maps for the val split, expected .*depth/val/0\.png'"):
         check_labels(str(depth), "depth")
@@ -315,18 +318,43 @@ def test_facts_of_sets_with_a_value_for_every_pixel(tmp_path: Path) -> None:
         (masks.parent / "masks" / split).mkdir(parents=True)
         (masks.parent / f"masks/{split}/0.png").touch()
     assert check_labels(str(masks), "semantic").names == {0: "square", 1: "bar"}  # masks name every pixel themselves
-    (masks.parent / "masks/train/0.png").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"no semantic maps for the train split, expected .*masks/train/0\.png'"
-    ):
+    (masks.parent / "masks/train/0.png").rename(masks.parent / "masks/train/0.bmp")
+    assert check_labels(str(masks), "semantic").images == {"train": 1, "val": 1}
+    (masks.parent / "masks/train/0.bmp").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no masks for the train split, expected .*masks/train/0\.png'"):
         check_labels(str(masks), "semantic")
     boxes = make_data(tmp_path / "boxes", "detect")
     with pytest.raises(ValueError, match="the models are for semantic, but .* has no polygons"):
         check_labels(str(boxes), "semantic")
     (boxes.parent / "images").rename(boxes.parent / "pictures")
     boxes.write_text(boxes.read_text(encoding="utf-8").replace("images/", "pictures/"), encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match="a folder beside one that is called images"):
+    with pytest.raises(FileNotFoundError, match="/0.png' is in no folder called images"):
         check_labels(str(boxes), "depth")
+
+
+def test_a_class_called_background_is_not_added_twice(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", "semantic")
+    data.write_text(data.read_text(encoding="utf-8").replace("square", "background"), encoding="utf-8")
+    with pytest.raises(ValueError, match="a class is called background, as the one that Ultralytics adds"):
+        check_labels(str(data), "semantic")
+    assert check_labels(str(data), "segment").names[0] == "background"
+
+
+@pytest.mark.parametrize("masks", ["/there", "5", "[masks]"])
+def test_a_folder_of_masks_is_a_name(masks: str, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", "semantic")
+    data.write_text(f"{data.read_text(encoding='utf-8')}masks_dir: {masks}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="masks_dir=.* must be the name of a folder beside images"):
+        check_labels(str(data), "semantic")
+
+
+def test_depth_maps_beside_pictures_of_a_relative_list() -> None:
+    assert beside("images/train/0.png", "depth", ".png", ".npy") == [
+        Path("depth/train/0.png"),
+        Path("depth/train/0.npy"),
+    ]
+    assert beside("a/images/b/images/0.jpg", "masks", ".png") == [Path("a/images/b/masks/0.png")]
+    assert beside("pictures/0.jpg", "masks", ".png") == []
 
 
 @pytest.mark.parametrize("more", ["", "masks_dir: classes\n", "depth_scale: 1000\n"])
@@ -341,7 +369,7 @@ def test_maps_instead_of_labels_are_named(more: str, tmp_path: Path, capsys) -> 
     out = tmp_path / "x.png"
     assert vmamba(["dataset", f"data={data}", f"out={out}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert ("maps of distances" if folder == "depth" else "masks of semantic segmentation") in line
+    assert ("depth maps" if folder == "depth" else "masks of semantic segmentation") in line
     assert str(Path(folder, "train", f"0{end}")) in line
     assert not out.exists()
 

@@ -236,7 +236,9 @@ LIVES = {
     "VMamba-yolov8-p2": "detect",
     "VMamba-yolov8-p6": "detect",
 }
-QUICK = 12  # our own and the recipe's, of each task; VMamba-yolov8 itself is in test_model.py
+QUICK = (
+    12  # our own and the recipe's, of each task, and one with two branches; VMamba-yolov8 itself is in test_model.py
+)
 
 
 def train(stem: str, data: Path, folder: Path, epochs: int) -> tuple[YOLO, list[dict]]:

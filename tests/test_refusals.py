@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from tests.data import make_data
 from ultralytics import YOLO
@@ -73,6 +74,15 @@ def test_a_head_for_another_task_is_refused(model: str, task: str, said: str) ->
 def test_classes_without_an_object_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"classes=9: no picture .* there are 0 square, 1 bar"):
         YOLO("VMamba-yolon.yaml").train(data=str(data), project=str(tmp_path), classes=9, **SMALL)
+
+
+def test_classes_of_masks_are_not_looked_for_in_labels(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", "semantic")
+    for image in (data.parent / "images").rglob("*.png"):
+        mask = data.parent / "masks" / image.relative_to(data.parent / "images")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", Image.open(image).size).save(mask)
+    YOLO("VMamba-yolon-sem.yaml").train(data=str(data), project=str(tmp_path), classes=[0], **SMALL)
 
 
 def test_stock_models_are_left_alone() -> None:

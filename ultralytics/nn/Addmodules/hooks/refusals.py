@@ -90,7 +90,9 @@ def refuse_training(trainer) -> None:
             f"'yolo {of} train', or a model file for {task}"
         )
     chosen = getattr(trainer.args, "classes", None)
-    labels = getattr(getattr(trainer.train_loader, "dataset", None), "labels", None)
-    if chosen is not None and labels and not any(len(label.get("cls", ())) for label in labels):
+    data = getattr(trainer.train_loader, "dataset", None)
+    labels = getattr(data, "labels", None)
+    maps = getattr(data, "mask_files", None) or getattr(data, "depth_files", None)  # their labels name no classes
+    if chosen is not None and labels and not maps and not any(len(label.get("cls", ())) for label in labels):
         names = ", ".join(f"{number} {name}" for number, name in dict(trainer.data["names"]).items())
         raise ValueError(f"classes={chosen}: no picture to train on has an object of these classes; there are {names}")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from .key_value import quoted
 from .upstream import offline, one_line, quiet
 
 __all__ = (
+    "MAPS",
     "RELATIVE",
     "SPLITS",
     "Data",
@@ -21,11 +22,13 @@ __all__ = (
     "check_classes",
     "check_labels",
     "list_images",
+    "mask_ends",
     "read_once",
     "same_names",
 )
 
 SPLITS = ("train", "val", "test")
+MAPS = {"semantic": "masks", "depth": "depth maps"}  # what tasks read instead of label files
 LOOKED_AT = 2000  # label files of a split whose contents are read
 TEST = "; put its pictures there, take test out, or give report_on=val"
 RELATIVE = "a path in a list counts from the current folder, unless it begins with ./"
@@ -41,6 +44,8 @@ class Data:
         channels (int): Of its pictures.
         images (dict[str, int]): Number of pictures by split: train, val, and test if there is one.
         keypoints (list[int] | None): `kpt_shape` of a set for poses.
+        without (dict[str, int]): How many pictures of a split have no mask or depth map, so that a training leaves them
+            out; they are not in `images`.
     """
 
     file: str
@@ -48,6 +53,7 @@ class Data:
     channels: int
     images: dict[str, int]
     keypoints: list[int] | None = None
+    without: dict[str, int] = field(default_factory=dict)
 
 
 def about_data(file: str, e: Exception) -> str:
@@ -131,7 +137,7 @@ def check_labels(file: str, task: str, tested: bool = True) -> Data:
     keypoints = found.get("kpt_shape")
     if task == "pose" and not keypoints:
         raise ValueError(f"data={file} has no kpt_shape:, which models for poses need")
-    maps = maps_of(task, found)
+    maps, without = maps_of(file, task, found), {}
     counts: dict[str, int] = {}
     for split in SPLITS:
         if split == "test" and not found.get(split):
@@ -149,18 +155,24 @@ def check_labels(file: str, task: str, tested: bool = True) -> Data:
             raise FileNotFoundError(f"data={file}: no image of the {split} split is there, as '{images[0]}'{why}")
         counts[split] = len(images)
         if maps:
-            check_maps(f"data={file}: no {task} maps for the {split} split", images, *maps)
+            counts[split] = count_maps(f"data={file}: no {MAPS[task]} for the {split} split", images, maps)
+            without[split] = len(images) - counts[split]
             continue
         labels = [Path(p) for p in img2label_paths(images)]
         rows = [(p, row) for p in islice((p for p in labels if p.is_file()), LOOKED_AT) for row in read_label(p)]
         if not rows:
             raise FileNotFoundError(f"data={file}: no labels for the {split} split, expected for example '{labels[0]}'")
         check_rows(rows, task, names, keypoints)
-    if task == "semantic":
+    if task == "semantic" and not maps:
         from ultralytics.data.utils import add_polygon_background
 
         names = dict(add_polygon_background(found)["names"])
-    return Data(str(Path(found["yaml_file"]).resolve()), names, found["channels"], counts, keypoints)
+        if same_names(names):
+            raise ValueError(
+                f"data={file}: a class is called background, as the one that Ultralytics adds for what no polygon "
+                "covers; give it another name"
+            )
+    return Data(str(Path(found["yaml_file"]).resolve()), names, found["channels"], counts, keypoints, without)
 
 
 def beside(image: str, folder: str, *ends: str) -> list[Path]:
@@ -171,34 +183,58 @@ def beside(image: str, folder: str, *ends: str) -> list[Path]:
         folder (str): Of the maps.
         ends (str): Of their names.
     """
-    before, found, after = Path(image).as_posix().rpartition("/images/")
-    return [Path(before, folder, after).with_suffix(end) for end in ends] if found else []
+    parts = Path(image).parts
+    if "images" not in parts:
+        return []
+    place = len(parts) - 1 - parts[::-1].index("images")
+    return [Path(*parts[:place], folder, *parts[place + 1 :]).with_suffix(end) for end in ends]
 
 
-def maps_of(task: str, data: dict) -> tuple[str, ...]:
+def mask_ends() -> tuple[str, ...]:
+    """Return the endings of files that may hold masks, the usual one first."""
+    from ultralytics.data.utils import IMG_FORMATS
+
+    return ".png", *(f".{end}" for end in sorted(IMG_FORMATS))
+
+
+def maps_of(file: str, task: str, data: dict) -> tuple[str, ...]:
     """Return the folder and the endings of the maps that a task reads instead of label files, or nothing.
 
     Args:
+        file (str): The data YAML, for the message.
         task (str): Of the models.
-        data (dict): What upstream reads of the data YAML.
+        data (dict): What upstream reads of it.
+
+    Raises:
+        ValueError: If the folder of masks is no name of a folder.
     """
     if task == "depth":
         return "depth", ".png", ".npy"
-    return (str(data["masks_dir"]), ".png") if task == "semantic" and data.get("masks_dir") else ()
+    folder = data.get("masks_dir")
+    if task != "semantic" or not folder:
+        return ()
+    if not isinstance(folder, str) or Path(folder).is_absolute():
+        raise ValueError(f"data={file}: masks_dir={folder!r} must be the name of a folder beside images, as masks")
+    return folder, *mask_ends()
 
 
-def check_maps(without: str, images: list[str], folder: str, *ends: str) -> None:
-    """Raise where no picture has a map.
+def count_maps(none: str, images: list[str], maps: tuple[str, ...]) -> int:
+    """Return how many pictures have a map.
 
     Args:
-        without (str): What to say then; where the first one is looked for follows.
+        none (str): What to say if none has one; where the first one is looked for follows.
         images (list[str]): Pictures.
-        folder (str): Of the maps.
-        ends (str): Of their names.
+        maps (tuple[str, ...]): Folder of the maps, and endings of their names.
+
+    Raises:
+        FileNotFoundError: If none has one.
     """
-    if not any(path.is_file() for image in images for path in beside(image, folder, *ends)):
-        first = next(iter(beside(images[0], folder, *ends)), "a folder beside one that is called images")
-        raise FileNotFoundError(f"{without}, expected for example '{first}'")
+    found = sum(any(path.is_file() for path in beside(image, *maps)) for image in images)
+    if not found:
+        first = next(iter(beside(images[0], *maps)), None)
+        where = f"expected for example '{first}'" if first else f"and '{images[0]}' is in no folder called images"
+        raise FileNotFoundError(f"{none}, {where}")
+    return found
 
 
 def read_once(data: Data, task: str, train: dict) -> None:

@@ -17,6 +17,7 @@ from .statistics import Difference, deviation, mean, paired
 __all__ = ("Table", "latex", "markdown", "quantities", "write_tables")
 
 PLUS, DASH = "±", "-"
+LESS = "abs-rel"  # the one figure that is an error
 SPECIAL = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -90,14 +91,14 @@ def tables(comparison: Comparison) -> list[Table]:
         )
     if others and keys:
         rows = [[k, *(points(paired(values[k][n], values[k][first])) for n in others)] for k in keys]
-        found.append(
-            Table(f"Difference to {first} in points, paired by seed, with its 95 % interval", ["", *others], rows)
-        )
+        less = f" ({LESS}: less is better)" if LESS in keys else ""
+        title = f"Difference to {first} in points, paired by seed, with its 95 % interval{less}"
+        found.append(Table(title, ["", *others], rows))
     classes = [name for name in comparison.settings["classes"] if any(comparison.reported(f"class:{name}").values())]
     if classes:
         by_class = {name: comparison.reported(f"class:{name}") for name in classes}
         rows = [[c, *(percent([*by_class[c][n].values()]) for n in names)] for c in classes]
-        found.append(Table(f"{primary(comparison)} by class in %", ["class", *names], rows))
+        found.append(Table(f"{primary(comparison).replace('mIoU', 'IoU')} by class in %", ["class", *names], rows))
     return [*found, costs(comparison)]
 
 

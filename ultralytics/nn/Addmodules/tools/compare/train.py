@@ -280,7 +280,10 @@ def figures(metrics) -> dict[str, float]:
     """
     for key, names in WHOLE.items():
         if hasattr(metrics, key):
-            return {shown: float(getattr(metrics, name)) for name, shown in names.items()}
+            found = {shown: float(getattr(metrics, name)) for name, shown in names.items()}
+            if key == "delta1" and not any(found.values()):  # an error of zero, as none was measured
+                raise ValueError("no picture to validate on has a distance above zero in its depth map")
+            return found
     found = {}
     for prefix, m in parts(metrics).items():
         f1 = float(np.mean(m.f1)) if len(m.f1) else 0.0

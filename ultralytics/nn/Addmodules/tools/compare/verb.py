@@ -89,6 +89,7 @@ class Job:
             self.say(f"{COMMAND}: {len(comparison.runs)} runs in {folder}" + (f", {left} to go" if known else ""))
             if left:
                 self.tell_of_heads()
+                self.tell_of_maps()
                 self.prepare(comparison)
                 try:
                     run_all(comparison, self.plan.jobs, self.prepare_run, self.say)
@@ -104,6 +105,13 @@ class Job:
                 own, wanted = len(getattr(subject.model, "names", ())), len(self.data.names)
                 if subject.trained and own != wanted:
                     self.say(f"{subject.name} has {own} classes, the data {wanted}: it gets a new class output")
+
+    def tell_of_maps(self) -> None:
+        """Say how many pictures are left out, for want of a mask or depth map."""
+        for split, missing in self.data.without.items():
+            if missing:
+                every = missing + self.data.images[split]
+                self.say(f"WARNING: {missing} of {every} pictures of the {split} split have no map and are left out")
 
     def settings(self, device: str) -> dict:
         """Return what must be the same for a folder to be gone on with."""

@@ -99,12 +99,12 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable& table) {
   return vldexp(vfma(vmul(s, f), q, s), _mm256_floor_ps(n));
 }
 
-// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, and what is below 2^-125 is zero. log2(e) comes in two
-// parts because the integer part of a large product would eat the last bits of the remainder. What a larger x yields is masked.
+// e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, and beyond 87 it is zero. log2(e) comes in two parts
+// because the integer part of a large product would eat the last bits of the remainder. What an x beyond 87 yields is masked.
 template <int M>
 VM_INLINE void exp_neg(const V* x, V* e) {
   const ExpTable table = exp_table();
-  const V magic = vset(12582912.0f / 8.0f), least = vset(87.0f);
+  const V magic = vset(12582912.0f / 8.0f), most = vset(87.0f);
   V t[M], f[M], s[M];
   VM_EACH(t[i] = vfnma(x[i], vset(1.44269502f), magic));
   VM_EACH(f[i] = _mm256_fnmsub_ps(x[i], vset(1.44269502f), vsub(t[i], magic)));
@@ -113,8 +113,8 @@ VM_INLINE void exp_neg(const V* x, V* e) {
   VM_EACH(t[i] = vfma(f[i], vset(kExp2E4), vset(kExp2E3)));
   VM_EACH(t[i] = vfma(f[i], t[i], vset(kExp2E2)));
   VM_EACH(t[i] = vfma(f[i], t[i], vset(kExp2E1)));
-  VM_EACH(e[i] = vfma(vmul(s[i], f[i]), t[i], s[i]));
-  VM_EACH(e[i] = _mm256_andnot_ps(_mm256_cmp_ps(x[i], least, _CMP_GT_OQ), e[i]));
+  VM_EACH(e[i] = vfma(s[i], vmul(f[i], t[i]), s[i]));  // s f may be subnormal, which is flushed
+  VM_EACH(e[i] = _mm256_andnot_ps(_mm256_cmp_ps(x[i], most, _CMP_GT_OQ), e[i]));
 }
 
 VM_INLINE V vreduce4(V a, V b, V c, V d) {

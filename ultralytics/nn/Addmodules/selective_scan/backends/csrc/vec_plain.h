@@ -127,7 +127,7 @@ VM_INLINE V exp2_dt(V dt, V a, const ExpTable&) {
 // e^-x for x >= 0, to about one unit in the last place; NaN stays NaN, and what is below 2^-125 is zero.
 template <int M>
 VM_INLINE void exp_neg(const V* x, V* e) {
-  const V magic = vset(12582912.0f), least = vset(87.0f);
+  const V magic = vset(12582912.0f), most = vset(87.0f);
   V t[M], n[M], f[M], p[M];
   VM_EACH(t[i] = vfnma(x[i], vset(1.44269502f), magic));
   VM_EACH(n[i] = vsub(t[i], magic));
@@ -142,7 +142,7 @@ VM_INLINE void exp_neg(const V* x, V* e) {
   VM_EACH(p[i] = vfma(f[i], p[i], vset(kExp2C1)));
   VM_EACH(p[i] = vfma(f[i], p[i], vset(1.0f)));
   VM_EACH(p[i] = vmul(p[i], vfloat(vishl23(viadd(vbits(t[i]), viset(127))))));
-  VM_EACH(e[i] = vpick(vless(least, x[i]), vzero(), p[i]));
+  VM_EACH(e[i] = vpick(vless(most, x[i]), vzero(), p[i]));
 }
 
 VM_INLINE V vreduce4(V a, V b, V c, V d) {
