@@ -242,7 +242,9 @@ IN:
 Trace 0: 0x7f01 [00000000/0000000000001020/0/0] main
 """
     program = tmp_path / "program"
-    monkeypatch.setattr(arm_counts.subprocess, "run", lambda c, **_: program.with_suffix(".log").write_text(log))
+    monkeypatch.setattr(
+        arm_counts.subprocess, "run", lambda c, **_: program.with_suffix(".log").write_text(log, encoding="utf-8")
+    )
     assert arm_counts.instructions(program, 0, 64) == 5
     log += "Trace 0: 0x7f03 [00000000/0000000000002000/0/0] lost\n"
     with pytest.raises(RuntimeError, match="1 blocks that it did not list"):
