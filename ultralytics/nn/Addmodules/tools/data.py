@@ -13,6 +13,7 @@ from .key_value import quoted
 from .upstream import offline, one_line, quiet
 
 __all__ = (
+    "DEPTH",
     "MAPS",
     "RELATIVE",
     "SPLITS",
@@ -29,6 +30,7 @@ __all__ = (
 
 SPLITS = ("train", "val", "test")
 MAPS = {"semantic": "masks", "depth": "depth maps"}  # what tasks read instead of label files
+DEPTH = "depth", ".png", ".npy"  # folder of depth maps, beside images, and endings of their names
 LOOKED_AT = 2000  # label files of a split whose contents are read
 TEST = "; put its pictures there, take test out, or give report_on=val"
 RELATIVE = "a path in a list counts from the current folder, unless it begins with ./"
@@ -209,7 +211,7 @@ def maps_of(file: str, task: str, data: dict) -> tuple[str, ...]:
         ValueError: If the folder of masks is no name of a folder.
     """
     if task == "depth":
-        return "depth", ".png", ".npy"
+        return DEPTH
     folder = data.get("masks_dir")
     if task != "semantic" or not folder:
         return ()

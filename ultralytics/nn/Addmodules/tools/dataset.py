@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .contact_sheet import Labelled, plot_contact_sheet
-from .data import RELATIVE, SPLITS, about_data, beside, list_images, mask_ends, same_names
+from .data import DEPTH, RELATIVE, SPLITS, about_data, beside, list_images, mask_ends, same_names
 from .models_and_images import read_pictures
 from .report_rows import OK, PROBLEM, Row, columns, emit, render
 from .upstream import offline, quiet
@@ -137,7 +137,7 @@ def refuse_maps(data: str, masks: str, images: list[str]) -> None:
         masks (str): Folder of the masks, as it stands in the place of `images`.
         images (list[str]): Pictures without objects.
     """
-    kinds = {"masks of semantic segmentation": (masks, *mask_ends()), "depth maps": ("depth", ".png", ".npy")}
+    kinds = {"masks of semantic segmentation": (masks, *mask_ends()), "depth maps": DEPTH}
     for image in images:
         for what, place in kinds.items():
             if there := next((path for path in beside(image, *place) if path.is_file()), None):
