@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from tests.data import ROOT
 from ultralytics.data.converter import convert_coco
-from ultralytics.nn.Addmodules.tools.dataset import problems, read_splits
+from ultralytics.nn.Addmodules.tools.dataset.read import read_data
+from ultralytics.nn.Addmodules.tools.dataset.report import problems
 from ultralytics.nn.Addmodules.tools.report_rows import PROBLEM
 
 PAGE = (ROOT / "docs/data.md").read_text(encoding="utf-8")
@@ -124,9 +125,10 @@ def convert(folder: Path, script: str) -> subprocess.CompletedProcess:
 
 def check(folder: Path, trained: set[int] | None = None) -> None:
     """Assert that a converted set has every picture and object once, at its place, and trains."""
-    names, splits = read_splits(str(folder / "mydata/data.yaml"))
+    found = read_data(str(folder / "mydata/data.yaml"))
+    names, splits = found.names, found.splits
     assert sorted(names.values()) == sorted(CLASSES)
-    wrong = [row.detail for row in problems(names, splits) if row.state == PROBLEM and row.item != "class"]
+    wrong = [row.detail for row in problems(found) if row.state == PROBLEM and row.item != "class"]
     assert wrong == []
     assert sum(len(split.images) for split in splits.values()) == COUNT
     for name, split in splits.items():

@@ -14,10 +14,12 @@ from PIL import Image
 from tests.data import make_data
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
-from ultralytics.nn.Addmodules.tools import contact_sheet
-from ultralytics.nn.Addmodules.tools.contact_sheet import Labelled, plot_contact_sheet
-from ultralytics.nn.Addmodules.tools.data import beside, check_labels
-from ultralytics.nn.Addmodules.tools.dataset import choose, problems, read_splits, tables
+from ultralytics.nn.Addmodules.tools.data import check_labels
+from ultralytics.nn.Addmodules.tools.dataset import contact_sheet
+from ultralytics.nn.Addmodules.tools.dataset.contact_sheet import Described, plot_contact_sheet
+from ultralytics.nn.Addmodules.tools.dataset.read import read_data
+from ultralytics.nn.Addmodules.tools.dataset.report import problems, tables
+from ultralytics.nn.Addmodules.tools.dataset.verb import choose
 from ultralytics.nn.Addmodules.tools.report_rows import PROBLEM
 from ultralytics.nn.Addmodules.tools.verbs import main as vmamba
 from ultralytics.utils import YAML
@@ -36,7 +38,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def details(data: Path) -> list[str]:
     """Return what is said to be wrong with a set."""
-    return [f"{row.item}: {row.detail}" for row in problems(*read_splits(str(data))) if row.state == PROBLEM]
+    return [f"{row.item}: {row.detail}" for row in problems(read_data(str(data))) if row.state == PROBLEM]
 
 
 def label(data: Path, file: str, *rows: str) -> None:
@@ -70,13 +72,14 @@ def test_counts_are_those_of_a_training(data: Path) -> None:
     label(data, "train/1.txt", "0 0.5 0.5 0.2 0.2", "0 0.5 0.5 0.2 0.2")  # twice
     label(data, "train/2.txt", "0 0.5 0.5 1.2 0.2")  # left out
     (data.parent / "labels/train/3.txt").unlink()
-    names, splits = read_splits(str(data))
-    found = check_det_dataset(str(data))
-    upstream = YOLODataset(img_path=found["train"], data=found, augment=False)
+    found = read_data(str(data))
+    splits = found.splits
+    facts = check_det_dataset(str(data))
+    upstream = YOLODataset(img_path=facts["train"], data=facts, augment=False)
     rows = np.concatenate([item["cls"] for item in upstream.labels])[:, 0]
     assert len(upstream.labels) == len(splits["train"].labels) == 11
     assert dict(splits["train"].counts()) == {c: int((rows == c).sum()) for c in (0, 1)}
-    line = next(line for line in tables("x", names, splits).splitlines() if line.startswith("train"))
+    line = next(line for line in tables(found).splitlines() if line.startswith("train"))
     assert line.split() == ["train", "12", "9", "1", "1", "1", "17"]
 
 
@@ -229,7 +232,7 @@ def test_pictures_are_those_of_a_training(lay, data: Path) -> None:
     lay(data)
     found = check_det_dataset(str(data))
     upstream = YOLODataset(img_path=found["train"], data=found, augment=False)
-    _, splits = read_splits(str(data))
+    splits = read_data(str(data)).splits
     assert splits["train"].images == upstream.im_files
     assert len(splits["train"].labels) == len(upstream.labels) == 12
     assert details(data) == []
@@ -244,7 +247,7 @@ def test_lines_of_a_list_count_from_the_current_folder_as_in_a_training(
     assert details(data) == []
     assert check_labels(str(data), "detect").images == {"train": 12, "val": 4}
     monkeypatch.chdir(data.parent)
-    (problem,) = [row for row in problems(*read_splits(str(data))) if "leaves out: 12 (" in row.detail]
+    (problem,) = [row for row in problems(read_data(str(data))) if "leaves out: 12 (" in row.detail]
     assert "0.png: there is no such file" in problem.detail
     assert problem.advice.endswith("a path in a list counts from the current folder, unless it begins with ./")
     with pytest.raises(FileNotFoundError, match="no image of the train split is there.*unless it begins with ./"):
@@ -296,7 +299,7 @@ def test_labels_with_a_byte_order_mark_are_read(data: Path) -> None:
 @pytest.mark.parametrize("task", ["segment", "pose", "obb", "semantic"])
 def test_other_tasks(task: str, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", task)
-    _, splits = read_splits(str(data))
+    splits = read_data(str(data)).splits
     assert details(data) == []
     assert splits["train"].counts() == {0: 12, 1: 12}
 
@@ -340,40 +343,6 @@ def test_a_class_called_background_is_not_added_twice(tmp_path: Path) -> None:
     assert check_labels(str(data), "segment").names[0] == "background"
 
 
-@pytest.mark.parametrize("masks", ["/there", "5", "[masks]"])
-def test_a_folder_of_masks_is_a_name(masks: str, tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data", "semantic")
-    data.write_text(f"{data.read_text(encoding='utf-8')}masks_dir: {masks}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="masks_dir=.* must be the name of a folder beside images"):
-        check_labels(str(data), "semantic")
-
-
-def test_depth_maps_beside_pictures_of_a_relative_list() -> None:
-    assert beside("images/train/0.png", "depth", ".png", ".npy") == [
-        Path("depth/train/0.png"),
-        Path("depth/train/0.npy"),
-    ]
-    assert beside("a/images/b/images/0.jpg", "masks", ".png") == [Path("a/images/b/masks/0.png")]
-    assert beside("pictures/0.jpg", "masks", ".png") == []
-
-
-@pytest.mark.parametrize("more", ["", "masks_dir: classes\n", "depth_scale: 1000\n"])
-def test_maps_instead_of_labels_are_named(more: str, tmp_path: Path, capsys) -> None:
-    data = make_data(tmp_path / "data", "detect")
-    shutil.rmtree(data.parent / "labels")
-    data.write_text(data.read_text(encoding="utf-8") + more, encoding="utf-8")
-    folder = "classes" if "classes" in more else "depth" if "depth" in more else "masks"
-    end = ".npy" if folder == "depth" else ".png"
-    (data.parent / folder / "train").mkdir(parents=True)
-    (data.parent / folder / f"train/0{end}").touch()
-    out = tmp_path / "x.png"
-    assert vmamba(["dataset", f"data={data}", f"out={out}"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ("depth maps" if folder == "depth" else "masks of semantic segmentation") in line
-    assert str(Path(folder, "train", f"0{end}")) in line
-    assert not out.exists()
-
-
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -393,7 +362,7 @@ def test_errors_are_one_sentence(args: list[str], said: str, tmp_path: Path, mon
     assert not (tmp_path / "x.png").exists()
 
 
-@pytest.mark.parametrize("read", [read_splits, lambda file: check_labels(file, "detect")])
+@pytest.mark.parametrize("read", [read_data, lambda file: check_labels(file, "detect")])
 def test_pictures_that_a_training_would_fetch(read, tmp_path: Path) -> None:
     rows = f"path: {tmp_path.as_posix()}/gone\ntrain: images\nval: images\nnames: [a]\n"
     for name, more, said in (("own", "", False), ("theirs", "download: https://example.org/x.zip\n", True)):
@@ -410,7 +379,7 @@ def test_pictures_to_look_at_show_every_class_and_every_split(data: Path) -> Non
         label(data, f"train/{i}.txt", "0 0.5 0.5 0.2 0.2")
     for i in range(4):
         label(data, f"val/{i}.txt", "0 0.5 0.5 0.2 0.2")
-    _, splits = read_splits(str(data))
+    splits = read_data(str(data)).splits
     chosen = [(split, Path(file).name) for split, file in choose(splits, 4)]
     assert len(chosen) == 4
     assert ("train", "7.png") in chosen  # the one picture of the rarer class
@@ -422,14 +391,14 @@ def test_names_take_a_font_that_has_them(monkeypatch: pytest.MonkeyPatch) -> Non
     asked = []
     monkeypatch.setattr(contact_sheet, "show", asked.extend)
     plot_contact_sheet(
-        [Labelled("图片.jpg", np.zeros((9, 9, 3), np.uint8), np.array([[0, 0.5, 0.5, 1, 1]]))], {0: "细胞"}
+        [Described("图片.jpg", np.zeros((9, 9, 3), np.uint8), np.array([[0, 0.5, 0.5, 1, 1]]))], {0: "细胞"}
     )
     assert asked == ["细胞", "图片.jpg"]
 
 
 def test_boxes_are_drawn_where_they_are() -> None:
     picture = np.zeros((100, 200, 3), np.uint8)
-    figure = plot_contact_sheet([Labelled("a", picture, np.array([[1, 0.5, 0.25, 0.2, 0.1]]))], {0: "x", 1: "y"})
+    figure = plot_contact_sheet([Described("a", picture, np.array([[1, 0.5, 0.25, 0.2, 0.1]]))], {0: "x", 1: "y"})
     [box] = figure.axes[0].patches
     assert np.allclose([*box.get_xy(), box.get_width(), box.get_height()], [79.5, 19.5, 40, 10])
     assert [text.get_text() for text in figure.axes[0].texts] == ["y"]

@@ -239,7 +239,7 @@ def test_pictures_of_ours_take_it_too(font: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_orders_and_contact_sheets_show_names_to_the_letter() -> None:
     """Matplotlib takes `$...$` for a formula and fails where it is none."""
-    from ultralytics.nn.Addmodules.tools.contact_sheet import Labelled, plot_contact_sheet
+    from ultralytics.nn.Addmodules.tools.dataset.contact_sheet import Described, plot_contact_sheet
     from ultralytics.nn.Addmodules.tools.draw import plot_orders
     from ultralytics.nn.Addmodules.tools.models_and_images import Picture
 
@@ -247,4 +247,4 @@ def test_orders_and_contact_sheets_show_names_to_the_letter() -> None:
     picture = Picture(odd, pixels, (slice(0, 64), slice(0, 64)))
     plot_orders(picture, {"rows": odd}).savefig(io.BytesIO())
     labels = np.array([[0, 0.5, 0.5, 0.2, 0.2]])
-    plot_contact_sheet([Labelled(odd, pixels, labels)], {0: odd}).savefig(io.BytesIO())
+    plot_contact_sheet([Described(odd, pixels, labels)], {0: odd}).savefig(io.BytesIO())

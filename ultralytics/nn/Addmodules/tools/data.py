@@ -10,27 +10,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .key_value import quoted
+from .maps import count_maps, maps_of
 from .upstream import offline, one_line, quiet
 
 __all__ = (
-    "DEPTH",
-    "MAPS",
     "RELATIVE",
     "SPLITS",
     "Data",
     "about_data",
-    "beside",
     "check_classes",
     "check_labels",
     "list_images",
-    "mask_ends",
     "read_once",
     "same_names",
 )
 
 SPLITS = ("train", "val", "test")
-MAPS = {"semantic": "masks", "depth": "depth maps"}  # what tasks read instead of label files
-DEPTH = "depth", ".png", ".npy"  # folder of depth maps, beside images, and endings of their names
 LOOKED_AT = 2000  # label files of a split whose contents are read
 TEST = "; put its pictures there, take test out, or give report_on=val"
 RELATIVE = "a path in a list counts from the current folder, unless it begins with ./"
@@ -157,7 +152,7 @@ def check_labels(file: str, task: str, tested: bool = True) -> Data:
             raise FileNotFoundError(f"data={file}: no image of the {split} split is there, as '{images[0]}'{why}")
         counts[split] = len(images)
         if maps:
-            counts[split] = count_maps(f"data={file}: no {MAPS[task]} for the {split} split", images, maps)
+            counts[split] = count_maps(f"data={file}: no {maps.kind} for the {split} split", images, maps)
             without[split] = len(images) - counts[split]
             continue
         labels = [Path(p) for p in img2label_paths(images)]
@@ -175,68 +170,6 @@ def check_labels(file: str, task: str, tested: bool = True) -> Data:
                 "covers; give it another name"
             )
     return Data(str(Path(found["yaml_file"]).resolve()), names, found["channels"], counts, keypoints, without)
-
-
-def beside(image: str, folder: str, *ends: str) -> list[Path]:
-    """Return where the map of a picture may lie: in `folder`, which stands for the last `images` of its path.
-
-    Args:
-        image (str): The picture.
-        folder (str): Of the maps.
-        ends (str): Of their names.
-    """
-    parts = Path(image).parts
-    if "images" not in parts:
-        return []
-    place = len(parts) - 1 - parts[::-1].index("images")
-    return [Path(*parts[:place], folder, *parts[place + 1 :]).with_suffix(end) for end in ends]
-
-
-def mask_ends() -> tuple[str, ...]:
-    """Return the endings of files that may hold masks, the usual one first."""
-    from ultralytics.data.utils import IMG_FORMATS
-
-    return ".png", *(f".{end}" for end in sorted(IMG_FORMATS))
-
-
-def maps_of(file: str, task: str, data: dict) -> tuple[str, ...]:
-    """Return the folder and the endings of the maps that a task reads instead of label files, or nothing.
-
-    Args:
-        file (str): The data YAML, for the message.
-        task (str): Of the models.
-        data (dict): What upstream reads of it.
-
-    Raises:
-        ValueError: If the folder of masks is no name of a folder.
-    """
-    if task == "depth":
-        return DEPTH
-    folder = data.get("masks_dir")
-    if task != "semantic" or not folder:
-        return ()
-    if not isinstance(folder, str) or Path(folder).is_absolute():
-        raise ValueError(f"data={file}: masks_dir={folder!r} must be the name of a folder beside images, as masks")
-    return folder, *mask_ends()
-
-
-def count_maps(none: str, images: list[str], maps: tuple[str, ...]) -> int:
-    """Return how many pictures have a map.
-
-    Args:
-        none (str): What to say if none has one; where the first one is looked for follows.
-        images (list[str]): Pictures.
-        maps (tuple[str, ...]): Folder of the maps, and endings of their names.
-
-    Raises:
-        FileNotFoundError: If none has one.
-    """
-    found = sum(any(path.is_file() for path in beside(image, *maps)) for image in images)
-    if not found:
-        first = next(iter(beside(images[0], *maps)), None)
-        where = f"expected for example '{first}'" if first else f"and '{images[0]}' is in no folder called images"
-        raise FileNotFoundError(f"{none}, {where}")
-    return found
 
 
 def read_once(data: Data, task: str, train: dict) -> None:

@@ -77,10 +77,16 @@ VERBS = (
     ),
     Verb(
         "dataset",
-        "what a training reads of a data set, what is wrong with it, and a picture of its boxes",
-        "dataset:draw_dataset",
+        "what a training reads of a data set, what is wrong with it, and a picture of its labels",
+        "dataset.verb:draw_dataset",
         (
             Option("data", str, ..., "data set YAML"),
+            Option(
+                "read",
+                choice("labels", "masks", "depth"),
+                None,
+                "what to look at; without it labels, if they have objects, else the masks or depth maps",
+            ),
             Option("count", at_most(100), 20, "images at most"),
             *PICTURE,
         ),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...grafting.model_file import read_model
-from ..data import MAPS, Data, check_classes, check_labels
+from ..data import Data, check_classes, check_labels
 from ..upstream import offline, one_line, quiet
 from .plan import Plan
 
@@ -183,7 +183,7 @@ def check_training(settings: dict, subject: Subject, data: Data) -> None:
     classes, task = settings.get("classes"), subject.model.task
     if classes is not None and task == "depth":
         raise ValueError(f"classes={classes} is not for depth, which has no classes; leave it out")
-    if settings.get("single_cls") and task in MAPS:
+    if settings.get("single_cls") and task in ("semantic", "depth"):
         raise ValueError(f"single_cls={settings['single_cls']} is not for {task}; leave it out")
     if classes is not None and not (isinstance(classes, list) and classes and set(classes) <= set(data.names)):
         raise ValueError(f"classes={classes} must be a list of classes that the data have: {sorted(data.names)}")

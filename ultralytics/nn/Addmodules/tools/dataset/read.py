@@ -1,0 +1,105 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""A data set, read with the code that reads it for a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data import SPLITS, about_data, list_images
+from ..maps import DEPTH, MASKS, Maps, count_maps
+from ..upstream import offline, quiet
+from .labels import Labels, read_labels
+from .maps import Depths, Masks, read_maps
+from .split import Split
+
+__all__ = ("KINDS", "DataSet", "read_data")
+
+KINDS = {"masks": MASKS, "depth": DEPTH}  # what `read=` calls them
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set.
+
+    Attributes:
+        file (str): Its YAML, as it was given.
+        names (dict[int, str]): Classes, by the number that they have in labels or masks; distances have none.
+        splits (dict[str, Split]): Train, val, and test if the YAML names one, all of one kind.
+        unread (str): What else describes pictures of the set: a value of `read`.
+    """
+
+    file: str
+    names: dict[int, str]
+    splits: dict[str, Split]
+    unread: str = ""
+
+
+def read_data(file: str, read: str | None = None) -> DataSet:
+    """Return what a training would read of a data set.
+
+    Args:
+        file (str): Its YAML.
+        read (str, optional): labels, masks or depth; without it labels, if they have objects, else what is there.
+
+    Raises:
+        FileNotFoundError: If a split that a training reads has no pictures, or the masks or depth maps are not there.
+        ValueError: If the YAML cannot be used.
+    """
+    found, pictures = _pictures(file)
+    train = pictures["train"].images
+    if read in KINDS:
+        maps = Maps(file, KINDS[read], found)
+        count_maps(f"data={file}: no {maps.kind} for the train split", train, maps)
+        return _with_maps(file, found, pictures, maps)
+    splits = {name: read_labels(split.images, found) if split.images else split for name, split in pictures.items()}
+    objects = any(split.counts() for split in splits.values())
+    for name, kind in KINDS.items() if read is None else ():
+        maps = Maps(file, kind, {} if objects else found)
+        if maps.any(train):
+            if objects:
+                return DataSet(file, dict(found["names"]), splits, name)
+            return _with_maps(file, found, pictures, maps)
+    return DataSet(file, dict(found["names"]), splits)
+
+
+def _with_maps(file: str, found: dict, pictures: dict[str, Labels], maps: Maps) -> DataSet:
+    """Return a data set whose pictures have maps."""
+    names = dict(found["names"])
+    if maps.kind == DEPTH:
+        names = {}
+    elif len(names) == 1:
+        names = {0: "background", 1: names[0]}  # as upstream reads masks of a single class
+    kind = Depths if maps.kind == DEPTH else Masks
+    splits = {
+        name: read_maps(split.images, found, maps) if split.images else kind([], split.without)
+        for name, split in pictures.items()
+    }
+    return DataSet(file, names, splits)
+
+
+def _pictures(file: str) -> tuple[dict, dict[str, Labels]]:
+    """Return what upstream reads of a YAML, and splits of which nothing but the pictures is known."""
+    from ultralytics.data.utils import check_det_dataset
+
+    folder = Path(file)
+    if folder.is_dir() and not [*folder.glob("*.y*ml")]:
+        raise ValueError(
+            f"data={file} is a folder without a YAML: a set for classification has no label files to look at"
+        )
+    try:
+        with quiet(), offline():
+            found = check_det_dataset(file, autodownload=False)
+    except Exception as e:  # of many kinds: a path, YAML or a wrong value
+        raise ValueError(about_data(file, e)) from e
+    splits = {}
+    for name in SPLITS:
+        if name == "test" and not found.get(name):
+            continue
+        try:
+            splits[name] = Labels(list_images(found.get(name), f"no pictures in the {name} split"))
+        except FileNotFoundError as e:
+            if name != "test":
+                raise FileNotFoundError(f"data={file}: {e}") from e
+            splits[name] = Labels([], str(e))
+    return found, splits

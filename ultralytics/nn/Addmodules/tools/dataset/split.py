@@ -1,0 +1,82 @@
+# Ultralytics 🚀 AGPL-3.0 License - https://ultralytics.com/license
+"""What a training would read of one split, whatever describes its pictures: label files, masks or depth maps."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+__all__ = ("Split", "read_only", "reason")
+
+
+@dataclass
+class Split:
+    """A split.
+
+    Attributes:
+        images (list[str]): Picture files.
+        without (str): Why there are none: only a test split may have none, which a training does not read.
+        places (dict[str, str]): Where the description of each picture is looked for: a label file, mask or depth map.
+        sizes (dict[str, tuple[int, int]]): Height and width of each picture that a training would take.
+        missing (list[str]): Pictures without a description.
+        ignored (dict[str, str]): Why it would leave out a picture, by its file.
+        remarks (dict[str, str]): What it would mend, by file.
+    """
+
+    NOUN: ClassVar[str]  # what describes a picture
+    PART: ClassVar[str]  # what is counted by class
+    HEAD: ClassVar[tuple[str, ...]]  # titles of its numbers in the table
+
+    images: list[str]
+    without: str = ""
+    places: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
+
+    def numbers(self) -> list[int]:
+        """Return the numbers below HEAD."""
+        raise NotImplementedError
+
+    def counts(self) -> Counter:
+        """Return how many objects, or pixels, each class has."""
+        raise NotImplementedError
+
+    def shown(self) -> dict[str, set[int]]:
+        """Return the pictures that are worth a look, and the classes that each shows."""
+        raise NotImplementedError
+
+
+def reason(said: str) -> str:
+    """Return why a picture would be left out, from upstream's message."""
+    why = " ".join(re.split(r"ignoring corrupt image/\w+: ", said)[-1].split())
+    if why.startswith("[Errno 2]"):
+        return "there is no such file"
+    if "pi_heif" in why or "cannot identify" in why:
+        return "no picture of a format that can be read here (HEIC needs `pip install pi-heif`)"
+    if "out of bounds for axis" in why:
+        return "its mask has numbers above 255"
+    return why or "it cannot be read"
+
+
+@contextmanager
+def read_only() -> Iterator[None]:
+    """Keep upstream's check of pictures from repairing JPEG files in place, and from installing readers of formats."""
+    from ultralytics.data import utils
+    from ultralytics.utils import checks
+
+    places = ((utils, "_replace_image", lambda file, write: None), (checks, "check_requirements", lambda *a, **k: True))
+    before = {(module, name): getattr(module, name) for module, name, _ in places if hasattr(module, name)}
+    for module, name, nothing in places:
+        if (module, name) in before:  # older releases lack the first
+            setattr(module, name, nothing)
+    try:
+        yield
+    finally:
+        for (module, name), old in before.items():
+            setattr(module, name, old)
