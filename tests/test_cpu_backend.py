@@ -304,6 +304,27 @@ def test_exponential_is_exact_to_rounding(isa):
         assert relative <= 1.5e-7 + 6e-8 * high, f"{relative:.2e} up to {high}"  # the product dt * A is rounded once
 
 
+def test_softplus_is_exact_to_rounding(isa):
+    """The state after one impulse is softplus(delta) itself, over all magnitudes and on both sides of zero."""
+    for low, high in ((-86, -20), (-20, -3), (-3, -0.1), (-0.1, 0.1), (0.1, 3), (3, 20), (20, 1000)):
+        x = torch.linspace(low, high, 4096)
+        ones = torch.ones(1, 1, 1, 1)
+        args = [
+            ones.expand(1, 1, 4096, 1),
+            x[None, None, :, None],
+            -torch.ones(1, 4096, 1),
+            ones,
+            ones,
+            None,
+            None,
+            None,
+        ]
+        got = forward(args, True, [0])[1][0, 0, -1, :, 0].double()
+        exact = torch.log1p(torch.exp(-x.double().abs())) + x.double().clamp(min=0)
+        relative = (got / exact - 1).abs().max().item()
+        assert relative <= 3e-7, f"{relative:.2e} from {low} to {high}"
+
+
 # ------------------------------------------------------------------------------------------------------------- threads
 
 
