@@ -107,6 +107,8 @@ def run_close(args, dout, softplus, orders) -> None:
     close(args, dout, softplus, orders, run(args, dout, softplus, orders))
 
 
+SEEDS = 12  # with 3 the mean of one result was up to 1.2 times its bound on a Xeon, and below it on an EPYC: luck
+
 # (batch, K, D, L, N, orders, softplus, options)
 CASES = [
     (2, 2, 32, 67, 16, [0, 1], True, {}),
@@ -127,7 +129,7 @@ CASES = [
 def test_forward_and_gradients(isa, case, last):
     *shape, orders, softplus, options = case
     runs = []
-    for seed in range(3):
+    for seed in range(SEEDS):
         args = make(*shape, last=last, seed=seed, **options)
         if not softplus:
             args[1] = args[1].abs()
@@ -140,7 +142,7 @@ def test_forward_and_gradients(isa, case, last):
 @pytest.mark.parametrize("last", [True, False], ids=["channels_last", "tokens_last"])
 def test_low_precision(isa, dtype, bc, last):
     wide, runs = torch.float32, []
-    for seed in range(3):
+    for seed in range(SEEDS):
         args = make(2, 2, 21, 43, 16, dtype=dtype, bc=bc, last=last, seed=seed)
         dout = torch.randn_like(args[0])
         results = run(args, dout, True, [0, 1])
