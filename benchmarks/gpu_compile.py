@@ -151,7 +151,7 @@ def compiled(case: Case, target: tuple, folder: Path, dtype: str = "bfloat16"):
     before = os.environ.get("TRITON_CACHE_DIR")
     os.environ["TRITON_CACHE_DIR"] = str(folder)
     try:
-        return compile(source, target=GPUTarget(*target), options={"num_warps": case.warps})
+        return compile(source, target=GPUTarget(*target), options={"num_warps": case.warps, **launch.OPTIONS})
     finally:
         os.environ.pop("TRITON_CACHE_DIR")
         if before is not None:
@@ -161,17 +161,24 @@ def compiled(case: Case, target: tuple, folder: Path, dtype: str = "bfloat16"):
 def resources(kernel, folder: Path) -> dict[str, int] | None:
     """Return registers a thread, bytes spilled and of shared memory, and shuffles of a kernel for NVIDIA.
 
-    None where triton comes without ptxas.
+    None where triton comes without ptxas. It may come with two, `ptxas` and a newer `ptxas-blackwell`; the first that
+    knows the version of the code counts.
     """
     import triton
 
-    ptxas, ptx = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas", kernel.asm["ptx"]
-    if not ptxas.exists():
-        return None
+    assemblers, ptx = (Path(triton.__file__).parent / "backends/nvidia/bin").glob("ptxas*"), kernel.asm["ptx"]
     (folder / "kernel.ptx").write_text(ptx, encoding="utf-8")
     target = re.search(r"\.target (\w+)", ptx)[1]
-    command = [str(ptxas), "-v", f"--gpu-name={target}", str(folder / "kernel.ptx"), "-o", str(folder / "kernel.cubin")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    options = ["-v", f"--gpu-name={target}", "-o", str(folder / "kernel.cubin")]
+    done = None
+    for ptxas in sorted(assemblers):
+        done = subprocess.run([ptxas, *options, folder / "kernel.ptx"], capture_output=True, text=True, check=False)
+        if not done.returncode:
+            break
+    if done is None:
+        return None
+    done.check_returncode()
+    said = done.stderr
     return {
         "registers": int(re.search(r"Used (\d+) registers", said)[1]),
         "spilled": int(re.search(r"(\d+) bytes spill stores", said)[1]),

@@ -42,6 +42,20 @@ except Exception as e:  # triton.runtime.errors.InterpreterError, which not ever
     pytest.skip(f"no loop runs in this Triton's interpreter with this NumPy: {e}", allow_module_level=True)
 
 
+def keep_booleans(splat):
+    """Return a splat without a fault of Triton 3.9: its truth values became int32, which masks refuse."""
+
+    def wrapped(self, shape, value):
+        made = splat(self, shape, value)
+        if value.data.dtype == bool:
+            made.data = made.data.astype(bool)
+        return made
+
+    return wrapped
+
+
+builder = triton.runtime.interpreter.InterpreterBuilder
+builder.create_splat = keep_booleans(builder.create_splat)
 gpu = registry.get("gpu")
 forward, backward, run = (functools.partial(f, gpu) for f in (scan_cases.forward, scan_cases.backward, scan_cases.run))
 

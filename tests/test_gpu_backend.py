@@ -128,6 +128,15 @@ def test_resources_are_counted_from_machine_code(tmp_path, monkeypatch, capsys):
 
 
 @needs_triton
+@pytest.mark.parametrize("target", [HOPPER, MI300], ids=["sm_90", "gfx942"])
+def test_multiply_and_add_stay_together(target, tmp_path, monkeypatch):
+    """Also in releases of Triton that keep them apart unless asked; this is what the next ones do by themselves."""
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
+    case = next(case for case in gpu_compile.KERNELS if case.kernel == "add_parts")
+    assert gpu_compile.compiled(case, target, tmp_path).metadata.enable_fp_fusion
+
+
+@needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [HOPPER, MI300], ids=["sm_90", "gfx942"])
 @pytest.mark.parametrize("case", gpu_compile.KERNELS, ids=lambda case: case.label)

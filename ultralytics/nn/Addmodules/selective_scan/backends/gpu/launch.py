@@ -10,9 +10,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ("bits", "far_apart", "guard", "launch", "power_of_two", "strides")
+__all__ = ("OPTIONS", "bits", "far_apart", "guard", "launch", "power_of_two", "strides")
 
 MAX_LAUNCHES = 4096  # remembered
+OPTIONS = {"enable_fp_fusion": True}  # of every compilation; Triton 3.10 would leave multiply and add apart
 FAR_ROWS = 4  # tokens that an offset spans at the most
 
 launches: dict[tuple, tuple[Callable[..., None], list[int]]] = {}  # what starts a kernel again
@@ -73,7 +74,7 @@ def launch(kernel, programs: int, tensors: Sequence[Tensor | None], given: dict[
         start, rest = known
         start(*tensors, *rest)
         return
-    compiled = kernel[(programs,)](*tensors, **given, num_warps=num_warps)
+    compiled = kernel[(programs,)](*tensors, **given, num_warps=num_warps, **OPTIONS)
     if compiled is None or hasattr(compiled, "result"):  # the interpreter; compiled elsewhere, at some time
         return
     if len(launches) >= MAX_LAUNCHES:  # every size of picture adds some
