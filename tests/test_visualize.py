@@ -369,7 +369,7 @@ STOCK = ["models=yolov8n.yaml"]
         (["activations", *STOCK, "images=empty"], "no images in the folder 'empty'"),
         (["activations", *STOCK, "images=junk.pt"], "'junk.pt' cannot be read as an image"),
         (["orders", "out=picture.docx"], "cannot save as 'picture.docx': its name must end with .avif, ."),
-        (["orders", "out=junk.pt/a.png"], "cannot make the folder 'junk.pt' for the picture"),
+        (["orders", "out=junk.pt/a.png"], "cannot write 'junk.pt/a.png': '"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )

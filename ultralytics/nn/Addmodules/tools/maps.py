@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ("DEPTH", "IGNORED", "MASKS", "Maps", "beside", "count_maps", "maps_of")
+__all__ = ("DEPTH", "IGNORED", "MASKS", "Maps", "count_maps", "maps_of")
 
 MASKS, DEPTH = "masks", "depth maps"
 IGNORED = 255  # the number of a mask's pixels that count for no class
 
 
 class Maps:
-    """Where the maps of a data set are.
+    """Where the maps of a data set are, and what their numbers mean.
 
     Args:
         file (str): The data YAML, for messages.
@@ -25,8 +25,10 @@ class Maps:
         kind (str): As given.
         folder (str): Of the maps; it stands for the last `images` in the path of a picture.
         endings (tuple[str, ...]): Of their names, the usual one first.
+        named (bool): Whether a training reads them: for masks the YAML must name the folder.
         table (np.ndarray): For each number in a mask its class, uint8 (256,).
         scale (float): A distance in a PNG file, in metres, is its number divided by this.
+        farthest (float): Distances from here on are left out of a validation.
 
     Raises:
         ValueError: If the YAML describes them wrongly.
@@ -36,14 +38,15 @@ class Maps:
         """Read and check what the YAML says of them."""
         from ultralytics.data.utils import IMG_FORMATS
 
-        self.kind, self.table, self.scale = kind, np.arange(256, dtype=np.uint8), 1000.0
+        self.kind, self.table, self.scale = kind, np.arange(256, dtype=np.uint8), data.get("depth_scale", 1000)
+        self.farthest = data.get("max_depth") or 100.0
         if kind == DEPTH:
-            self.folder, self.endings = "depth", (".png", ".npy")
-            self.scale = data.get("depth_scale", self.scale)
-            if isinstance(self.scale, bool) or not isinstance(self.scale, (int, float)) or not 0 < self.scale < np.inf:
-                raise ValueError(f"data={file}: depth_scale={self.scale!r} must be a number above zero, as 1000")
+            self.folder, self.endings, self.named = "depth", (".png", ".npy"), True
+            for key, value in (("depth_scale", self.scale), ("max_depth", self.farthest)):
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
+                    raise ValueError(f"data={file}: {key}={value!r} must be a number above zero, as 1000")
             return
-        self.folder = data.get("masks_dir") or "masks"
+        self.folder, self.named = data.get("masks_dir") or "masks", bool(data.get("masks_dir"))
         self.endings = ".png", *(f".{end}" for end in sorted(IMG_FORMATS) if end != "png")
         if not isinstance(self.folder, str) or Path(self.folder).is_absolute():
             raise ValueError(
@@ -66,14 +69,30 @@ class Maps:
                 "as {7: 0, 8: 1, 9: ignore_label}"
             ) from e
 
-    def any(self, images: list[str]) -> bool:
-        """Return whether one of some pictures has a map."""
-        folders = {path.parent for image in images for path in beside(image, self.folder, self.endings[0])}
-        return any(folder.is_dir() for folder in folders) and any(self.of(image) is not None for image in images)
+    def places(self, image: str) -> list[Path]:
+        """Return where the map of a picture may be, the usual place first; never the picture itself."""
+        from ultralytics.data.utils import img2label_paths
+
+        if self.kind == MASKS:
+            found = [Path(img2label_paths([image], self.folder, ending)[0]) for ending in self.endings]
+        else:
+            *before, name = Path(image).parts
+            if "images" in before:  # the last one, as in upstream's DepthDataset
+                before[len(before) - 1 - before[::-1].index("images")] = self.folder
+            found = [Path(*before, name).with_suffix(ending) for ending in self.endings]
+        return [path for path in found if path != Path(image)]
 
     def of(self, image: str) -> Path | None:
         """Return the map of a picture, if there is one."""
-        return next((path for path in beside(image, self.folder, *self.endings) if path.is_file()), None)
+        return next((path for path in self.places(image) if path.is_file()), None)
+
+    def any(self, images: list[str]) -> bool:
+        """Return whether one of some pictures has a map; one among the pictures counts if the YAML names masks."""
+        own = self.kind == MASKS and self.named
+        usual = ((image, self.places(image)[0].parent) for image in images)
+        folders = {image: place for image, place in usual if own or place != Path(image).parent}
+        there = {place for place in {*folders.values()} if place.is_dir()}
+        return any(place in there and self.of(image) is not None for image, place in folders.items())
 
 
 def maps_of(file: str, task: str, data: dict) -> Maps | None:
@@ -92,21 +111,6 @@ def maps_of(file: str, task: str, data: dict) -> Maps | None:
     return Maps(file, MASKS, data) if task == "semantic" and data.get("masks_dir") else None
 
 
-def beside(image: str, folder: str, *endings: str) -> list[Path]:
-    """Return where the map of a picture may lie: in `folder`, which stands for the last `images` of its path.
-
-    Args:
-        image (str): The picture.
-        folder (str): Of the maps.
-        endings (str): Of their names.
-    """
-    parts = Path(image).parts
-    if "images" not in parts:
-        return []
-    place = len(parts) - 1 - parts[::-1].index("images")
-    return [Path(*parts[:place], folder, *parts[place + 1 :]).with_suffix(ending) for ending in endings]
-
-
 def count_maps(none: str, images: list[str], maps: Maps) -> int:
     """Return how many pictures have a map.
 
@@ -120,7 +124,5 @@ def count_maps(none: str, images: list[str], maps: Maps) -> int:
     """
     found = sum(maps.of(image) is not None for image in images)
     if not found:
-        first = next(iter(beside(images[0], maps.folder, *maps.endings)), None)
-        where = f"expected for example '{first}'" if first else f"and '{images[0]}' is in no folder called images"
-        raise FileNotFoundError(f"{none}, {where}")
+        raise FileNotFoundError(f"{none}, expected for example '{maps.places(images[0])[0]}'")
     return found

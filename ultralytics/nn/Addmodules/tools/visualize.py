@@ -6,6 +6,7 @@ Effective receptive fields and activation maps of any model files side by side, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -87,6 +88,7 @@ def saving(draw: Callable[[SimpleNamespace], Figure]) -> Callable[[SimpleNamespa
         out = _target(args, draw.__name__)  # before the work, which may be long
         figure = draw(args)
         try:
+            out.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(out, bbox_inches="tight", pad_inches=0.05)
         except OSError as e:
             raise OSError(f"cannot write '{out}': {e.strerror or e}") from e
@@ -97,7 +99,7 @@ def saving(draw: Callable[[SimpleNamespace], Figure]) -> Callable[[SimpleNamespa
 
 
 def _target(args: SimpleNamespace, name: str) -> Path:
-    """Return where to save, with its folder made; a picture that exists is replaced only on request."""
+    """Return where to save; a picture that exists is replaced only on request."""
     from ultralytics.utils import RUNS_DIR
     from ultralytics.utils.files import increment_path
 
@@ -108,10 +110,9 @@ def _target(args: SimpleNamespace, name: str) -> Path:
         raise ValueError(f"cannot save as '{out.name}': its name must end with .{', .'.join(formats)}")
     if out.exists() and not (args.exist_ok and out.is_file()):
         raise FileExistsError(f"'{out}' exists: choose another out=, or replace a picture with exist_ok=True")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OSError(f"cannot make the folder '{out.parent}' for the picture: {e.strerror}") from e
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise OSError(f"cannot write '{out}': '{there}' is no folder that can be written to")
     return out
 
 

@@ -49,9 +49,9 @@ class Labels(Split):
         """Return how many objects each class has."""
         return Counter(int(c) for rows in self.labels.values() for c in rows[:, 0])
 
-    def shown(self) -> dict[str, set[int]]:
-        """Return the pictures with objects, and the classes of these."""
-        return {file: {int(c) for c in rows[:, 0]} for file, rows in self.labels.items() if len(rows)}
+    def shown(self) -> dict[str, Counter]:
+        """Return the pictures with objects, and how many of each class they show."""
+        return {file: Counter(map(int, rows[:, 0])) for file, rows in self.labels.items() if len(rows)}
 
 
 def read_labels(images: list[str], data: dict) -> Labels:
@@ -73,7 +73,7 @@ def read_labels(images: list[str], data: dict) -> Labels:
         for image, result in zip(images, pool.imap(verify_image_label, work)):
             file, rows, shape, segments, _, missing, _, empty, _, message = result
             if file is None:
-                split.ignored[image] = reason(message)
+                split.ignored[image] = reason(message, split.NOUN, split.places[image], image)
                 continue
             split.labels[image], split.sizes[image] = rows, shape
             split.polygons += bool(segments)

@@ -26,13 +26,13 @@ class DataSet:
         file (str): Its YAML, as it was given.
         names (dict[int, str]): Classes, by the number that they have in labels or masks; distances have none.
         splits (dict[str, Split]): Train, val, and test if the YAML names one, all of one kind.
-        unread (str): What else describes pictures of the set: a value of `read`.
+        unread (tuple[str, ...]): What else describes pictures of the set: values of `read`.
     """
 
     file: str
     names: dict[int, str]
     splits: dict[str, Split]
-    unread: str = ""
+    unread: tuple[str, ...] = ()
 
 
 def read_data(file: str, read: str | None = None) -> DataSet:
@@ -43,39 +43,43 @@ def read_data(file: str, read: str | None = None) -> DataSet:
         read (str, optional): labels, masks or depth; without it labels, if they have objects, else what is there.
 
     Raises:
-        FileNotFoundError: If a split that a training reads has no pictures, or the masks or depth maps are not there.
+        FileNotFoundError: If a split that a training reads has no pictures, or no picture has what `read` names.
         ValueError: If the YAML cannot be used.
     """
     found, pictures = _pictures(file)
-    train = pictures["train"].images
+    images = [image for split in pictures.values() for image in split.images]
     if read in KINDS:
         maps = Maps(file, KINDS[read], found)
-        count_maps(f"data={file}: no {maps.kind} for the train split", train, maps)
+        count_maps(f"data={file}: no {maps.kind} for any picture", images, maps)
         return _with_maps(file, found, pictures, maps)
     splits = {name: read_labels(split.images, found) if split.images else split for name, split in pictures.items()}
     objects = any(split.counts() for split in splits.values())
-    for name, kind in KINDS.items() if read is None else ():
-        maps = Maps(file, kind, {} if objects else found)
-        if maps.any(train):
-            if objects:
-                return DataSet(file, dict(found["names"]), splits, name)
-            return _with_maps(file, found, pictures, maps)
-    return DataSet(file, dict(found["names"]), splits)
+    folder = found.get("masks_dir")
+    known = {"masks_dir": folder if isinstance(folder, str) else None} if objects else found
+    kinds = {name: Maps(file, kind, known) for name, kind in KINDS.items()} if read is None else {}
+    there = [name for name, maps in kinds.items() if maps.any(images)]
+    meant = [name for name, key in (("masks", "masks_dir"), ("depth", "depth_scale")) if found.get(key) and kinds]
+    if objects or not (there or meant):
+        return DataSet(file, dict(found["names"]), splits, tuple(there))
+    first = (there or meant)[0]
+    return _with_maps(file, found, pictures, kinds[first], tuple(there[1:]))
 
 
-def _with_maps(file: str, found: dict, pictures: dict[str, Labels], maps: Maps) -> DataSet:
+def _with_maps(
+    file: str, found: dict, pictures: dict[str, Labels], maps: Maps, unread: tuple[str, ...] = ()
+) -> DataSet:
     """Return a data set whose pictures have maps."""
     names = dict(found["names"])
     if maps.kind == DEPTH:
         names = {}
     elif len(names) == 1:
-        names = {0: "background", 1: names[0]}  # as upstream reads masks of a single class
+        names = {0: f"not {names[0]}", 1: names[0]}  # as upstream reads masks of a single class
     kind = Depths if maps.kind == DEPTH else Masks
     splits = {
         name: read_maps(split.images, found, maps) if split.images else kind([], split.without)
         for name, split in pictures.items()
     }
-    return DataSet(file, names, splits)
+    return DataSet(file, names, splits, unread)
 
 
 def _pictures(file: str) -> tuple[dict, dict[str, Labels]]:

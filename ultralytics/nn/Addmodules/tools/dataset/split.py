@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from .wording import some
+
 __all__ = ("Split", "read_only", "reason")
+
+OF_ARRAYS = "memory-map", "mmap"  # in messages on .npy files that are no arrays of numbers, or end early
 
 
 @dataclass
@@ -39,6 +43,14 @@ class Split:
     ignored: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, str] = field(default_factory=dict)
 
+    def place(self, image: str) -> str:
+        """Return where the description of a picture is looked for first."""
+        return self.places[image]
+
+    def endings(self) -> tuple[str, ...]:
+        """Return how names of descriptions end."""
+        return (".txt",)
+
     def numbers(self) -> list[int]:
         """Return the numbers below HEAD."""
         raise NotImplementedError
@@ -47,21 +59,49 @@ class Split:
         """Return how many objects, or pixels, each class has."""
         raise NotImplementedError
 
-    def shown(self) -> dict[str, set[int]]:
-        """Return the pictures that are worth a look, and the classes that each shows."""
+    def shown(self) -> dict[str, Counter]:
+        """Return the pictures that are worth a look, and how much of each class they show."""
         raise NotImplementedError
 
 
-def reason(said: str) -> str:
-    """Return why a picture would be left out, from upstream's message."""
+def reason(said: str, noun: str, place: str, image: str) -> str:
+    """Return why a picture would be left out.
+
+    Args:
+        said (str): Upstream's message, or that of an exception.
+        noun (str): What describes the picture.
+        place (str): File of the description.
+        image (str): The picture.
+    """
     why = " ".join(re.split(r"ignoring corrupt image/\w+: ", said)[-1].split())
     if why.startswith("[Errno 2]"):
         return "there is no such file"
+    if any(sign in why for sign in OF_ARRAYS):
+        return f"its {noun} is damaged"
     if "pi_heif" in why or "cannot identify" in why:
+        if not place.endswith(".txt") and opens(image):
+            return f"its {noun} is damaged"
         return "no picture of a format that can be read here (HEIC needs `pip install pi-heif`)"
+    if ids := re.match(r"mask ids \[(.*)\] are not", why):
+        return f"its mask has the numbers {some(ids[1].split(', '), between=', ')}, which are no classes"
     if "out of bounds for axis" in why:
         return "its mask has numbers above 255"
-    return why or "it cannot be read"
+    if "arrays used as indices" in why:
+        return "its mask has numbers that are not whole"
+    if why == "division by zero":
+        return f"its {noun} is empty"
+    return why.replace(f" {place}", "") or "it cannot be read"
+
+
+def opens(image: str) -> bool:
+    """Return whether a file is a picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(image):
+            return True
+    except Exception:  # of many kinds: upstream tries to read HEIC, too
+        return False
 
 
 @contextmanager

@@ -27,13 +27,14 @@ def draw_dataset(args: SimpleNamespace) -> Figure:
     """Print what a data set holds and what is wrong with it, and draw some of its pictures with what describes them."""
     data = read_data(args.data, args.read)
     if args.out:
-        _refuse_among_images(Path(args.out), data.splits)
+        _refuse_in_data(Path(args.out), data.splits)
     emit(tables(data))
     emit(render(problems(data)))
     chosen = choose(data.splits, args.count)
     if not chosen:
-        nothing = "distances" if isinstance(data.splits["train"], Depths) else "an object"
-        raise ValueError(f"data={args.data}: no picture has {nothing}, so there is nothing to draw")
+        nothing = {"object": "an object", "pixel": "a pixel of a class", "distance": "a distance"}
+        what = nothing[next(iter(data.splits.values())).PART]
+        raise ValueError(f"data={args.data}: no picture has {what}, so there is nothing to draw")
     return plot_contact_sheet([_described(data, split, file, args.imgsz) for split, file in chosen], data.names)
 
 
@@ -49,14 +50,17 @@ def _described(data: DataSet, name: str, file: str, imgsz: int) -> Described:
 
 
 def choose(splits: dict[str, Split], count: int) -> list[tuple[str, str]]:
-    """Return pictures to look at, as split and file: one for each class, rarest first, and split; the rest spread."""
+    """Return pictures to look at, as split and file.
+
+    For each class, rarest first, the picture with most of it; then one for each split; the rest spread.
+    """
     shown = {(name, file): classes for name, split in splits.items() for file, classes in split.shown().items()}
     total = sum((split.counts() for split in splits.values()), Counter())
     chosen: list[tuple[str, str]] = []
     for cls, _ in reversed(total.most_common()):
-        has = [place for place, classes in shown.items() if cls in classes]
+        has = [place for place, classes in shown.items() if classes[cls]]
         if has and len(chosen) < count and not any(place in chosen for place in has):
-            chosen.append(has[0])
+            chosen.append(max(has, key=lambda place: shown[place][cls]))
     for name in splits:
         of = [place for place in shown if place[0] == name]
         if of and len(chosen) < count and not any(place in chosen for place in of):
@@ -67,8 +71,9 @@ def choose(splits: dict[str, Split], count: int) -> list[tuple[str, str]]:
     return [place for place in shown if place in chosen]
 
 
-def _refuse_among_images(out: Path, splits: dict[str, Split]) -> None:
-    """Raise ValueError for a picture that would lie among those of the data set, and so be trained on."""
+def _refuse_in_data(out: Path, splits: dict[str, Split]) -> None:
+    """Raise ValueError for a picture that would lie among the files of the data set, and so be trained on."""
     folders = {Path(file).resolve().parent for split in splits.values() for file in split.images}
+    folders |= {Path(file).resolve().parent for split in splits.values() for file in split.places.values()}
     if folders & {*out.resolve().parents}:
-        raise ValueError(f"out='{out}' lies among the pictures of the data set; give another place")
+        raise ValueError(f"out='{out}' lies among the files of the data set; give another place")
