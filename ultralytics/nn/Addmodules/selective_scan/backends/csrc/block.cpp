@@ -9,7 +9,7 @@ namespace vmamba {
 namespace {
 
 // Tokens of a task without recurrence, the same with products, and floats of working memory that a wave of sequences should stay below.
-constexpr int64_t kChunk = 256, kProductRows = 64;
+constexpr int64_t kChunk = 256, kProductRows = 64, kMatmulRows = 256, kFarRows = 512;
 constexpr int64_t kForwardWave = (int64_t)1 << 21, kBackwardWave = (int64_t)3 << 20;
 
 template <class Args>
@@ -103,13 +103,15 @@ Tensor rows_of(const float* data, int64_t b0, int64_t groups, int64_t L, int64_t
   return {(int64_t)(intptr_t)data - b0 * per_b * (int64_t)sizeof(float), kF32, {per_b, groups == 1 ? 0 : L * width, 1, width, 0}};
 }
 
-// Rows of a matrix for `matmul`, `ld` floats apart: rows of t, s_row apart, whose elements are s_col apart.
-void pack_rows(const Kernels& kernels, const Tensor& t, int64_t s_row, int64_t s_col, int64_t rows, int64_t cols, float* to,
-               int64_t ld, int64_t threads) {
+// A matrix in strips for `matmul`: rows of t from `offset` on, s_row apart, whose elements are s_col apart.
+void pack_strips(const Kernels& kernels, const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, int64_t rows, int64_t cols,
+                 float* to, int64_t threads) {
   constexpr int64_t piece = 64;
-  for_each_task(ceil_div(rows, piece), threads, [&](int64_t i) {
-    const int64_t r = i * piece;
-    kernels.load_rows(to + r * ld, ld, t, r * s_row, s_row, s_col, (int)min64(piece, rows - r), (int)cols, (int)cols);
+  const int64_t pieces = ceil_div(rows, piece);
+  for_each_task(ceil_div(cols, kernels.strip) * pieces, threads, [&](int64_t i) {
+    const int64_t c = i / pieces * kernels.strip, r = i % pieces * piece, width = min64(kernels.strip, cols - c);
+    kernels.load_rows(to + c * rows + r * width, width, t, offset + r * s_row + c * s_col, s_row, s_col,
+                      (int)min64(piece, rows - r), (int)width, (int)width);
   });
 }
 
@@ -163,20 +165,23 @@ int run_block_forward(const BlockArgs& p) {
   const int64_t carry_size = split.segs > 1 ? wave * per_group * p.K * carry : 0;
   // A whole block keeps the scans' half of in_proj's output for a wave; the gate's half is made where it is used.
   const int64_t pieces = ceil_div(p.L, kProductRows);
-  const int64_t in_ld = 2 * p.D + kFwdBlock, out_ld = p.M + kFwdBlock, input_size = whole ? wave * p.L * p.D : 0;
+  const int64_t input_size = whole ? wave * p.L * p.D : 0;
   const bool normed = whole && p.norm_w.data;  // the tokens behind the norm are kept for a wave, too
   const int64_t tokens_size = normed ? wave * p.L * p.C : 0;
-  const int64_t products_size = whole ? round_up(p.C * in_ld + p.D * out_ld, 16) : 0;
+  const int64_t products_size = whole ? round_up(2 * p.C * p.D + p.D * p.M, 16) : 0;
   Buffer memory(packed_size + projected_size + sums_size + carry_size + products_size + input_size + tokens_size);
   if (!memory.get()) return kNoMemory;
   float* const sums = memory.get() + packed_size + projected_size;
   float* const carries = sums + sums_size;
   float* const in_proj = carries + carry_size;
   float* const input = in_proj + products_size;
-  const Products products = {in_proj, in_proj + p.C * in_ld, in_ld, out_ld};
+  float* const gate = in_proj + p.C * p.D;
+  float* const out_proj = gate + p.C * p.D;
+  const Products products = {in_proj, gate, out_proj};
   if (whole) {
-    pack_rows(kernels, p.in_w, p.in_w.s[1], p.in_w.s[0], p.C, 2 * p.D, in_proj, in_ld, threads);
-    pack_rows(kernels, p.out_w, p.out_w.s[1], p.out_w.s[0], p.D, p.M, in_proj + p.C * in_ld, out_ld, threads);
+    pack_strips(kernels, p.in_w, 0, p.in_w.s[1], p.in_w.s[0], p.C, p.D, in_proj, threads);
+    pack_strips(kernels, p.in_w, p.D * p.in_w.s[0], p.in_w.s[1], p.in_w.s[0], p.C, p.D, gate, threads);
+    pack_strips(kernels, p.out_w, 0, p.out_w.s[1], p.out_w.s[0], p.D, p.M, out_proj, threads);
   }
   Packed packed;
   packed.fill(p, kernels, false, memory.get());
@@ -207,7 +212,7 @@ int run_block_forward(const BlockArgs& p) {
         }
         const Tensor tokens = {outer.xz.data + b * outer.xz.s[0] * (int64_t)sizeof(float), kF32, {outer.xz.s[1], 1, 0, 0, 0}};
         const Tensor x = {(int64_t)(intptr_t)(input + (b - b0) * p.L * p.D), kF32, {p.D, 1, 0, 0, 0}};
-        kernels.matmul({p.abi, 1, p.L, p.C, p.D, tokens, {}, p.in_b, x}, in_proj, in_ld, l0, l1);
+        kernels.matmul({p.abi, 1, p.L, p.C, p.D, tokens, {}, p.in_b, x}, in_proj, 0, l0, l1);
       });
     }
     auto finish_whole = [&](int64_t per_sequence, int64_t per_block, int64_t per_part, int64_t ld, int64_t parts) {
@@ -490,16 +495,16 @@ int run_matmul(const MatmulArgs& p) {
   if (!wide({&p.a, &p.b, &p.bias, &p.c})) return kBadDtype;
   if (p.M * p.N == 0) return kOk;
   const Kernels& kernels = *current_kernels();
-  // Rows a large power of two apart fall into the same few lines of a cache: copied, like those that are not contiguous.
-  const bool direct = p.b.s[1] == 1 && p.b.s[0] % 512 != 0;
-  const int64_t ldb = direct ? p.b.s[0] : p.N + 16;
-  Buffer memory(direct ? 0 : p.K * ldb);
+  // Rows far apart are each on a page of their own, and large powers of two apart in the same few lines of a cache.
+  const bool direct = p.b.s[1] == 1 && p.b.s[0] < kFarRows && p.b.s[0] % 512 != 0;
+  const int64_t ldb = direct ? p.b.s[0] : 0;
+  Buffer memory(direct ? 0 : p.K * p.N);
   if (!direct) {
     if (!memory.get()) return kNoMemory;
-    pack_rows(kernels, p.b, p.b.s[0], p.b.s[1], p.K, p.N, memory.get(), ldb, p.threads);
+    pack_strips(kernels, p.b, 0, p.b.s[0], p.b.s[1], p.K, p.N, memory.get(), p.threads);
   }
   const float* b = direct ? (const float*)(intptr_t)p.b.data : memory.get();
-  const int64_t rows = min64(kProductRows, round_up(ceil_div(p.M, p.threads), 4));
+  const int64_t rows = min64(kMatmulRows, round_up(ceil_div(p.M, p.threads), 4));
   for_each_task(ceil_div(p.M, rows), p.threads,
                 [&](int64_t i) { kernels.matmul(p, b, ldb, i * rows, min64(p.M, (i + 1) * rows)); });
   return kOk;

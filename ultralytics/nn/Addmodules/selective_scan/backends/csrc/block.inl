@@ -19,6 +19,7 @@ VM_INLINE Tensor half_of(const Tensor& xz, int64_t half, int64_t D) {
 // ------------------------------------------------------------------------------------------------- small matrix products
 
 constexpr int kGemmVecs = kW == 16 ? 4 : 2;  // times four rows: what fits the registers
+constexpr int64_t kStrip = kGemmVecs * kW;   // columns of a second factor that lie together
 
 // c (MB x NV vectors) = a b, or += with `add`; a[m * am + k * ak], rows of b and c contiguous. The product is summed apart
 // from what c held: one running sum over the tokens of a batch, added to piece by piece, would lose two digits.
@@ -66,25 +67,31 @@ struct Sizes {
   int64_t M, N, K;
 };
 
-// c = a b + bias in panels: kDepth rows of b stay in the cache, and longer sums go on in c. bias may be absent. A transposed a,
-// whose rows are columns in memory, is copied by panels: its lines are a whole row of the other factor apart.
+// c = a b + bias in panels of kDepth rows of b; longer sums go on in c. bias may be absent. b is in strips, or its rows are `ldb`
+// floats apart. A strip's panel stays in the first cache, and the columns of c that it makes in the second. A transposed a, whose
+// rows are columns in memory, is copied by panels: its lines are a whole row of the other factor apart.
 static void product(const Sizes& size, const float* a, int64_t am, int64_t ak, const float* b, int64_t ldb, const Tensor& bias,
                     float* c, int64_t ldc) {
-  constexpr int64_t kDepth = 256, kRows = 64, kPanelLd = kRows + 16;
+  constexpr int64_t kDepth = 128, kRows = 64, kPanelLd = kRows + 16;
   if (bias.data)
     for (int64_t m = 0; m < size.M; ++m) load_rows(c + m * ldc, size.N, bias, 0, 0, bias.s[0], 1, (int)size.N, (int)size.N);
-  for (int64_t k = 0; k < size.K; k += kDepth) {
-    const int64_t depth = size.K - k < kDepth ? size.K - k : kDepth;
-    const bool add = bias.data != 0 || k > 0;
-    if (am != 1) {
-      gemm(size.M, size.N, depth, a + k * ak, am, ak, b + k * ldb, ldb, c, ldc, add);
-      continue;
-    }
-    float panel[kDepth * kPanelLd];
-    for (int64_t m = 0; m < size.M; m += kRows) {
-      const int64_t rows = size.M - m < kRows ? size.M - m : kRows;
-      for (int64_t i = 0; i < depth; ++i) memcpy(panel + i * kPanelLd, a + m + (k + i) * ak, sizeof(float) * (size_t)rows);
-      gemm(rows, size.N, depth, panel, 1, kPanelLd, b + k * ldb, ldb, c + m * ldc, ldc, add);
+  const int64_t wide = ldb ? size.N : kStrip;
+  for (int64_t n = 0; n < size.N; n += wide) {
+    const int64_t width = size.N - n < wide ? size.N - n : wide, ld = ldb ? ldb : width;
+    const float* columns = b + (ldb ? 0 : n * size.K);
+    for (int64_t k = 0; k < size.K; k += kDepth) {
+      const int64_t depth = size.K - k < kDepth ? size.K - k : kDepth;
+      const bool add = bias.data != 0 || k > 0;
+      if (am != 1) {
+        gemm(size.M, width, depth, a + k * ak, am, ak, columns + k * ld, ld, c + n, ldc, add);
+        continue;
+      }
+      float panel[kDepth * kPanelLd];
+      for (int64_t m = 0; m < size.M; m += kRows) {
+        const int64_t rows = size.M - m < kRows ? size.M - m : kRows;
+        for (int64_t i = 0; i < depth; ++i) memcpy(panel + i * kPanelLd, a + m + (k + i) * ak, sizeof(float) * (size_t)rows);
+        gemm(rows, width, depth, panel, 1, kPanelLd, columns + k * ld, ld, c + m * ldc + n, ldc, add);
+      }
     }
   }
 }
@@ -177,7 +184,7 @@ static void block_output(const BlockArgs& p, const RowsTask& task, const Sums& s
   if (gate_bias.data) gate_bias.data += p.D * gate_bias.s[0] * (int64_t)sizeof(float);
   for (int64_t l = task.l0; l < task.l1; l += kRowTile) {
     const int64_t T = task.l1 - l < kRowTile ? task.l1 - l : kRowTile;
-    product({T, p.D, p.C}, tokens + l * p.xz.s[1], p.xz.s[1], 1, products.in + p.D, products.in_ld, gate_bias, scratch, ld);
+    product({T, p.D, p.C}, tokens + l * p.xz.s[1], p.xz.s[1], 1, products.gate, 0, gate_bias, scratch, ld);
     for (int64_t d0 = 0; d0 < p.D; d0 += kFB) {
       float* y = sums.first + d0 / kFB * sums.per_block + l * sums.ld;
       for (int64_t part = 1; part < sums.parts; ++part)
@@ -191,7 +198,7 @@ static void block_output(const BlockArgs& p, const RowsTask& task, const Sums& s
         for (; t < T; ++t) gate_steps<1>(y, sums.ld, z, t, c, scratch + d0, ld);
       }
     }
-    product({T, p.M, p.D}, scratch, ld, 1, products.out, products.out_ld, p.out_b, out + l * p.out.s[1], p.out.s[1]);
+    product({T, p.M, p.D}, scratch, ld, 1, products.out, 0, p.out_b, out + l * p.out.s[1], p.out.s[1]);
   }
 }
 
@@ -541,4 +548,4 @@ static const Kernels kTable = {VM_NAME,       forward_scratch, backward_scratch,
                                stream_scratch, block_project,   block_stream,     block_finish,
                                output_scratch, block_output,    block_gate,       block_inputs,
                                norm_scratch,   norm,            norm_backward,    matmul,
-                               load_rows,      store_rows};
+                               load_rows,      store_rows,      kStrip};

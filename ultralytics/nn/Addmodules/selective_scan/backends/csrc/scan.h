@@ -158,10 +158,9 @@ struct Sums {
   int64_t per_block, per_part, ld, parts;
 };
 
-// in_proj (c, 2 d) and out_proj (d, m), transposed for `matmul`, their rows in_ld and out_ld floats apart.
+// The halves of in_proj (c, d) and out_proj (d, m), transposed for `matmul` and in strips.
 struct Products {
-  const float *in, *out;
-  int64_t in_ld, out_ld;
+  const float *in, *gate, *out;
 };
 
 // What the scan's backward pass leaves for the block's: sums over channels and directions are still to be done.
@@ -207,13 +206,15 @@ struct Kernels {
   size_t (*norm_scratch)(int64_t C);  // floats, of the two below
   void (*norm)(const NormArgs&, const RowsTask&, float* scratch);
   void (*norm_backward)(const NormGradArgs&, const RowsTask&, float* sums, float* scratch);  // [2][Cp]: dweight, dbias
-  // Rows [m0, m1) of a product whose second factor lies at b, rows of it `ldb` floats apart.
+  // Rows [m0, m1) of a product whose second factor (K, N) lies at b, rows of it `ldb` floats apart, or in strips if that is 0:
+  // columns [n, n + strip) begin at b + n K, row after row, so that a product reads memory in order.
   void (*matmul)(const MatmulArgs&, const float* b, int64_t ldb, int64_t m0, int64_t m1);
   // Between any tensor and rows of float32: dst[r * ld + c] = t[offset + r * s_row + c * s_col], zero from cols to width.
   void (*load_rows)(float* dst, int64_t ld, const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, int rows, int cols,
                     int width);
   void (*store_rows)(const Tensor& t, int64_t offset, int64_t s_row, int64_t s_col, const float* src, int64_t ld, int rows,
                      int cols);
+  int64_t strip;
 };
 
 const Kernels* kernels_plain();
