@@ -45,7 +45,7 @@ def refusal(result: dict, name: str) -> str:
             measured first and committed then.
         name (str): Name of the benchmark.
     """
-    again = f"run `python benchmarks/{name}.py` again"
+    again = f"run `python benchmarks/{result.get('benchmark', name)}.py` again"
     if result.get("quick"):
         return f"{name}.json is of a --quick run, whose figures mean nothing: {again} without --quick."
     e, later = result["environment"], result.get("committed_as")

@@ -60,6 +60,7 @@ BENCHMARKS = {
     "gpu_amp": gpu_amp,
     "gpu_compile": gpu_compile,
 }
+ELSEWHERE = {"linear_cpu_intel": "linear_cpu"}  # results of a benchmark on another processor, in a table of their own
 TARGETS = ("scan_cpu", "model_cpu", "graft_cpu", "memory", "accuracy")
 PAGES = {
     "README.md": ("overview",),
@@ -67,7 +68,7 @@ PAGES = {
     "docs/benchmarks.md": ("targets", "scan_cpu", "accuracy", "model_cpu", "gpu", "gpu_amp"),
     "docs/deploy.md": ("export_cpu", "export_int8"),
     "docs/design/export.md": ("export_forms",),
-    "docs/design/cpu-kernel.md": ("scan_isa", "arm_counts", "linear_cpu", "model_bound"),
+    "docs/design/cpu-kernel.md": ("scan_isa", "arm_counts", "linear_cpu", "linear_cpu_intel", "model_bound"),
     "docs/design/gpu-kernel.md": ("gpu_compile",),
     "docs/design/selective-scan.md": ("memory", "layer_cpu"),
     "docs/design/grafts.md": ("graft_cpu",),
@@ -79,6 +80,7 @@ BLOCKS_OF = {"scan_cpu": ("scan_cpu", "scan_isa")}  # where a benchmark has othe
 
 def unmeasured(name: str) -> str:
     """Return what stands in a page where there is no result."""
+    name = ELSEWHERE.get(name, name)
     command = getattr(BENCHMARKS[name], "COMMAND", f"python benchmarks/{name}.py")
     return f"Not measured yet: `{command}`, then `python benchmarks/tables.py`."
 
@@ -90,7 +92,7 @@ def results() -> dict[str, dict | None]:
         SystemExit: If figures may not be quoted, with all reasons at once.
     """
     found, refused = {}, []
-    for name in BENCHMARKS:
+    for name in (*BENCHMARKS, *ELSEWHERE):
         try:
             found[name] = load(name)
         except SystemExit as e:
@@ -110,8 +112,9 @@ def blocks() -> dict[str, str]:
     measured = results()
     found = {"targets": targets(measured), **study.render(runs.read(runs.FILE), measured["model_cpu"])}
     for name, result in measured.items():
-        names = BLOCKS_OF.get(name, (name,))
-        found |= dict.fromkeys(names, unmeasured(name)) if result is None else BENCHMARKS[name].render(result)
+        names, benchmark = BLOCKS_OF.get(name, (name,)), ELSEWHERE.get(name, name)
+        made = dict.fromkeys(names, unmeasured(name)) if result is None else BENCHMARKS[benchmark].render(result)
+        found |= {name: made[benchmark]} if result is not None and name in ELSEWHERE else made
     return found
 
 
