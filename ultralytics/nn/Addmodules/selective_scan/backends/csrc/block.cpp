@@ -8,8 +8,11 @@
 namespace vmamba {
 namespace {
 
-// Tokens of a task without recurrence, the same with products, and floats of working memory that a wave of sequences should stay below.
-constexpr int64_t kChunk = 256, kProductRows = 64, kMatmulRows = 256, kFarRows = 512;
+constexpr int64_t kChunk = 256;       // tokens of a task without recurrence
+constexpr int64_t kProductRows = 64;  // the same with products of a block
+constexpr int64_t kMatmulRows = 256;  // rows of a product by itself in a task: large weights are read once for each task
+constexpr int64_t kFarRows = 512;     // floats: a factor whose rows are so far apart is packed
+// Floats of working memory that a wave of sequences should stay below.
 constexpr int64_t kForwardWave = (int64_t)1 << 21, kBackwardWave = (int64_t)3 << 20;
 
 template <class Args>
