@@ -211,7 +211,21 @@ def test_products_run_and_become_a_table(tmp_path: Path) -> None:
     kernels = {row["kernels"] for row in r["rows"]}
     can = linear_cpu.answers_for_intel(tmp_path) is not None
     assert kernels == ({linear_cpu.OTHERS, linear_cpu.INTEL} if can else {linear_cpu.OTHERS})
-    assert f"| 40 x 16 x 64 | 1 | {linear_cpu.OTHERS} |" in linear_cpu.render(r)["linear_cpu"]
+    row = "| 40 x 16 x 64 | 1 | {} |".format
+    for cpu, shown, hidden in (
+        ("AMD EPYC", linear_cpu.OTHERS, None),
+        ("Intel(R) Xeon(R) Processor", linear_cpu.INTEL, linear_cpu.OTHERS),
+    ):
+        page = linear_cpu.render({**r, "environment": {**r["environment"], "cpu": cpu}})["linear_cpu"]
+        assert page.count(row(shown)) == 1
+        assert row(hidden) not in page
+
+
+def test_a_result_of_another_processor_has_a_table_of_its_own() -> None:
+    found = tables.blocks()
+    for name, benchmark in tables.ELSEWHERE.items():
+        assert found[name] != found[benchmark]
+        assert f"`python benchmarks/{benchmark}.py`" in found[name]
 
 
 @pytest.mark.foreign
