@@ -192,14 +192,6 @@ WRONG_MASKS = {
 }
 
 
-@pytest.mark.parametrize("fault", WRONG_MASKS)
-def test_a_fault_of_masks_is_named_and_nothing_else(fault: str, masks: Path) -> None:
-    put_in, said = WRONG_MASKS[fault]
-    put_in(masks)
-    (found,) = details(masks)
-    assert found.startswith(said)
-
-
 def depth_map(data: Path, file: str, first: int, others: int) -> None:
     """Write a depth map, all pixels but one of one number."""
     numbers = np.full((SIDE, SIDE), others, np.uint16)
@@ -271,11 +263,16 @@ WRONG_DEPTH = {
 }
 
 
-@pytest.mark.parametrize("fault", WRONG_DEPTH)
-def test_a_fault_of_depth_maps_is_named_and_nothing_else(fault: str, depth: Path) -> None:
-    put_in, said = WRONG_DEPTH[fault]
-    put_in(depth)
-    (found,) = details(depth)
+WRONG = {("masks", fault): how for fault, how in WRONG_MASKS.items()}
+WRONG |= {("depth", fault): how for fault, how in WRONG_DEPTH.items()}
+
+
+@pytest.mark.parametrize(("kind", "fault"), WRONG)
+def test_a_fault_is_named_and_nothing_else(kind: str, fault: str, request: pytest.FixtureRequest) -> None:
+    put_in, said = WRONG[kind, fault]
+    data: Path = request.getfixturevalue(kind)
+    put_in(data)
+    (found,) = details(data)
     assert found.startswith(said)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ OF_ARRAYS = "memory-map", "mmap"  # in messages on .npy files that are no arrays
 
 
 @dataclass
-class Split:
+class Split(ABC):
     """A split.
 
     Attributes:
@@ -51,17 +52,17 @@ class Split:
         """Return how names of descriptions end."""
         return (".txt",)
 
+    @abstractmethod
     def numbers(self) -> list[int]:
         """Return the numbers below HEAD."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counts(self) -> Counter:
         """Return how many objects, or pixels, each class has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shown(self) -> dict[str, Counter]:
         """Return the pictures that are worth a look, and how much of each class they show."""
-        raise NotImplementedError
 
 
 def reason(said: str, noun: str, place: str, image: str) -> str:
