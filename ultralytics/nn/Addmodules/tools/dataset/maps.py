@@ -241,7 +241,7 @@ def map_problems(splits: dict[str, Masks | Depths]) -> Iterator[Row]:
                 name,
                 PROBLEM,
                 f"pictures that are taken as their own {split.NOUN}: {len(own)} ({names})",
-                "The path of a picture must have a folder called images, with a slash before it",
+                "The path of a picture must contain /images/, as in mydata/images/train/a.jpg",
             )
         several = [image for image in split.files if sum(path.is_file() for path in split.maps.places(image)) > 1]
         if several:
@@ -262,7 +262,11 @@ def _colours(name: str, split: Masks) -> Iterator[Row]:
     coloured = [Path(image).name for image, mode in split.modes.items() if mode in COLOURS]
     if coloured:
         detail = f"masks of colours: {len(coloured)} ({some(coloured)})"
-        yield Row(name, PROBLEM, detail, "A mask has one number a pixel, that of the class. Save it as a grey picture")
+        advice = (
+            "Each pixel of a mask must hold the number of its class. Replace each colour by that number and save one "
+            "channel; a plain conversion to grey gives wrong classes"
+        )
+        yield Row(name, PROBLEM, detail, advice)
 
 
 def depth_problems(name: str, split: Depths) -> Iterator[Row]:

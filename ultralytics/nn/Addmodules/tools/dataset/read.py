@@ -89,7 +89,8 @@ def _pictures(file: str) -> tuple[dict, dict[str, Labels]]:
     folder = Path(file)
     if folder.is_dir() and not [*folder.glob("*.y*ml")]:
         raise ValueError(
-            f"data={file} is a folder without a YAML: a set for classification has no label files to look at"
+            f"data={file} is a folder without a YAML: give the YAML of a set for detection; a set for classification "
+            "has no label files to look at"
         )
     try:
         with quiet(), offline():
