@@ -92,8 +92,14 @@ def test_a_graft_is_called_better_only_if_its_interval_is() -> None:
     assert "### Whether a graft helps, or harms" in text(0.01, 0.011, 0.012)
     assert "| better |" in text(0.01, 0.011, 0.012)
     assert "| worse |" in text(-0.01, -0.011, -0.012)
-    assert "+0.0 [-0.2, +0.2] | no harm |" in text(-0.001, 0.0, 0.001)
+    assert "0.0 [-0.2, +0.2] | no harm |" in text(-0.001, 0.0, 0.001)
     assert "| no difference shown |" in text(-0.02, 0.0, 0.02)
+
+
+def test_a_model_that_is_no_graft_is_not_called_harmless() -> None:
+    made = [run("yolov5n", s, 0.5, part="scratch-grafts") for s in range(3)]
+    made += [run("yolo26n", s, 0.499 + 0.001 * s, part="scratch-grafts") for s in range(3)]
+    assert "0.0 [-0.2, +0.2] | no difference shown |" in tables.render(made)["grafts"]
 
 
 def test_a_part_beside_another_is_compared_with_its_stock() -> None:

@@ -90,7 +90,7 @@ PARTS = {
     ),
     "long": Part("Three times as many epochs", MAIN, seeds=(0, 1, 2), sets=("cards",), epochs=45),
     "scratch-grafts": Part(
-        "From scratch",
+        "From scratch, beside two newer models",
         {
             "yolov5n": Model("YOLOv5n", SCRATCH),
             "yolov5n-graft": Model("its default graft", SCRATCH, {}),

@@ -8,7 +8,7 @@ from benchmarks.rendering import table
 from benchmarks.study.parts import MARGIN, PARTS, Part
 from benchmarks.study.runs import Run, checked, reported
 from benchmarks.study.variants import VARIANTS
-from ultralytics.nn.Addmodules.tools.compare.statistics import mean, paired
+from ultralytics.nn.Addmodules.tools.compare.statistics import Difference, mean, paired
 from ultralytics.nn.Addmodules.tools.compare.tables import percent, points
 
 __all__ = ("render",)
@@ -154,7 +154,7 @@ def compared(runs: list[Run], name: str, part: Part) -> str:
         base = part.beside or name
         against = next(iter(PARTS[base].models))
         scores, theirs = reported(runs, name, data), reported(runs, base, data).get(against, {})
-        head = ["model", "what it is", "parameters", "seeds", "mAP50-95"]
+        head = ["model", "what it is", "parameters", f"GFLOPs at {first['imgsz']}", "seeds", "mAP50-95"]
         rows = []
         for model, about in part.models.items():
             if model not in found:
@@ -165,11 +165,11 @@ def compared(runs: list[Run], name: str, part: Part) -> str:
                 [
                     f"`{model}`",
                     about.what,
-                    f"{same[0].about['parameters'] / 1e6:.2f} M",
+                    *size(same[0].about),
                     str(len(same)),
                     percent([*scores[model].values()]),
                     points(difference),
-                    verdict(difference, data),
+                    verdict(difference, None if about.graft is None else MARGIN[data]),
                 ]
             )
         head += [f"minus {against}, points", ""]
@@ -177,12 +177,17 @@ def compared(runs: list[Run], name: str, part: Part) -> str:
     return "\n\n".join([f"### {part.what}", *blocks]) if blocks else ""
 
 
-def verdict(difference, data: str) -> str:
-    """Return what an interval shows; nothing for a single seed."""
+def verdict(difference: Difference | None, margin: float | None) -> str:
+    """Return what an interval shows; nothing for a single seed.
+
+    Args:
+        difference (Difference | None): To the model that others are compared with; None for this model itself.
+        margin (float | None): A graft does no harm if its interval lies above this; None for other models.
+    """
     if difference is None or difference.low is None:
         return ""
     if difference.low > 0:
         return "better"
     if difference.high < 0:
         return "worse"
-    return "no harm" if difference.low > MARGIN[data] else "no difference shown"
+    return "no harm" if margin is not None and difference.low > margin else "no difference shown"

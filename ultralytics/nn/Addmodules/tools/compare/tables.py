@@ -60,11 +60,19 @@ def points(difference: Difference | None) -> str:
     Examples:
         >>> points(Difference(0.02, -0.01, 0.05, 3))
         '+2.0 [-1.0, +5.0]'
+        >>> points(Difference(-0.0001, None, None, 1))
+        '0.0'
     """
     if difference is None:
         return DASH
-    ends = "" if difference.low is None else f" [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-    return f"{100 * difference.mean:+.1f}{ends}"
+    ends = "" if difference.low is None else f" [{_signed(difference.low)}, {_signed(difference.high)}]"
+    return _signed(difference.mean) + ends
+
+
+def _signed(value: float) -> str:
+    """Return a value in percent with its sign, which zero does not have."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def seeds(comparison: Comparison, name: str) -> str:
