@@ -102,10 +102,25 @@ def test_a_model_that_is_no_graft_is_not_called_harmless() -> None:
     assert "0.0 [-0.2, +0.2] | no difference shown |" in tables.render(made)["grafts"]
 
 
-def test_a_part_beside_another_is_compared_with_its_stock() -> None:
+def test_a_part_beside_another_is_compared_with_the_same_seeds_of_its_stock() -> None:
+    made = [run("stock", s, 0.5 if s < 3 else 0.9, part="report") for s in range(4)]
+    made += [run("not-zero", s, 0.4 + 0.001 * s, part="controls", cpu="Another") for s in range(3)]
+    text = tables.render(made)["grafts"].partition("### Further controls")[2]
+    assert "| YOLOv5n | 0.00 M | 1.00 | 3 | 50.0 ± 0.0 | - |" in text
+    assert "-9.9 [-10.1, -9.7] | worse |" in text
+    assert "3 of 6 runs on Another" in text
+    alone = tables.render([r for r in made if r.about["part"] == "controls"])["grafts"]
+    assert "| 3 | 40.1 ± 0.1 | - |" in alone
+    assert "YOLOv5n" not in alone
+
+
+def test_a_graft_is_compared_with_its_control() -> None:
     made = [run("stock", s, 0.5, part="report") for s in range(3)]
-    made += [run("not-zero", s, 0.4 + 0.001 * s, part="controls") for s in range(3)]
-    assert "-9.9 [-10.1, -9.7] | worse |" in tables.render(made)["grafts"]
+    made += [run("control", s, 0.6, part="report") for s in range(3)]
+    made += [run("graft", s, 0.61 + 0.001 * s, part="report") for s in range(3)]
+    text = tables.render(made)["grafts"]
+    assert "+11.1 [+10.9, +11.3] | better | +1.1 [+0.9, +1.3] |" in text
+    assert "+10.0 [+10.0, +10.0] | better |  |" in text
 
 
 # Starts

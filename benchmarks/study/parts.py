@@ -64,7 +64,7 @@ MAIN = {"stock": STOCK, "graft": GRAFT, "control": EQUAL}
 
 PARTS = {
     "screening": Part(
-        "Where a graft goes, and what is in it. One change to the default each; this seed is in no other part",
+        "Where a graft goes, and what is in it: each model changes one thing. Seed 10, used only here",
         {
             "stock": STOCK,
             "graft": GRAFT,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from benchmarks.model_cpu import inference
 from benchmarks.rendering import table
 from benchmarks.study.parts import MARGIN, PARTS, Part
@@ -16,6 +18,7 @@ __all__ = ("render",)
 SETTINGS = ("epochs", "imgsz", "batch", "nbs", "optimizer", "device", "report_on", "checkpoint")
 BEFORE = ("scratch", "scratch-long")  # parts that are older than parts.py
 STOCK = "yolov8n"  # what these are compared with
+GRAFT, CONTROL = "graft", "control"  # in the parts of grafts
 OVERVIEW = (
     *("from scratch", "parameters", "GFLOPs at 320", "CPU, ms at 640", "blood cells, mAP50-95", "cards, mAP50-95"),
 )
@@ -60,8 +63,9 @@ def of(runs: list[Run], part: str, data: str) -> dict[str, list[Run]]:
 def heading(about: dict, data: str) -> str:
     """Return what was done, in a line."""
     split = {"val": "the validation pictures", "test": "the test pictures"}[about["report_on"]]
+    rate = f", {about['optimizer']} with lr0={about['lr0']:g}" if about["lr0"] else ""  # older runs have none
     return (
-        f"{data}, {about['epochs']} epochs at {about['imgsz']} px, batch {about['batch']}; figures of the "
+        f"{data}, {about['epochs']} epochs at {about['imgsz']} px, batch {about['batch']}{rate}; figures of the "
         f"{about['checkpoint']} epoch on {split}:"
     )
 
@@ -145,36 +149,43 @@ def choices(runs: list[Run]) -> str:
 
 def compared(runs: list[Run], name: str, part: Part) -> str:
     """Return the tables of a part, one a data set; empty if nothing of it has been run."""
+    models = part.models
+    against, stock = next(iter(PARTS[part.beside or name].models.items()))
     blocks = []
     for data in part.sets:
-        found = of(runs, name, data)
+        found, scores = of(runs, name, data), reported(runs, name, data)
         if not found:
             continue
+        if part.beside:  # its first model, with the same seeds
+            seeds = {run.about["seed"] for same in found.values() for run in same}
+            models = {against: stock, **part.models}
+            found[against] = [run for run in of(runs, part.beside, data).get(against, ()) if run.about["seed"] in seeds]
+            scores[against] = {run.about["seed"]: run.about["report/mAP50-95"] for run in found[against]}
         first = next(iter(found.values()))[0].about
-        base = part.beside or name
-        against = next(iter(PARTS[base].models))
-        scores, theirs = reported(runs, name, data), reported(runs, base, data).get(against, {})
         head = ["model", "what it is", "parameters", f"GFLOPs at {first['imgsz']}", "seeds", "mAP50-95"]
+        head += [f"minus {against}, points", "verdict", *["minus control, points"] * (CONTROL in found)]
         rows = []
-        for model, about in part.models.items():
-            if model not in found:
+        for model, about in models.items():
+            if not found.get(model):
                 continue
-            same = found[model]
-            difference = None if (base, model) == (name, against) else paired(scores[model], theirs)
-            rows.append(
-                [
-                    f"`{model}`",
-                    about.what,
-                    *size(same[0].about),
-                    str(len(same)),
-                    percent([*scores[model].values()]),
-                    points(difference),
-                    verdict(difference, None if about.graft is None else MARGIN[data]),
-                ]
-            )
-        head += [f"minus {against}, points", ""]
-        blocks += [heading(first, data), table(head, rows)]
+            difference = None if model == against else paired(scores[model], scores.get(against, {}))
+            row = [f"`{model}`", about.what, *size(found[model][0].about), str(len(found[model]))]
+            row += [percent([*scores[model].values()]), points(difference)]
+            row.append(verdict(difference, None if about.graft is None else MARGIN[data]))
+            if CONTROL in found:  # only a gain over it comes from the scan
+                row.append(points(paired(scores[model], scores[CONTROL])) if model == GRAFT else "")
+            rows.append(row)
+        blocks += [heading(first, data), table(head, rows), processors(found)]
     return "\n\n".join([f"### {part.what}", *blocks]) if blocks else ""
+
+
+def processors(found: dict[str, list[Run]]) -> str:
+    """Return on which processors the runs of a table were made, for each how many if there are several."""
+    counts = Counter(run.about["cpu"].replace("(R)", "") for same in found.values() for run in same)
+    if len(counts) == 1:
+        return f"All on {next(iter(counts))}."
+    runs = f" of {counts.total()} runs on "
+    return "; ".join(f"{count}{runs}{cpu}" for cpu, count in counts.most_common()) + "."
 
 
 def verdict(difference: Difference | None, margin: float | None) -> str:
