@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from copy import deepcopy
 from functools import wraps
 from pathlib import Path
@@ -187,6 +188,38 @@ def test_older_exports_of_the_user_are_left_alone(fails: bool, tmp_path: Path, m
         older["best.torchscript"] = b"new"
     assert sorted(tmp_path.iterdir()) == before
     assert {name: (tmp_path / name).read_bytes() for name in older} == older
+
+
+def test_an_older_file_of_8_bits_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo = tiny(tmp_path)
+    older = tmp_path / "best_int8.torchscript"  # any format: the names are made alike
+    older.write_bytes(b"older")
+
+    def fails(exporter: Exporter) -> str:
+        older.write_bytes(b"half of a new one")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Exporter, "export_torchscript", fails)
+    with pytest.raises(OSError, match="No space left"):
+        yolo.export(format="torchscript", imgsz=32)
+    assert older.read_bytes() == b"older"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot lock a folder")
+def test_two_exports_into_one_folder_wait_for_each_other(tmp_path: Path) -> None:
+    came = threading.Event()
+
+    def second() -> None:
+        with hook.alone(tmp_path):
+            came.set()
+
+    thread = threading.Thread(target=second)
+    with hook.alone(tmp_path):
+        thread.start()
+        assert not came.wait(0.5)
+    assert came.wait(60)
+    thread.join()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_that_was_killed_hides_nothing_for_long(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
 
     @wraps(export)
     def cleaning(*args, **kwargs) -> str:
-        with aside(folder, stem, (own, ".onnx", "_saved_model")) as replaced:
+        with alone(folder), aside(folder, stem, (own, f"_int8{own}", ".onnx", "_saved_model")) as replaced:
             before = present()
             try:
                 path = export(*args, **kwargs)
@@ -252,6 +252,30 @@ def leaving_nothing(export: Callable[..., str], form: str, folder: Path, stem: s
             return path
 
     return cleaning
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process exports into a folder, and keep others waiting; Windows cannot lock a folder."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    from ultralytics.utils import LOGGER
+
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOGGER.info(f"VMamba: another export writes to {folder}; this one waits for its end")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(held)
 
 
 @contextmanager
