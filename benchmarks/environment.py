@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WRITTEN = ("benchmarks/results", "docs")  # what benchmarks and tables write themselves: no code that is measured
 
 
 def cpu_name() -> str:
@@ -36,11 +35,10 @@ def uncommitted() -> bool:
 
     New files count where they would be built or run.
     """
-    others = [f":!{path}" for path in WRITTEN]
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *others)
-    return bool(
-        changed or git("ls-files", "--others", "--exclude-standard", "--", "ultralytics", "benchmarks", *others)
-    )
+    from ultralytics.nn.Addmodules.tools.compare import results
+
+    new = "ls-files", "--others", "--exclude-standard", "--", "ultralytics", "benchmarks"
+    return results.uncommitted(ROOT) or bool(git(*new, *(f":!{path}" for path in results.NO_CODE)))
 
 
 def environment(threads: int) -> dict:

@@ -19,6 +19,7 @@ from benchmarks.study import controls, figure, parts, runs, starts, tables, vari
 from benchmarks.study.parts import Model, Part
 from ultralytics.nn.Addmodules.layers.graft import Graft
 from ultralytics.nn.Addmodules.layers.ss2d import SS2D
+from ultralytics.nn.Addmodules.tools.compare import schedule
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 
 # The file
@@ -240,6 +241,19 @@ def test_a_comparison_is_in_the_file_and_not_repeated(study: Namespace, capsys: 
     command.compare_once(study, "toy", "bccd", 3)
     assert "already there: toy, bccd, seed 3" in capsys.readouterr().out
     assert study.csv.read_bytes() == before
+
+
+def test_a_comparison_of_what_was_missing_goes_on(study: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock's run came from another machine, so the graft is trained alone; and it was stopped."""
+    command.compare_once(study, "toy", "bccd", 3)
+    runs.write(study.csv, [r for r in runs.read(study.csv) if r.about["model"] == "stock"])
+    study.runs = study.runs.parent / "others"
+    with monkeypatch.context() as m:
+        m.setattr(schedule, "start_process", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            command.compare_once(study, "toy", "bccd", 3)
+    command.compare_once(study, "toy", "bccd", 3)
+    assert {r.about["model"] for r in runs.read(study.csv)} == {"stock", "graft"}
 
 
 def test_a_refusal_keeps_its_reason(study: Namespace) -> None:

@@ -53,8 +53,11 @@ def compare_once(args: argparse.Namespace, name: str, data: str, seed: int) -> N
         return
     file = (args.data / data / "data.yaml").resolve()
     folder = f"{name}-{data}-seed{seed}"
-    if (args.runs / folder).exists() or not all(about.start in (COCO, SCRATCH) for about in models.values()):
-        models = part.models  # to go on there; or what is common to models of several files is made alike at the start
+    begun = Comparison.read(args.runs / folder).settings
+    if begun:  # to go on there
+        models = {model: part.models[model] for model in begun["models"]}
+    elif not all(about.start in (COCO, SCRATCH) for about in models.values()):
+        models = part.models  # what is common to models of several files is made alike at the start
     plan = Plan(
         models=write(models, file, args.weights, seed, args.runs / "starts" / folder),
         data=str(file),

@@ -41,6 +41,7 @@ A run is written when it is over, all lines at once. A reader never sees half of
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +104,7 @@ def read(file: Path) -> list[Run]:
 
 def write(file: Path, runs: list[Run]) -> None:
     """Write a file anew, sorted, in one step: whoever is cut short leaves the old one."""
-    part = file.with_suffix(".part")
+    part = file.with_suffix(f".{os.getpid()}.part")
     with part.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, [*RUN, *EPOCH], lineterminator="\n", restval="", extrasaction="ignore")
         writer.writeheader()

@@ -25,7 +25,10 @@ from typing import Any
 from ..files import in_one_step
 from .plan import safe
 
-__all__ = ("ABOUT", "MACHINE", "Comparison", "Run", "environment", "read_json", "write_json", "write_runs")
+__all__ = (
+    *("ABOUT", "MACHINE", "NO_CODE", "Comparison", "Run", "environment", "read_json", "uncommitted", "write_json"),
+    "write_runs",
+)
 
 SETTINGS, MODELS, SPEED, RUNS = "settings.json", "models.json", "speed.json", "runs.csv"
 RUN, EPOCHS, RESULT, LOG = "run.json", "epochs.jsonl", "result.json", "log.txt"
@@ -34,6 +37,8 @@ ABOUT = (  # columns of a run in runs.csv, before those of its epochs; the figur
     *("commit", "uncommitted", "date", "python", "torch", "ultralytics", "cpu", "cores", "threads", "gpu", "system"),
     *("scan", "seconds", "memory_mb", "status", "reason", "report_on", "checkpoint"),
 )
+
+NO_CODE = ("benchmarks/results", "docs")  # benchmarks and their tables write these; one run must not spoil the next
 
 MACHINE = ("commit", "uncommitted", "torch", "ultralytics", "cpu", "threads", "gpu", "scan")  # should be equal for all
 
@@ -187,7 +192,7 @@ def environment(device: str, threads: int) -> dict:
     ours = (root / "patches/series").exists()  # else the git above an installed package is somebody else's
     return {
         "commit": git(root, "rev-parse", "HEAD") if ours else "",
-        "uncommitted": int(bool(git(root, "status", "--porcelain", "--untracked-files=no"))) if ours else "",
+        "uncommitted": int(uncommitted(root)) if ours else "",
         "date": datetime.now(timezone.utc).date().isoformat(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -198,6 +203,12 @@ def environment(device: str, threads: int) -> dict:
         "gpu": torch.cuda.get_device_name(name) if name.startswith("cuda") else "",
         "system": platform.platform(),
     }
+
+
+def uncommitted(root: Path) -> bool:
+    """Return whether a checkout's code differs from its commit. Results and docs are no code."""
+    no_code = [f":!{path}" for path in NO_CODE]
+    return bool(git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *no_code))
 
 
 def git(root: Path, *args: str) -> str:
