@@ -56,6 +56,32 @@ def test_a_run_killed_after_its_last_weights_were_kept_trains_no_more(tmp_path: 
     assert trained == []
 
 
+def test_a_run_whose_epochs_a_loss_of_power_took_begins_anew(tmp_path: Path, trained: list[dict]) -> None:
+    killed(tmp_path, rows=1, kept=2).run()
+    assert [given.get("resume") for given in trained] == [None]
+    assert not (tmp_path / train.EPOCHS).exists()
+
+
+def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / train.EPOCHS
+    train.append(file, '{"epoch": 1}')
+    with file.open("a", encoding="utf-8") as out:
+        out.write('{"epoch": 2, "mAP')
+    for n in (2, 3):
+        train.append(file, f'{{"epoch": {n}}}')
+    assert [row["epoch"] for row in Run(tmp_path, "", 0).epochs] == [1, 2, 3]
+
+
+def test_a_scan_that_changed_in_a_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = SimpleNamespace(**dict.fromkeys(train.EFFECTIVE, 1))
+    trainer = SimpleNamespace(args=args, amp=False, device=torch.device("cpu"))
+    run = train.Training(tmp_path, {"train": {}, "seed": 0})
+    for name in ("cpu", "cpu", "chunked"):
+        monkeypatch.setattr(train, "scan_backend", lambda device, name=name: name)
+        run.note(trainer)
+    assert read_json(tmp_path / train.KNOWN)["scan"] == "cpu, then chunked"
+
+
 def test_last_weights_are_kept_after_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training goes on from last.pt, which says how good the best epoch was: that one must not be older."""
     kept: list[str] = []
@@ -175,6 +201,16 @@ def test_weights_for_all_are_part_of_what_was_compared(tmp_path: Path) -> None:
     file.write_bytes(b"no weights")
     with pytest.raises(ValueError, match="cannot be read as weights"):
         start.check_weights({"pretrained": file})
+
+
+def test_a_teacher_is_part_of_what_was_compared(tmp_path: Path) -> None:
+    digests = set()
+    for n in range(2):
+        start.save(YOLO("yolov8n.yaml").model, tmp_path / "teacher.pt")
+        digests.add(start.check_weights({"distill_model": tmp_path / "teacher.pt"}, "distill_model"))
+        assert len(digests) == n + 1
+    with pytest.raises(FileNotFoundError, match="distill_model=.*none.pt: there is no such file"):
+        start.check_weights({"distill_model": str(tmp_path / "none.pt")}, "distill_model")
 
 
 def test_weights_that_are_not_there_are_found_before_anything_is_written(

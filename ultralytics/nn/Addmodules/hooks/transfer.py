@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..layers.graft import Graft, is_graft
 from ..layers.state_space import StateSpace
 
-__all__ = ("matched_rows", "with_matched_rows")
+__all__ = ("common_names", "matched_rows", "places", "with_matched_rows")
 
 CHANNELS = "another number of image channels: upstream fills it from these filters"
 
@@ -77,6 +77,23 @@ def places(model: nn.Module) -> list[tuple[int, int]]:
     for row in model.model:
         stock, graft = found[-1] if found else (0, 0)
         found.append((stock, graft + 1) if is_graft(row) else (stock + 1, 0))
+    return found
+
+
+def common_names(model: nn.Module) -> dict[str, str]:
+    """Return the name of each tensor under which a model without these grafts, or with others, has the like.
+
+    Examples:
+        The third row of a model whose second is a graft: `model.2.conv.weight` is `model.1.conv.weight`.
+    """
+    at = places(model) if has_rows(model) else ()
+    rows = [f"{stock - 1}-graft{graft}" if graft else str(stock - 1) for stock, graft in at]
+    found = {}
+    for name in model.state_dict():
+        first, _, rest = name.partition(".")
+        row, dot, inner = rest.partition(".")
+        known = first == "model" and row.isdecimal() and int(row) < len(rows)
+        found[name] = f"model.{rows[int(row)]}{dot}{inner}" if known else name
     return found
 
 

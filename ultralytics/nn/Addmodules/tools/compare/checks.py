@@ -12,11 +12,15 @@ import torch
 from torch import nn
 
 from ...grafting.model_file import read_model
+from ...hooks.transfer import places
 from ..data import Data, check_classes, check_labels
 from ..upstream import offline, one_line, quiet
 from .plan import Plan
 
-__all__ = ("Subject", "check_data", "check_disk", "check_models", "check_training", "device_of", "digest")
+__all__ = (
+    *("Subject", "check_data", "check_disk", "check_freeze", "check_models", "check_training", "device_of", "digest"),
+    "frozen",
+)
 
 TASKS = ("detect", "segment", "semantic", "depth", "pose", "obb", "classify")
 
@@ -59,6 +63,7 @@ def device_of(plan: Plan) -> str:
         ValueError: If it cannot be used, is more than one, or several jobs would share a GPU.
     """
     device = str(plan.device or ("0" if torch.cuda.is_available() else "cpu")).lower().removeprefix("cuda:")
+    device = "0" if device == "cuda" else device
     if "," in device or device.startswith(("[", "-")):
         raise ValueError(f"device={plan.device}: a run takes one device, as in device=0")
     if device.isdecimal():  # counted, not used: this process would hold memory on it for as long as others train there
@@ -164,7 +169,7 @@ def check_training(settings: dict, subject: Subject, data: Data) -> None:
     """
     from ultralytics.engine.trainer import BaseTrainer
 
-    name, rows = str(settings.get("optimizer", "auto")), len(subject.model.model)
+    name = str(settings.get("optimizer", "auto"))
     if name.lower() != "auto":
         try:
             with quiet():
@@ -173,13 +178,6 @@ def check_training(settings: dict, subject: Subject, data: Data) -> None:
             raise ValueError(f"optimizer={name}: {one_line(e).split('. Request')[0]}") from e
     if settings.get("workers", 0) < 0:
         raise ValueError(f"workers={settings['workers']} must be 0 or more")
-    freeze = settings.get("freeze")
-    listed = freeze if isinstance(freeze, list) else [] if freeze is None else [freeze]
-    most = rows - isinstance(freeze, list)  # a number is a count, a list has numbers of rows
-    if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= most for n in listed):
-        raise ValueError(
-            f"freeze={freeze} must be a number of rows, or a list of rows; {subject.name} has {rows}, 0 to {rows - 1}"
-        )
     classes, task = settings.get("classes"), subject.model.task
     if classes is not None and task == "depth":
         raise ValueError(f"classes={classes} is not for depth, which has no classes; leave it out")
@@ -187,6 +185,47 @@ def check_training(settings: dict, subject: Subject, data: Data) -> None:
         raise ValueError(f"single_cls={settings['single_cls']} is not for {task}; leave it out")
     if classes is not None and not (isinstance(classes, list) and classes and set(classes) <= set(data.names)):
         raise ValueError(f"classes={classes} must be a list of classes that the data have: {sorted(data.names)}")
+
+
+def check_freeze(freeze: int | list[int] | None, subjects: list[Subject]) -> None:
+    """Raise where a setting to freeze rows would not mean the same rows in all models.
+
+    Args:
+        freeze (int | list[int], optional): How many rows from the first on, or which.
+        subjects (list[Subject]): The models.
+
+    Raises:
+        ValueError: If it is neither, a model has no such rows, or some models have grafts between them.
+    """
+    listed = freeze if isinstance(freeze, list) else [] if freeze is None else [freeze]
+    for subject in sorted(subjects, key=lambda s: len(s.model.model)):
+        at = places(subject.model)
+        rows = len(at) if isinstance(freeze, list) else at[-1][0]
+        most = rows - isinstance(freeze, list)  # a number is a count, a list has numbers of rows
+        if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= most for n in listed):
+            raise ValueError(
+                f"freeze={freeze} must be a number of rows, or a list of rows; {subject.name} has {rows}, "
+                f"0 to {rows - 1}"
+            )
+        first = places(subjects[0].model)
+        if isinstance(freeze, list) and any(graft for _, graft in (*at, *first)) and at != first:
+            raise ValueError(
+                f"freeze={freeze} means other layers in {subject.name} than in {subjects[0].name}, because grafts move "
+                "rows; give a count, as in freeze=10, which does not count grafts"
+            )
+
+
+def frozen(freeze: int | list[int] | None, model: nn.Module) -> int | list[int] | None:
+    """Return a setting to freeze rows as Ultralytics takes it for a model; a count does not count grafts.
+
+    Args:
+        freeze (int | list[int], optional): As `check_freeze` takes it.
+        model (nn.Module): The model.
+    """
+    at = places(model)
+    if not isinstance(freeze, int) or not any(graft for _, graft in at):
+        return freeze
+    return [row for row, (stock, graft) in enumerate(at) if not graft and stock <= freeze]
 
 
 def check_disk(folder: Path, parameters: list[int], seeds: int) -> None:

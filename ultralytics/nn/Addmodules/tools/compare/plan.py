@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 from ..key_value import UsageError, near
 
-__all__ = ("Plan", "Seeds", "label", "read_models", "read_seeds", "read_settings", "safe")
+__all__ = ("Plan", "Seeds", "check_plan", "label", "read_models", "read_seeds", "read_settings", "safe")
 
 Seeds = tuple[int, ...]
 MANAGED = {  # settings of Ultralytics that would break a comparison, or that it sets itself: what to do instead
@@ -92,7 +93,17 @@ def read_seeds(text: str) -> Seeds:
         if not 1 <= int(numbers[0]) <= MOST_SEEDS:
             raise ValueError(f"{expected}, of at most {MOST_SEEDS}")
         return tuple(range(int(numbers[0])))
-    seeds = tuple(map(int, numbers))
+    return check_seeds(tuple(map(int, numbers)))
+
+
+def check_seeds(seeds: Seeds) -> Seeds:
+    """Return seeds that can be used.
+
+    Raises:
+        ValueError: If they cannot; it says what is expected.
+    """
+    if not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise ValueError("whole numbers from 0 on")
     if len(seeds) > MOST_SEEDS or max(seeds) >= 2**31:
         raise ValueError(f"at most {MOST_SEEDS} seeds below {2**31}")  # NumPy takes 32 bits
     if len(set(seeds)) < len(seeds):
@@ -125,15 +136,26 @@ def read_models(items: list[str]) -> dict[str, str]:
         name, file = (name.strip(), file.strip()) if equals else (label(item), item)
         if not name or not file:
             raise UsageError(f"vmamba compare: '{item}' in models= must be FILE or NAME=FILE")
-        for other in models:
-            if name == other:
-                text = f"two models are called '{name}'; name them: models=a={models[name]},b={file}"
-                raise UsageError(f"vmamba compare: {text}")
-            if safe(name).casefold() == safe(other).casefold():  # one folder on Windows and macOS
-                text = f"the models' names '{other}' and '{name}' would be one name of a folder"
-                raise UsageError(f"vmamba compare: {text}; give others: models=a={models[other]},b={file}")
+        if name in models:
+            text = f"two models are called '{name}'; name them: models=a={models[name]},b={file}"
+            raise UsageError(f"vmamba compare: {text}")
         models[name] = file
+        check_names(models)
     return models
+
+
+def check_names(models: dict[str, str]) -> None:
+    """Raise where two names of models would be one name of a folder, on Windows and macOS too.
+
+    Raises:
+        UsageError: If so.
+    """
+    folders: dict[str, str] = {}
+    for name, file in models.items():
+        other = folders.setdefault(safe(name).casefold(), name)
+        if other != name:
+            text = f"the models' names '{other}' and '{name}' would be one name of a folder"
+            raise UsageError(f"vmamba compare: {text}; give others: models=a={models[other]},b={file}")
 
 
 def safe(name: str) -> str:
@@ -151,30 +173,59 @@ def read_settings(texts: dict[str, str], own: dict) -> dict:
     Raises:
         UsageError: If one is unknown, managed by the comparison or not what Ultralytics takes.
     """
-    from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, smart_value
+    from ultralytics.cfg import DEFAULT_CFG_DICT, smart_value
+
+    settings = {key: smart_value(text) if key in DEFAULT_CFG_DICT else text for key, text in texts.items()}
+    check_settings(settings, own)
+    return settings
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise where a plan cannot be meant, however it was made.
+
+    Raises:
+        UsageError: If models would share a folder, or a setting is unknown, managed by the comparison or out of its
+            range.
+    """
+    check_names(plan.models)
+    try:
+        check_seeds(plan.seeds)
+    except ValueError as e:
+        raise UsageError(f"vmamba compare: seeds={plan.seeds} must be {e}") from e
+    for key, count in (("jobs", plan.jobs), ("epochs", plan.settings.get("epochs", 100))):
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"vmamba compare: {key}={count} must be a whole number from 1 on")
+    for key, taken in (("report_on", ("val", "test")), ("checkpoint", ("best", "last"))):
+        if getattr(plan, key) not in ("", *taken):
+            raise UsageError(f"vmamba compare: {key}={getattr(plan, key)} must be {' or '.join(taken)}")
+    for key in vars(plan).keys() & plan.settings.keys():
+        raise UsageError(f"vmamba compare: '{key}' must stand beside settings, as in Plan(..., {key}=...)")
+    check_settings(plan.settings, vars(plan))
+
+
+def check_settings(settings: dict, own: Iterable[str]) -> None:
+    """Raise where Ultralytics does not take a setting, or it would give models different trainings.
+
+    Args:
+        settings (dict): Of Ultralytics.
+        own (Iterable[str]): The comparison's own settings, for hints.
+
+    Raises:
+        UsageError: If one is unknown, managed by the comparison or not what Ultralytics takes.
+    """
+    from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
 
     known = [key for key in DEFAULT_CFG_DICT if key not in MANAGED]
-    for key in texts:
+    for key in settings:
         if key in MANAGED:
             raise UsageError(f"vmamba compare: '{key}' cannot be set: {MANAGED[key]}")
         if key not in known:
             hint = near(key, [*own, *known]) or "; `vmamba compare help` and `yolo cfg` list what it takes"
             raise UsageError(f"vmamba compare: there is no setting '{key}'{hint}")
-    settings = {key: smart_value(text) for key, text in texts.items()}
-    check_settings(settings)
     try:
         get_cfg(overrides=dict(settings))
     except (TypeError, ValueError, SyntaxError) as e:
         raise UsageError(f"vmamba compare: {' '.join(str(e).split())}") from e
-    return settings
-
-
-def check_settings(settings: dict) -> None:
-    """Raise where a setting would give models different trainings.
-
-    Raises:
-        UsageError: If the batch size is left to Ultralytics.
-    """
     batch = settings.get("batch", 16)
     if isinstance(batch, float) or (isinstance(batch, int) and batch < 1):
         raise UsageError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks.initial_weights import START, declared_boxes, declared_weights
+from ...hooks.transfer import common_names
 from ..data import Data
 from ..files import in_one_step
 from ..upstream import one_line, quiet
@@ -34,8 +35,12 @@ class Start(NamedTuple):
     declared: dict
 
 
-def check_weights(settings: dict) -> str:
-    """Return a digest of the weights that `pretrained` names for all models; empty if it names none.
+def check_weights(settings: dict, key: str = "pretrained") -> str:
+    """Return a digest of the weights that a setting names for all models; empty if it names none.
+
+    Args:
+        settings (dict): Of Ultralytics.
+        key (str): `pretrained`, or `distill_model` for those of a teacher.
 
     Raises:
         FileNotFoundError: If there is no such file, and Ultralytics has none of that name to download.
@@ -44,16 +49,16 @@ def check_weights(settings: dict) -> str:
     from ultralytics.nn.tasks import torch_safe_load
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-    file = settings.get("pretrained")
+    file = settings.get(key)
     if not isinstance(file, (str, Path)):
         return ""
     if not Path(file).is_file() and Path(file).name not in GITHUB_ASSETS_NAMES:
-        raise FileNotFoundError(f"pretrained={file}: there is no such file")
+        raise FileNotFoundError(f"{key}={file}: there is no such file")
     try:
         with quiet():
             _, found = torch_safe_load(file)
     except Exception as e:  # whatever an unpickler raises on a foreign file is the file's fault
-        raise ValueError(f"pretrained={file} cannot be read as weights: {type(e).__name__}: {one_line(e)}") from e
+        raise ValueError(f"{key}={file} cannot be read as weights: {type(e).__name__}: {one_line(e)}") from e
     return digest(None, Path(found))
 
 
@@ -85,26 +90,42 @@ def build(subject: Subject, data: Data, settings: dict, seed: int) -> Start:
         if weights is not None:
             if settings.get("cls_remap", True):
                 model.names = names  # rows of a head are taken over by the names of their classes
-            given = {name: t.clone() for name, t in weights.float().state_dict().items()}
+            given = {name: t.clone() for name, t in named(weights.float()).items()}
             model.load(weights, verbose=False)
-            fresh &= untouched(before, model.state_dict(), given)
+            fresh &= untouched(before, model, given)
     model.names, model.nc, model.task = names, len(names), subject.model.task
     return Start(model.float(), fresh, declared)
 
 
-def untouched(before: dict[str, Tensor], after: dict[str, Tensor], given: dict[str, Tensor]) -> set[str]:
-    """Return the tensors that weights did not reach: as before, and not by chance what the file has."""
-    same = {n for n, t in after.items() if t.shape == before[n].shape and torch.equal(t, before[n])}
-    return {
-        n for n in same if n not in given or given[n].shape != after[n].shape or not torch.equal(after[n], given[n])
-    }
+def untouched(before: dict[str, Tensor], model: nn.Module, given: dict[str, Tensor]) -> set[str]:
+    """Return the tensors of a model that weights did not reach.
+
+    Args:
+        before (dict[str, Tensor]): Its tensors before the weights were loaded.
+        model (nn.Module): It, after that. Upstream may have built the class branch of its head anew.
+        given (dict[str, Tensor]): The weights, by the names of `named`.
+    """
+    names, found = common_names(model), set()
+    for name, tensor in model.state_dict().items():
+        old, new = before[name], given.get(names[name])
+        if new is not None and new.shape == tensor.shape and torch.equal(new, tensor):
+            continue
+        if torch.equal(old, tensor) if old.shape == tensor.shape else new is None or not share_rows(tensor, new):
+            found.add(name)
+    return found
+
+
+def share_rows(a: Tensor, b: Tensor) -> bool:
+    """Return whether some row of a is one of b: upstream takes over the rows of classes of the same name."""
+    return a.shape[1:] == b.shape[1:] and any(bool((b == row).reshape(len(b), -1).all(1).any()) for row in a)
 
 
 def equalize(starts: list[Start]) -> list[tuple[int, int]]:
     """Give fresh tensors of later models the numbers of the first model that has the like; apply declared starts.
 
     Tensors are alike if name, shape and the class of their module are the same, and both are drawn from about the same
-    range: a projection that starts at zero in one model alone is what that model is about, and stays.
+    range: a projection that starts at zero in one model alone is what that model is about, and stays. Names have the
+    numbers of rows without grafts, which are the same in a graft and its stock model.
 
     Returns:
         (list[tuple[int, int]]): For each model, how many tensors it has in common with the first by name and shape, and
@@ -114,18 +135,25 @@ def equalize(starts: list[Start]) -> list[tuple[int, int]]:
     with torch.no_grad():
         for model, fresh, _ in starts:
             owners = {name: type(module).__name__ for name, module in model.named_modules()}
+            names = common_names(model)
             for name, tensor in model.state_dict().items():
-                key = name, tuple(tensor.shape), owners[name.rpartition(".")[0]]
+                key = names[name], tuple(tensor.shape), owners[name.rpartition(".")[0]]
                 if name in fresh and key in pool and alike(tensor, pool[key]):
                     tensor.copy_(pool[key])
                 elif name in fresh:
                     pool.setdefault(key, tensor.clone())
         for start in starts:
             apply_declared(start)
-    first = {n: t for n, t in starts[0].model.state_dict().items() if t.is_floating_point()}
-    states = [s.model.state_dict() for s in starts]
+    states = [named(s.model) for s in starts]
+    first = {n: t for n, t in states[0].items() if t.is_floating_point()}
     common = [[n for n, t in first.items() if n in state and state[n].shape == t.shape] for state in states]
     return [(len(names), sum(torch.equal(state[n], first[n]) for n in names)) for names, state in zip(common, states)]
+
+
+def named(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's tensors by the names that models with and without grafts have in common."""
+    names = common_names(model)
+    return {names[name]: tensor for name, tensor in model.state_dict().items()}
 
 
 def alike(a: Tensor, b: Tensor) -> bool:

@@ -253,8 +253,8 @@ def common_lines(comparison: Comparison) -> list[str]:
     first = comparison.names[0]
     others = {name: m for name, m in comparison.models.items() if "common" in m and name != first}
     return [
-        f"{name} and {first} have {m['common']} tensors of the same name and shape: {m['equal']} start with the same "
-        "numbers" + (", the rest as the model's own file or layers have it" if m["equal"] < m["common"] else "")
+        f"{name} and {first} have {m['common']} tensors of the same row, name and shape: {m['equal']} start with the "
+        "same numbers" + (", the rest as the model's own file or layers have it" if m["equal"] < m["common"] else "")
         for name, m in others.items()
     ]
 

@@ -83,12 +83,15 @@ class Training:
         from ultralytics import YOLO
 
         rows, kept = self.rows(), self.weights / KEPT[0]
+        trained = epoch_of(kept) if kept.exists() else 0
+        if not {*range(1, trained + 1)} <= {row["epoch"] for row in rows}:
+            trained = 0  # an epoch of these weights is not written down, as after a loss of power: it begins anew
         # Killed between the two, it wrote the last epoch down and has the weights of the one before: that is resumed
-        if rows and rows[-1]["last"] and kept.exists() and epoch_of(kept) == rows[-1]["epoch"]:
+        if trained and rows[-1]["last"] and trained == rows[-1]["epoch"]:
             self.restore()
             return
         given = {**self.asked, "save_dir": str(self.folder)}
-        if rows and kept.exists():
+        if trained:
             self.restore()
             model, given["resume"] = YOLO(kept), str(kept)
         else:
@@ -119,12 +122,18 @@ class Training:
         self.norms = Norms(trainer.model)
 
     def on_train_epoch_start(self, trainer) -> None:
-        """Seed order and augmentation by seed and epoch: whatever a model drew before, and also after a stop."""
+        """Seed order and augmentation by seed and epoch: whatever a model drew before, and also after a stop.
+
+        Mosaics alone remember: they take pictures that were read lately, and after a stop there are none at first.
+        """
         seed = (self.job["seed"] * 100_003 + trainer.epoch) % 2**32
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
         if trainer.train_loader.num_workers == 0:
+            # Upstream's iterator goes on for ever and draws a number as it begins, so a run that was stopped would have
+            # drawn one more
+            trainer.train_loader.reset()
             trainer.train_loader.generator.manual_seed(seed)
         self.clock = {"wall": time.perf_counter(), "cpu": time.process_time()}
 
@@ -160,8 +169,7 @@ class Training:
             **items,
             "last": bool(trainer.stop),
         }
-        with (self.folder / EPOCHS).open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
+        append(self.folder / EPOCHS, json.dumps(row))  # on the disk before the weights that belong to it
         for name in reversed(KEPT):  # last.pt knows how good best.pt is, and is what a training goes on from
             copy(self.weights / name.removeprefix("kept-"), self.weights / name)
         self.note(trainer)
@@ -170,11 +178,12 @@ class Training:
         """Write down what holds of the whole run so far."""
         before, now = read_json(self.folder / KNOWN) or {}, time.perf_counter()
         used = {key: getattr(trainer.args, key) for key in EFFECTIVE}
+        scans = dict.fromkeys([*filter(None, [before.get("scan")]), scan_backend(trainer.device)])
         write_json(
             self.folder / KNOWN,
             {
                 "effective": {**used, "amp": bool(trainer.amp)},
-                "scan": scan_backend(trainer.device),
+                "scan": ", then ".join(scans),
                 "memory_mb": max(before.get("memory_mb", 0), round(peak_memory(trainer.device) / 1e6, 1)),
                 "seconds": before.get("seconds", 0) + now - self.begin,
             },
@@ -206,8 +215,12 @@ class Norms:
         torch.nn.utils.clip_grad_norm_ = listened
 
     def take(self) -> dict[str, float]:
-        """Return mean norms of the whole gradient and of that of grafts, and the share of steps that were clipped."""
-        seen, self.seen = self.seen, []
+        """Return mean norms of the whole gradient and of that of grafts, and the share of steps that were clipped.
+
+        A step whose gradient is not finite is left out: with AMP the scaler skips it, too.
+        """
+        seen = [step for step in self.seen if step[0].isfinite()]
+        self.seen = []
         if not seen:
             return {}
         names = "grad_norm", "graft_grad_norm", "clipped"
@@ -229,6 +242,18 @@ def epoch_of(file: Path) -> int:
     from ultralytics.nn.tasks import torch_safe_load
 
     return torch_safe_load(file)[0]["epoch"] + 1
+
+
+def append(file: Path, line: str) -> None:
+    """Add a line to a text file, also after one that was cut short, and wait until it is on the disk."""
+    with file.open("a+b") as out:
+        if out.tell():
+            out.seek(-1, os.SEEK_END)
+            if out.read(1) != b"\n":
+                out.write(b"\n")
+        out.write(f"{line}\n".encode())
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def copy(source: Path, target: Path) -> None:

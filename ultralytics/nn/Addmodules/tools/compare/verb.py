@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from ..key_value import UsageError
 from ..report_rows import emit
-from .plan import Plan, check_settings
+from .plan import Plan, check_plan
 
 __all__ = ("compare", "run")
 
@@ -60,19 +60,24 @@ class Job:
     def compare(self):
         """Do all of it and return the Comparison."""
         from ..data import read_once
-        from .checks import check_data, check_disk, check_models, check_training, device_of
+        from .checks import check_data, check_disk, check_freeze, check_models, check_training, device_of
         from .results import SETTINGS, Comparison, write_json, write_runs
         from .schedule import locked, run_all
         from .start import check_weights
 
         try:
-            check_settings(self.plan.settings)
+            check_plan(self.plan)
         except UsageError as e:
             raise ValueError(str(e)) from e
         device = device_of(self.plan)
         self.subjects = check_models(self.plan)
         self.data = check_data(self.plan, self.subjects[0])
-        self.start_digest = check_weights(self.plan.settings)
+        self.digests = {
+            f"{key}_digest": found
+            for key in ("pretrained", "distill_model")
+            if (found := check_weights(self.plan.settings, key))
+        }
+        check_freeze(self.plan.settings.get("freeze"), self.subjects)
         check_training(self.plan.settings, min(self.subjects, key=lambda s: len(s.model.model)), self.data)
         settings = self.settings(device)
         folder, known = self.place(settings)
@@ -117,9 +122,9 @@ class Job:
         """Return what must be the same for a folder to be gone on with."""
         plan, task = self.plan, self.subjects[0].model.task
         train = {"epochs": 100, "imgsz": 224 if task == "classify" else 640, "batch": 16, "nbs": 64} | plan.settings
-        start = train.get("pretrained")
-        if isinstance(start, (str, Path)):
-            train["pretrained"] = str(start)
+        for key in ("pretrained", "distill_model"):
+            if isinstance(train.get(key), (str, Path)):
+                train[key] = str(train[key])
         report_on = plan.report_on or ("test" if "test" in self.data.images else "val")
         return {
             "data": self.data.file,
@@ -132,7 +137,7 @@ class Job:
             "report_on": report_on,
             "checkpoint": plan.checkpoint or ("best" if report_on == "test" else "last"),
             "train": train,
-            **({"pretrained_digest": self.start_digest} if self.start_digest else {}),
+            **self.digests,
         }
 
     def place(self, settings: dict) -> tuple[Path, bool]:
@@ -185,6 +190,7 @@ class Job:
 
     def prepare_run(self, run) -> int | None:
         """Write a run's start file and what it is told; return its threads."""
+        from .checks import frozen
         from .results import MACHINE, MODELS, RUN, Comparison, environment, write_json
         from .start import build, equalize, save
 
@@ -206,6 +212,8 @@ class Job:
         fixed = {"seed": run.seed, "deterministic": True, "pretrained": True, "plots": False, "val": True, "save": True}
         train = {**settings["train"], **fixed, "data": settings["data"], "device": settings["device"], "verbose": False}
         train.setdefault("single_cls", False)  # a .pt brings its own
+        if "freeze" in train:
+            train["freeze"] = frozen(train["freeze"], next(s.model for s in self.subjects if s.name == run.model))
         now, old = environment(settings["device"], threads), run.job if run.epochs else {}
         mixed = {key for key in MACHINE if old and key in now and old["about"].get(key) != now[key]}
         job = {
