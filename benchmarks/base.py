@@ -44,6 +44,17 @@ def set_up(tree: Path) -> None:
         done = subprocess.run([sys.executable, *command], cwd=tree, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{done.stdout}{done.stderr}\n--base: `python {' '.join(command)}` failed in that commit.")
+    if compiled(ROOT) and not compiled(tree):  # the extension is optional: the command above did not fail
+        raise SystemExit(
+            f"{done.stdout}{done.stderr}\n--base: the C++ library of that commit could not be compiled, and this "
+            "tree has one, so they would not run the same. `pip install ziglang` brings a compiler."
+        )
+
+
+def compiled(tree: Path) -> bool:
+    """Return whether a checkout has the C++ library."""
+    endings = (".so", ".dll", ".dylib")
+    return any(file.suffix in endings for file in (tree / "ultralytics/nn/Addmodules").rglob("_cpu.*"))
 
 
 @contextmanager

@@ -371,6 +371,7 @@ def main() -> None:
     kept = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() and not args.quick else []
     again = {(case, threads) for case in args.cases for threads in args.threads}
     result["rows"] = [row for row in kept if (row["case"], row.get("threads")) not in again and row["case"] in CASES]
+    result["rows"] = [row for row in result["rows"] if "threads" in row or row["case"] not in args.cases]  # was absent
     for case in args.cases:
         for threads in args.threads:
             job = {"case": case, "models": args.models, "threads": threads, "imgsz": imgsz, "seconds": args.seconds}

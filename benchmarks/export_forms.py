@@ -150,6 +150,8 @@ def main() -> None:
         runtime, state, threads, seconds = (job[k] for k in keys)
         print(json.dumps({"rows": [measure(runtime, s, state, threads, seconds) for s in job["shapes"]]}))
         return
+    if args.base:
+        raise SystemExit("export_forms.py compares forms of a scan; for another commit use export_cpu.py --base.")
     shapes = [[4, 16, 5, 7]] if args.quick else SHAPES
     result = heading("export_forms", args)
     file = args.out or RESULTS / "export_forms.json"

@@ -174,6 +174,8 @@ def main() -> None:
             rows = [{k: job[k] for k in ("part", "form", "case") if k in job} | {"absent": str(e)}]
         print(json.dumps({"rows": rows}))
         return
+    if args.base:
+        raise SystemExit("export_int8.py compares 8 bits with float32; for another commit use export_cpu.py --base.")
     if not args.data or not Path(args.data).is_file():
         raise SystemExit(f"--data {args.data}: give the data.yaml of pictures to calibrate with.")
     missing = [w for w in args.weights if not Path(w).is_file()]

@@ -23,7 +23,7 @@ BENCHMARKS = {
     "accuracy": [],
     "memory": [],
     "scan_cpu": [],
-    "model_cpu": ["--models", "yolov8n.yaml", "VMamba-yolov8n.yaml", "VMamba-yolon.yaml"],
+    "model_cpu": [],
     "model_bound": [],
     "ss2d_cpu": [],
     "layer_cpu": [],

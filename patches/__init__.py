@@ -8,7 +8,7 @@ between the tree and the series is done by git itself.
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WORK = ROOT / ".upstream"  # all state lives here: ignored by git, and safe to delete but for WORK/saved
+WORK = ROOT / ".upstream"  # all state lives here: ignored by git; patches/README.md says what may be deleted
 EXTRACT = "python -m patches extract NAME -m 'what it does' -m 'Why. Drop when ...'"  # as every message says it
 
 

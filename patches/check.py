@@ -175,12 +175,22 @@ def is_top(folder: Path) -> bool:
 
 
 def tracked_files() -> list[str] | None:
-    """Return the files that git tracks or would add, or None where this is no checkout of its own."""
+    """Return the files that git tracks or would add, or None where this is no checkout of its own.
+
+    A folder of which git tracks nothing is the user's, such as one of pictures to train with, and is left out.
+    """
     if not shutil.which("git") or not is_top(ROOT):
         return None
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = os.fsdecode(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout).split("\0")
-    return [name for name in without_environments(sorted(set(names))) if name and (ROOT / name).is_file()]
+
+    def listed(*options: str) -> set[str]:
+        command = ["git", "ls-files", "-z", *options]
+        names = os.fsdecode(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout).split("\0")
+        return {*filter(None, names)}
+
+    ours = listed("--cached")
+    folders = {name.partition("/")[0] for name in ours}
+    new = {n for n in listed("--others", "--exclude-standard") if "/" not in n or n.partition("/")[0] in folders}
+    return [name for name in without_environments(sorted(ours | new)) if (ROOT / name).is_file()]
 
 
 def without_environments(names: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -24,6 +25,7 @@ from patches.upstream import Pin, fetch, is_here, load_pin, read_wheel, replace,
 
 MANIFEST = WORK / "manifest.json"
 OURS = ("ultralytics/nn/Addmodules/*", "ultralytics/VMamba*", "ultralytics/*/VMamba*")  # .gitignore says the same
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what a system says of a lock that another holds
 COMPILED = (".pyd", ".so", ".o", ".obj", ".dll", ".dylib")
 
 
@@ -74,7 +76,7 @@ def lock(patience: float = 300, name: str = "lock") -> Iterator[None]:
 
 
 def _try_lock(handle) -> bool:
-    """Try to lock an open file, without waiting."""
+    """Try to lock an open file, without waiting; where the file system has no locks, say so and go on."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -85,8 +87,15 @@ def _try_lock(handle) -> bool:
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as e:
+        if e.errno in HELD:
+            return False
+        print(
+            f"WARNING: {handle.name} cannot be locked ({e.strerror}), as on some network drives: see that nobody else "
+            "installs or changes this checkout meanwhile.",
+            file=sys.stderr,
+            flush=True,
+        )
     return True
 
 

@@ -275,6 +275,17 @@ def test_without_any_compiler_the_installation_goes_on_and_says_so(step, problem
     assert step.extensions[0].optional, "setuptools goes on, because the extension is optional"
 
 
+def test_a_library_that_could_not_be_compiled_anew_is_said_to_stay(step, tmp_path, monkeypatch):
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / library_name()).write_bytes(b"of an earlier installation")
+    monkeypatch.setattr(compilers, "CSRC", tmp_path / "csrc")
+    step.editable_mode, step.system, step.zig = True, CompileError("no"), compilers.CompilerError("no")
+    with pytest.raises(CompileError):
+        step.build_extension(step.extensions[0])
+    assert f"{library_name()} of an earlier installation stays in use, and may be older than its" in step.said[0]
+    assert "plain PyTorch" not in step.said[0]
+
+
 @pytest.mark.parametrize(("asked", "tried"), [("system", ["system"]), ("zig", ["zig"])])
 def test_one_compiler_can_be_asked_for(step, wish, asked, tried):
     wish(asked)
@@ -521,7 +532,7 @@ def test_wheel_is_the_same_to_the_byte_and_lists_what_it_holds(plain):
         said = archive.read(f"{info}/WHEEL").decode()
         assert "Root-Is-Purelib: false\nTag: py3-none-a_1\nTag: py3-none-b_2\n" in said
         rows = [line.rsplit(",", 2) for line in archive.read(f"{info}/RECORD").decode().splitlines()]
-        assert [row[0] for row in rows].sort() == archive.namelist().sort()
+        assert sorted(row[0] for row in rows) == sorted(archive.namelist())
         for path, digest, size in rows[:-1]:
             data = archive.read(path)
             want = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -118,6 +118,25 @@ def test_own_files_with_and_without_what_a_compiler_left(fork):
     assert found == [*ours, names[0], *ours]
 
 
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+    fcntl = pytest.importorskip("fcntl", reason="Windows")
+    monkeypatch.setattr(tree, "WORK", tmp_path)
+
+    def refuse(why):
+        def flock(*_):
+            raise OSError(why, os.strerror(why))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    refuse(errno.ENOLCK)
+    with tree.lock(0):
+        pass
+    assert re.match(r"WARNING: .*lock cannot be locked \(No locks available\)", capsys.readouterr().err)
+    refuse(errno.EAGAIN)
+    with pytest.raises(PatchesError, match="Another process has held"), tree.lock(0):
+        pass
+
+
 # Edits and foreign files
 
 

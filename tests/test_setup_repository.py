@@ -39,6 +39,19 @@ def tracked():
     return files
 
 
+def test_pictures_of_the_user_are_not_read(tracked):
+    folder = ROOT / "somebodys-pictures"
+    folder.mkdir()
+    try:
+        (folder / "1.png").write_bytes(b"")
+        assert tracked_files() == tracked
+        (ROOT / "tests/not-yet-added.py").touch()
+        assert {*tracked_files()} - {*tracked} == {"tests/not-yet-added.py"}
+    finally:
+        (ROOT / "tests/not-yet-added.py").unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
 # The series
 
 

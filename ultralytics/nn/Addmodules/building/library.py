@@ -97,10 +97,13 @@ class BuildExt(build_ext):
                     label = "the system's compiler" if name == "system" else "zig"
                     failed.append(f"{label}: {compilers.said_by(e)}")
         why = "; ".join(failed)
+        earlier = compilers.CSRC.parent / library_name()
+        meanwhile = f"scans on the CPU run in plain PyTorch, {SLOWER} times slower"
+        if self.editable_mode and earlier.is_file():
+            meanwhile = f"{earlier.name} of an earlier installation stays in use, and may be older than its sources"
         aloud(
-            f"The C++ selective scan was not compiled ({why}). The installation goes on; scans on the CPU run in plain "
-            f"PyTorch, {SLOWER} times slower. `pip install -e .` with a network brings a compiler; docs/environment.md "
-            f"says what else to do."
+            f"The C++ selective scan was not compiled ({why}). The installation goes on; {meanwhile}. "
+            f"`pip install -e .` with a network brings a compiler; docs/environment.md says what else to do."
         )
         raise CompileError(why)  # setuptools goes on, because the extension is optional
 
