@@ -47,6 +47,7 @@ EXTRAS = {
         "ruff>=0.17,<0.18",
         "setuptools>=77",
         "supervision>=0.31",  # the converter of docs/data.md
+        "onnxscript>=0.5",  # torch.onnx.export needs it where nobody gives dynamo=False
         *ONNX,
     ],
     "bench": ["mambapy>=1.2.0,<1.3"],  # a peer that benchmarks/scan_cpu.py times

@@ -590,6 +590,14 @@ def test_tensors_of_two_devices_are_refused() -> None:
             mamba_inner(Block(**{**args, name: args[name].to("meta")}, orders=[0, 1]))
 
 
+def test_an_in_proj_without_memory_is_refused_in_training() -> None:
+    """As `load_state_dict(assign=True)` leaves it where a key is missing."""
+    layer = MambaLayer(64)
+    layer.mamba.in_proj.weight = torch.nn.Parameter(layer.mamba.in_proj.weight.to("meta"))
+    with pytest.raises((RuntimeError, ValueError), match="device"):
+        layer(torch.randn(1, 64, 4, 4))
+
+
 # Copies and counts ----------------------------------------------------------------------------------------------------
 
 

@@ -129,6 +129,22 @@ def test_torch_export_equals_pytorch_for_every_size(layer: nn.Module) -> None:
     assert "vmamba" not in str(program.graph_module)
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch.export is for PyTorch 2.7 and newer")
+@pytest.mark.parametrize("layer", SOME, indirect=True)
+def test_onnx_of_torch_export_equals_pytorch_for_every_size(layer: nn.Module, tmp_path: Path) -> None:
+    """What `torch.onnx.export` does where nobody tells it not to, as Ultralytics tells it."""
+    pytest.importorskip("onnxscript", reason="pip install onnxscript")
+    auto, file = torch.export.Dim.AUTO, tmp_path / "layer.onnx"
+    with torch.no_grad():
+        shapes = ({0: auto, 2: auto, 3: auto},)
+        torch.onnx.export(layer, (torch.randn(2, 8, 5, 6),), file, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        run = session(file)
+        for batch, size in [(2, (5, 6)), (2, (4, 4)), (3, (3, 5))]:
+            x = torch.randn(batch, 8, *size)
+            got = run.run(None, {run.get_inputs()[0].name: x.numpy()})[0]
+            torch.testing.assert_close(torch.from_numpy(got), layer(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("layer", SOME, indirect=True)
 def test_openvino_equals_pytorch_for_every_size(layer: nn.Module) -> None:
     ov = pytest.importorskip("openvino", reason="pip install -e '.[deploy]'")

@@ -1091,8 +1091,12 @@ def test_grafts_have_the_learning_rate_that_they_ask_for(optimizer: str) -> None
     found, plain = rates(model), rates(graft("yolov8n.yaml").model)
     own = {f"model.{i}." for i in grafts(model)}
     for name, (rate, settings) in found.items():
-        factor = 5 if name.startswith(tuple(own)) else 1
-        assert (rate, settings) == (plain[name][0] * factor, plain[name][1]), name
+        grafted = name.startswith(tuple(own))
+        assert rate == plain[name][0] * (5 if grafted else 1), name
+        if grafted and settings.get("param_group") == "graft bias":  # upstream would warm "bias" up from 0.1
+            settings = {**settings, "param_group": "bias"}
+        assert settings == plain[name][1], name
+        assert not (grafted and found[name][1].get("param_group") == "bias"), name
 
 
 def test_classify_takes_the_graft_of_a_source_with_other_classes() -> None:
@@ -1117,3 +1121,19 @@ def test_the_source_is_never_replaced(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "must end in .pt or .yaml" in capsys.readouterr().err
     assert vmamba(["graft", "model=mine.yaml", "block=."]) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.yaml", "there"]
+    YOLO("yolo11n.yaml").save("yolo11n.pt")
+    before = Path("yolo11n.pt").read_bytes()
+    assert vmamba(["graft", "model=yolo11n", "out=yolo11n.pt", "exist_ok=True"]) == 1
+    assert "is the source itself" in capsys.readouterr().err
+    assert Path("yolo11n.pt").read_bytes() == before
+
+
+def test_names_that_upstream_maps_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    YOLO("yolov5n.yaml").save("yolov5nu.pt")
+    assert vmamba(["graft", "model=yolov5n.pt"]) == 0
+    assert Path("yolov5n-vmamba.pt").is_file()
+    YOLO("yolov8n-cls.yaml").save("mine.pt")
+    capsys.readouterr()
+    assert vmamba(["graft", "model=mine.pt"]) == 0
+    assert "yolo classify train data=FOLDER model=" in capsys.readouterr().out

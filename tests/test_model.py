@@ -7,6 +7,7 @@ import ast
 import copy
 import inspect
 import io
+import json
 import os
 import pickle
 import re
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import ultralytics
 from ultralytics import YOLO
@@ -659,6 +661,14 @@ def test_resume_after_a_kill(data: Path, tmp_path: Path, environment: dict[str, 
             assert all(v.shape == p.shape for v in state.values() if torch.is_tensor(v) and v.dim())
             if id(p) in exempt:
                 assert "momentum_buffer_SGD" not in state
+
+
+def test_a_first_row_that_upstream_replaces_is_let_through(tmp_path: Path) -> None:
+    rows = [[-1, 1, "Silence", []], [-1, 1, "Conv", [16, 3, 2]]]
+    head = [[-1, 1, "Conv", [16, 3, 2]], [[1, 2], 1, "Detect", ["nc"]]]
+    file = tmp_path / "old.yaml"
+    file.write_text(f"nc: 2\nbackbone: {json.dumps(rows)}\nhead: {json.dumps(head)}\n", encoding="utf-8")
+    assert type(YOLO(file).model.model[0]) is nn.Identity
 
 
 @pytest.mark.parametrize(

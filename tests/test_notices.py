@@ -144,6 +144,18 @@ def test_stock_models_say_nothing_and_keep_their_threads(data: str, log: list[st
     assert torch.get_num_threads() == NUM_THREADS
 
 
+def test_threads_that_a_program_chose_after_the_first_picture_are_kept(
+    data: str, log: list[str], tmp_path: Path
+) -> None:
+    ours, stock = YOLO("VMamba-yolon.yaml"), YOLO("yolov8n.yaml")
+    for model in (ours, stock):
+        predict(model, data, tmp_path)
+    for model in (ours, stock, ours):
+        torch.set_num_threads(3)
+        predict(model, data, tmp_path)
+        assert torch.get_num_threads() == 3
+
+
 @pytest.mark.skipif(not CPU.works, reason="without the compiled library nothing falls back from it")
 def test_float64_says_that_it_is_slower(log: list[str]) -> None:
     layer = MambaLayer(8).double()

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.data import make_data
-from ultralytics import YOLO
+from ultralytics import RTDETR, YOLO
+from ultralytics.nn.Addmodules import graft
 from ultralytics.nn.Addmodules.hooks.refusals import refuse_training
 from ultralytics.nn.Addmodules.tools.resume import refuse_finished
 from ultralytics.nn.tasks import DetectionModel
@@ -69,6 +70,12 @@ def test_a_head_for_another_task_is_refused(model: str, task: str, said: str) ->
     trainer = SimpleNamespace(model=YOLO(model).model, args=SimpleNamespace(task=task, model=model, classes=None))
     with pytest.raises(ValueError, match=said):
         refuse_training(trainer)
+
+
+def test_a_head_that_tells_no_task_is_not_refused() -> None:
+    """RT-DETR's; a graft of it is trained as detection."""
+    model = graft(RTDETR("yolov8n-rtdetr.yaml")).model
+    refuse_training(SimpleNamespace(model=model, args=SimpleNamespace(task="detect", model="m.pt"), train_loader=None))
 
 
 def test_classes_without_an_object_are_refused(data: Path, tmp_path: Path) -> None:

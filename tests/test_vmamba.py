@@ -423,6 +423,11 @@ def test_recipes_functions_under_autocast(is_complex: bool, given: str) -> None:
         got = mamba_inner_fn(**args)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected)
+    args["xz"] = args["xz"].detach().bfloat16()  # as in_proj gives it under autocast
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = mamba_inner_fn(**args)
+    assert narrow.dtype == torch.bfloat16
+    assert (narrow.float() - expected).norm() < 0.03 * expected.norm()
 
 
 def test_float64_is_float64_throughout() -> None:

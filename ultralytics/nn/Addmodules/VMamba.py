@@ -60,6 +60,8 @@ class Mamba(StateSpace):
     """Mamba block with one or two scan directions, (B, L, d_model) -> (B, L, d_model).
 
     State dicts move to and from `mamba_ssm.Mamba` (bimamba_type "none") and Vim ("v1", "v2"): names and shapes agree.
+    Vim's models with "div2" in their names halve the sum of both directions (`if_divide_out`), and this block does not:
+    halve `out_proj.weight` of their state dicts.
 
     Attributes:
         in_proj (nn.Linear): d_model -> 2 d_inner, x beside the gate z.

@@ -110,6 +110,7 @@ def _block(xz: Tensor, w: Weights, As: tuple[Tensor, ...], given: Given) -> Tens
     check_inner_inputs(xz, w, As, given)
     if As[0].is_complex() or any(t is not None for t in (given.B, given.C, given.B_proj_bias, given.C_proj_bias)):
         with no_autocast(xz.device.type):  # as in the operator: else some parts of one scan would be cast, others not
+            w = Weights(*(None if p is None else p.to(xz.dtype) for p in w))
             return _composed(xz, w, As, given, selective_scan_fn)
     D, delta_bias = (None if t is None else t.expand(len(As), -1) for t in (given.D, given.delta_bias))
     return mamba_inner(

@@ -29,13 +29,18 @@ def read_model(file: str | Path) -> tuple[Model, dict]:
     """
     from ultralytics import RTDETR, YOLO
     from ultralytics.nn.tasks import torch_safe_load, yaml_model_load
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.checks import check_yolov5u_filename
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     path, checkpoint = Path(file), {}
+    if path.suffix == ".pt" and not path.is_file():
+        path = Path(check_yolov5u_filename(str(path)))  # as upstream: yolov5n.pt is yolov5nu.pt
     if path.suffix not in {".yaml", ".yml", ".pt"}:
         raise ValueError(f"'{file}' is no model file: give a .yaml (untrained) or a .pt (trained)")
     refuse_missing(path)
-    if path.suffix == ".pt" and not path.is_file() and path.name not in GITHUB_ASSETS_NAMES:
+    kept = Path(SETTINGS["weights_dir"]) / path.name  # where upstream looks, too
+    if path.suffix == ".pt" and not (path.is_file() or kept.is_file() or path.name in GITHUB_ASSETS_NAMES):
         raise FileNotFoundError(f"no such model file: '{file}'")
     try:
         with no_installs():

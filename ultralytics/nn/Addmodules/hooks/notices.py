@@ -58,8 +58,14 @@ def at_inference(owner) -> None:
     Args:
         owner (BasePredictor | BaseValidator): Upstream's, its device selected and its model fused.
     """
-    if _inference[0] and owner.device is not None and owner.device.type == "cpu" and not getattr(owner, "training", 0):
-        use_all_cores("inference")
+    model = getattr(getattr(owner, "model", None), "model", None)  # of a predictor; a validator does not keep it
+    known = isinstance(model, nn.Module)
+    ours = is_ours(model) if known else _inference[0]
+    if ours and owner.device is not None and owner.device.type == "cpu" and not getattr(owner, "training", 0):
+        # Once for a predictor: threads that a program chooses afterwards are left alone, as upstream leaves them
+        if not known or owner.__dict__.get("has_all_cores") is not model:
+            use_all_cores("inference")
+            owner.has_all_cores = model
     _embedding(owner)
 
 

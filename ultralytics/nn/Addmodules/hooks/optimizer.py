@@ -92,7 +92,10 @@ def scale_learning_rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> 
         for factor in sorted({factors[id(p)] for p in group["params"] if id(p) in factors}):
             moved = [p for p in group["params"] if factors.get(id(p)) == factor]
             group["params"] = [p for p in group["params"] if factors.get(id(p)) != factor]
-            optimizer.add_param_group({**group, "params": moved, "lr": group["lr"] * factor})
+            copied = {**group, "params": moved, "lr": group["lr"] * factor}
+            if copied.get("param_group") == "bias":  # which upstream warms up from one rate, whatever a group's own is
+                copied["param_group"] = "graft bias"
+            optimizer.add_param_group(copied)
             found += [factor] * len(moved)
     if found:
         from ultralytics.utils import LOGGER

@@ -84,7 +84,7 @@ def refuse_training(trainer) -> None:
     if not is_ours(model):
         return
     task, of = trainer.args.task, guess_model_task(model)
-    if of != task:
+    if of not in (None, task):  # RT-DETR's head tells no task
         raise ValueError(
             f"task={task} does not go with model={trainer.args.model}, whose head is for {of}: take "
             f"'yolo {of} train', or a model file for {task}"

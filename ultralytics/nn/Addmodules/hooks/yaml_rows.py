@@ -21,6 +21,7 @@ __all__ = ("LAYERS", "check_rows", "parse_layer")
 SAME_WIDTH: tuple[type[nn.Module], ...] = (MambaLayer, SS2D, VSSBlock, Graft)
 NEW_WIDTH: tuple[type[nn.Module], ...] = (C2fVSS, C2fSS2D)
 LAYERS = SAME_WIDTH + NEW_WIDTH
+OLD = ("Silence",)  # names of layers that upstream replaces before it builds a model
 
 
 def parse_layer(
@@ -150,7 +151,7 @@ def check_rows(d: dict, file: str) -> None:
             bare = module.removeprefix("nn.")
             if bare in ours:
                 raise ValueError(f"{where}: there is no such layer in torch.nn; write {bare}")
-            known = module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module)
+            known = module.startswith(("nn.", "torchvision.ops.")) or hasattr(tasks, module) or module in OLD
             if not known:  # upstream's parser would give a bare KeyError
                 close = difflib.get_close_matches(module.casefold(), folded)
                 hint = f"; did you mean {folded[close[0]]}?" if close else " in Ultralytics or in this fork"

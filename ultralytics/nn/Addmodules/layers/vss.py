@@ -66,7 +66,8 @@ class VSSBlock(nn.Module):
     """VSS block: LayerNorm, SS2D and residual, then optionally LayerNorm, MLP and residual; (B, C, H, W) -> same.
 
     State dicts of the VMamba repository load: blocks of its first release (`ln_1`, `self_attention`) with the defaults,
-    those of its later ones (`norm`, `op`, `norm2`, `mlp`) with expand=1 or 2, d_state=1, gate=False and mlp_ratio=4.
+    those of its later ones (`norm`, `op`, `norm2`, `mlp`) with expand=1 or 2, d_state=1, gate=False, mlp_ratio=4
+    and conv_bias=False.
 
     Attributes:
         norm (nn.LayerNorm): In front of the scan.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .contract import Block
+from .export.target import traced_for_onnx
 from .registry import LOGGER, get
 
 __all__ = ("ALONG_COLUMNS", "in_one_file", "inline", "operator_library", "recorded", "recording", "version_in")
@@ -37,7 +38,7 @@ _recording: list[dict] | None = None  # attributes of the operators so far, whil
 
 def recording() -> bool:
     """Return whether a file with our operators is being made."""
-    return _recording is not None and torch.onnx.is_in_onnx_export()
+    return _recording is not None and traced_for_onnx()
 
 
 def recorded(composed: Callable[[Block], Tensor], b: Block) -> Tensor:

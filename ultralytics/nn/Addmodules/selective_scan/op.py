@@ -460,6 +460,8 @@ def _mamba_inner(b: Block) -> Tensor:
         b.check()
         if backend.whole(b):
             return backend.block(b, False)[0]
+    if any(p is not None and p.device != b.xz.device for p in b[12:16]):  # PyTorch would compute nothing, on meta
+        b.check()
     b = _normed(b)
     if b.in_w is not None:
         xz, weight, bias = b.xz, b.in_w, b.in_b

@@ -46,11 +46,14 @@ def run(args: SimpleNamespace) -> int:
         OSError: If a file exists, or cannot be written.
         ValueError: If the model cannot be grafted.
     """
+    from ultralytics.utils.checks import check_model_file_from_stem
+
     if "." in args.block:
         sys.path.append(os.getcwd())  # as `python -m` has it, for a class in a file of this folder
     find_block(args.block)  # before a file is looked at
     if args.block in BLOCKS:
         Graft.check(arguments(Graft, CHANNELS, args.block, args.options, args.lr_factor))
+    args.model = str(check_model_file_from_stem(args.model))  # yolo11n is yolo11n.pt
     weights, config = targets(args.model, args.out)
     trained = Path(args.model).suffix not in {".yaml", ".yml"}
     files = [weights, config] if trained else [config]
@@ -224,8 +227,8 @@ def summary(source: Model, model: Model, args: SimpleNamespace, files: list[Path
         f"GFLOPs at {size} {flops[0]:.2f} -> {flops[1]:.2f}"
     )
     yield "It computes exactly what the source computes (compared bit by bit), until it has been trained."
-    path = "" if args.block in BLOCKS else "PYTHONPATH=. "
-    start = f"{path}yolo {model.task} train data=DATA.yaml"
+    path = "" if args.block in BLOCKS or os.name == "nt" else "PYTHONPATH=. "  # docs: how to set it on Windows
+    start = f"{path}yolo {model.task} train data={'FOLDER' if model.task == 'classify' else 'DATA.yaml'}"
     yield "Train it:"
     if len(files) > 1:
         yield f"  {start} model={quoted(files[0])}"

@@ -85,7 +85,8 @@ def _carry(decay: Tensor, local: Tensor) -> Tensor:
     h = torch.zeros_like(local[:, :, 0])
     for c in range(local.shape[2]):
         start[:, :, c] = h
-        h = torch.addcmul(local[:, :, c], decay[:, :, c], h)
+        # A state of zero stays zero, also where the decay of a whole chunk is above all numbers
+        h = torch.addcmul(local[:, :, c], decay[:, :, c], h) if c else local[:, :, 0]
     return start
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from .onnx_scan import OnnxScan
 from .softplus import softplus
 from .table import LEVELS, LOOP
-from .target import sizes
+from .target import sizes, traced_for_onnx
 
 __all__ = ("RUNS", "Run", "Weights", "in_order", "loop_scan")
 
@@ -114,7 +114,7 @@ def loop_scan(
         [x.to(dtype).reshape(-1, run.length, batch, 1, *form) for x in of] for of, form in zip((u, delta, B, C), forms)
     ]
     h = runs[0][0].new_zeros(1, batch, *weights.A.shape)
-    if torch.onnx.is_in_onnx_export():
+    if traced_for_onnx():
         ys = OnnxScan.apply(run, weights, h, *(x for of in runs for x in of))
     else:
         u, dt, B, C = (of[0] if groups == 1 else torch.cat(of, 3) for of in runs)

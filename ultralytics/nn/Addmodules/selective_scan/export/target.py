@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ("Target", "exporting_for", "sizes", "target")
+__all__ = ("Target", "exporting_for", "sizes", "target", "traced_for_onnx")
 
 
 class Target(NamedTuple):
@@ -41,11 +41,16 @@ def exporting_for(runtime: str, fixed: bool, form: str | None = None) -> Iterato
         _told.reset(token)
 
 
+def traced_for_onnx() -> bool:
+    """Return whether ONNX's exporter that traces is at work; that of `dynamo=True` takes a graph of torch.export."""
+    return torch.onnx.is_in_onnx_export() and torch.jit.is_tracing()
+
+
 def target() -> Target:
     """Return what the graph that is being recorded is made for."""
     if told := _told.get():
         return told
-    if torch.onnx.is_in_onnx_export():
+    if traced_for_onnx():
         return Target("onnx", False)
     return Target("torchscript" if torch.jit.is_tracing() else "torch.export", False)
 

@@ -69,6 +69,8 @@ class Gpu(Backend):
             call = scan.Call(Scan(x, x, torch.zeros(1, 2, 1, device=device), weight, weight), backward=False)
             with guard(device):
                 call.pack(weight, weight)
+        except torch.cuda.OutOfMemoryError:  # of this moment: says nothing of the kernels
+            raise
         except Exception as e:  # no C compiler, no Python.h, a driver that does not fit: each has its own class
             reason = " ".join(str(e).split())[:300]
             return f"triton cannot build or start a kernel for {model}: {type(e).__name__}: {reason}"
