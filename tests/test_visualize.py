@@ -19,6 +19,7 @@ from ultralytics import YOLO
 from ultralytics.nn.Addmodules import MambaLayer
 from ultralytics.nn.Addmodules.tools import visualize
 from ultralytics.nn.Addmodules.tools.activations import REDUCE, activation
+from ultralytics.nn.Addmodules.tools.key_value import several
 from ultralytics.nn.Addmodules.tools.models_and_images import (
     Picture,
     calibrate,
@@ -323,6 +324,25 @@ def test_activations(home: Path, photos: Path, capsys: pytest.CaptureFixture) ->
     assert Path("new/maps.jpg").read_bytes() == before
     assert main([*command, "out=new/maps.jpg", "exist_ok"]) == 0
     assert Path("new/maps.jpg").read_bytes() != before
+
+
+def test_names_in_a_list_are_taken_as_they_stand() -> None:
+    assert several(r"['C:\runs\new,1\best.pt', " + '"it\'s.pt"]') == [r"C:\runs\new,1\best.pt", "it's.pt"]
+    assert several("['a.pt',]") == ["a.pt"]
+    assert several("(1, 2)") == ["1", "2"]
+    assert several("a.pt, b.pt") == ["a.pt", "b.pt"]
+
+
+def test_orders_take_models_of_other_channels_and_small_images_are_named(
+    home: Path, photos: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(home)
+    grey = YAML.load(check_yaml("VMamba-yolo.yaml")) | {"channels": 1, "scale": "n"}
+    YAML.save("grey.yaml", grey)
+    assert main(["orders", "models=grey.yaml", "out=orders.png"]) == 0
+    capsys.readouterr()
+    assert main(["erf", "models=yolov8n.yaml", f"images={photos / 'a wide one.png'}", "imgsz=32"]) == 1
+    assert "32 x 32 pixels are too small for an untrained model: give a larger imgsz=" in capsys.readouterr().err
 
 
 def test_orders_of_models_by_name_and_of_all(home: Path, photos: Path, monkeypatch, capsys) -> None:

@@ -124,9 +124,15 @@ def at_most(most: int) -> Callable[[str], int]:
     return read
 
 
+ONE = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+QUOTED = re.compile(rf"\s*(?:{ONE.pattern})\s*(?:,\s*(?:{ONE.pattern})\s*)*,?\s*")
+
+
 def several(text: str) -> list[str]:
     """Read names with commas between them, or a Python list of them for names that hold commas."""
     if text[:1] in "[(" and text[-1:] in "])":
+        if QUOTED.fullmatch(text[1:-1]):  # as they stand: paths of Windows have backslashes
+            return [name or other for name, other in ONE.findall(text[1:-1])]
         try:
             return [str(item) for item in ast.literal_eval(text)]
         except (ValueError, SyntaxError, TypeError):

@@ -64,7 +64,15 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> None:
         norm.train().momentum = None  # the plain mean over images
     with torch.no_grad():
         for image in images:
-            model(image)
+            try:
+                model(image)
+            except ValueError as e:
+                if "more than 1 value per channel" not in str(e):
+                    raise
+                height, width = image.shape[2:]
+                raise ValueError(
+                    f"images of {width} x {height} pixels are too small for an untrained model: give a larger imgsz="
+                ) from None
     model.eval()
 
 

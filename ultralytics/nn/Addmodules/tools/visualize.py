@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ..grafting.model_file import read_model
 from .activations import activation
 from .draw import plot_activations, plot_orders, plot_receptive_fields
 from .models_and_images import calibrate, capture, find_layers, load, read_pictures
@@ -161,7 +162,7 @@ def draw_orders(args: SimpleNamespace) -> Figure:
     """Draw the orders that are named, or those of the models' layers, or all."""
     used = {(kind, order) for kind, orders in SCANS.items() for order in orders}
     if args.models:
-        layers = [m for file in args.models for m in load(file).modules() if type(m).__name__ in SCANS]
+        layers = [m for file in args.models for m in read_model(file)[0].model.modules() if type(m).__name__ in SCANS]
         kinds = [(type(m).__name__, getattr(m, "directions", None)) for m in layers]
         used = {(kind, order) for kind, directions in kinds for order in SCANS[kind][:directions]}
         if not used:

@@ -87,7 +87,7 @@ def _pictures(file: str) -> tuple[dict, dict[str, Labels]]:
     from ultralytics.data.utils import check_det_dataset
 
     folder = Path(file)
-    if folder.is_dir() and not [*folder.glob("*.y*ml")]:
+    if folder.is_dir() and next(folder.rglob("*.yaml"), None) is None:  # where upstream looks
         raise ValueError(
             f"data={file} is a folder without a YAML: give the YAML of a set for detection; a set for classification "
             "has no label files to look at"
