@@ -143,6 +143,13 @@ def test_names_of_files_take_a_font_too(monkeypatch: pytest.MonkeyPatch, font: P
     assert plotting.check_font("Arial.ttf") == str(font)
 
 
+def test_class_names_come_before_names_of_files(monkeypatch: pytest.MonkeyPatch, font: Path, log: list[str]) -> None:
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])
+    fonts.prepare(["猫", "狗"], ["猫.狗", "\N{RUNIC LETTER FEHU FEOH FE F}.jpg"])
+    assert plotting.check_font("Arial.Unicode.ttf") == str(font)
+    assert sum("of names of picture files" in line for line in log) == 1
+
+
 def test_other_names_take_another_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, font: Path) -> None:
     monkeypatch.setattr(plotting, "check_font", lambda font="": "downloaded.ttf")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(font)])

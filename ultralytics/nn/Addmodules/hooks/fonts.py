@@ -50,7 +50,7 @@ def show_names(owner) -> None:
     names = class_names(getattr(owner, "data", None)) or class_names(getattr(owner, "model", None))
     loaders = [getattr(owner, name, None) for name in ("train_loader", "test_loader", "dataloader")]
     files = {file for loader in loaders for file in getattr(getattr(loader, "dataset", None), "im_files", ())}
-    prepare([*names, *(Path(file).name for file in files)])
+    prepare(names, [Path(file).name for file in files])
 
 
 def class_names(owner) -> list[str]:
@@ -59,11 +59,20 @@ def class_names(owner) -> list[str]:
     return [str(name) for name in (names.values() if isinstance(names, dict) else names or ())]
 
 
-def prepare(texts: Iterable[str]) -> None:
-    """Make matplotlib and Ultralytics' pictures show these texts, if they need more than Latin letters."""
-    shown = frozenset("".join(texts))
+def prepare(names: Iterable[str], files: Iterable[str] = ()) -> None:
+    """Make matplotlib and Ultralytics' pictures show these texts, if they need more than Latin letters.
+
+    Args:
+        names (Iterable[str]): Of classes.
+        files (Iterable[str]): Of pictures. Where no font has the letters of all, class names come first.
+    """
+    classes, shown = frozenset("".join(names)), frozenset("".join([*names, *files]))
     if all(c.isascii() for c in shown):
         return
+    if not all(c.isascii() for c in classes) and font_with(visible(shown)) is None and font_with(visible(classes)):
+        letters = "".join(sorted(shown - classes - {*map(chr, range(128))})[:8])
+        warn("files", f"no font of this machine shows the class names and '{letters}' of names of picture files")
+        shown = classes
     import matplotlib
 
     from ultralytics.utils import plotting
@@ -71,7 +80,12 @@ def prepare(texts: Iterable[str]) -> None:
     matplotlib.rcParams["font.family"] = font_families(shown, matplotlib.rcParams["font.family"])
     if not hasattr(plotting.check_font, "shown"):
         plotting.check_font = with_local_font(plotting.check_font)
-    plotting.check_font.shown = frozenset(c for c in shown if c.isprintable() and c != " ")
+    plotting.check_font.shown = visible(shown)
+
+
+def visible(texts: Iterable[str]) -> frozenset[str]:
+    """Return the characters that a font must have."""
+    return frozenset(c for c in "".join(texts) if c.isprintable() and c != " ")
 
 
 def font_families(texts: Iterable[str], families: Iterable[str] = ("DejaVu Sans",)) -> list[str]:
