@@ -41,6 +41,15 @@ def uncommitted() -> bool:
     return results.uncommitted(ROOT) or bool(git(*new, *(f":!{path}" for path in results.NO_CODE)))
 
 
+def stale_library() -> bool:
+    """Return whether there is a compiled library that is not what its sources give."""
+    from ultralytics.nn.Addmodules.building.compilers import CSRC
+    from ultralytics.nn.Addmodules.building.library import up_to_date
+    from ultralytics.nn.Addmodules.building.targets import library_name
+
+    return (CSRC.parent / library_name()).is_file() and not up_to_date()
+
+
 def environment(threads: int) -> dict:
     """Return hardware, versions, commit and whether the tree had uncommitted changes.
 

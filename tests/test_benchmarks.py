@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +47,15 @@ from ultralytics.nn.Addmodules.selective_scan import registry
 ROOT = Path(__file__).resolve().parents[1]
 TIME = {"median_ms", "min_ms", "runs"}
 CASE = scan_cpu.Case(1, 8, 20)
+
+
+def test_a_library_that_is_not_of_the_commit_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "stale_library", lambda: True)
+    args = SimpleNamespace(quick=False, threads=(1,), seconds=1)
+    with pytest.raises(SystemExit, match="older than its sources"):
+        timing.heading("scan_cpu", args)
+    args.quick = True
+    assert timing.heading("scan_cpu", args)["benchmark"] == "scan_cpu"
 
 
 def quick(name: str, folder: Path, *args: str) -> dict:
@@ -687,6 +697,7 @@ def repository(folder: Path, files: dict[str, str]) -> None:
 TOY = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.base import compare
