@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -518,6 +519,17 @@ def plain() -> dict[str, bytes]:
     metadata = b"Metadata-Version: 2.1\nName: ultralytics\nVersion: 1.0+vmamba.1\n\n"
     files = {"ultralytics/b.py": b"b = 1\n", "ultralytics/a.py": b"", f"{info}/METADATA": metadata}
     return files | {f"{info}/WHEEL": b"Root-Is-Purelib: true\n", f"{info}/RECORD": b"old"}
+
+
+@pytest.mark.parametrize("machine", ["arm64", "x86_64", "another"])
+def test_a_library_for_several_processors_is_read_as_that_of_this_one(machine, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    parts = [struct.pack("<8I", 0xFEEDFACF, kind, 0, 6, 0, 0, 0, 0) for kind in (0x01000007, 0x0100000C)]
+    head = struct.pack(">2I", 0xCAFEBABE, 2)
+    for i, (kind, part) in enumerate(zip((0x01000007, 0x0100000C), parts)):
+        head += struct.pack(">5I", kind, 0, 64 + 32 * i, len(part), 0)
+    found = read_binary(head.ljust(64, b"\0") + b"".join(parts))
+    assert found.platform == f"macos-{'x86_64' if machine == 'another' else machine}"
 
 
 def test_wheel_is_the_same_to_the_byte_and_lists_what_it_holds(plain):

@@ -6,6 +6,7 @@ Sources: the ELF gABI with its GNU symbol versions, Microsoft's PE format, Apple
 
 from __future__ import annotations
 
+import platform
 import re
 import struct
 from typing import NamedTuple
@@ -53,9 +54,21 @@ def read_binary(data: bytes) -> Binary:
             return _pe(data)
         if data[:4] == b"\xcf\xfa\xed\xfe":
             return _macho(data)
+        if data[:4] == b"\xca\xfe\xba\xbe":
+            return _macho(_slice(data))
     except (struct.error, IndexError, KeyError) as e:
         raise ValueError(f"a damaged library, or one for another kind of processor ({e!r})") from None
     raise ValueError("no 64-bit library for Linux, Windows or macOS")
+
+
+def _slice(data: bytes) -> bytes:
+    """Return the library for this machine out of one for several, as a universal Python makes them on macOS."""
+    (count,) = struct.unpack_from(">I", data, 4)
+    found = {}
+    for i in range(count):
+        processor, _, offset, size, _ = struct.unpack_from(">5I", data, 8 + 20 * i)
+        found[MACHO_MACHINES.get(processor)] = data[offset : offset + size]
+    return found.get(platform.machine()) or found[next(iter(found), None)]
 
 
 def _text(data: bytes, at: int) -> str:
