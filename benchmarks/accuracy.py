@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.base import compare  # noqa: E402
-from benchmarks.environment import environment  # noqa: E402
+from benchmarks.environment import environment, refuse_stale_library  # noqa: E402
 from benchmarks.proofs import RESULTS, oracle, rms_error, run_with_gradients  # noqa: E402
 from benchmarks.rendering import Goal, source, table, times  # noqa: E402
 from benchmarks.scan_cpu import NAMES, Case, tensors  # noqa: E402
@@ -137,6 +137,8 @@ def main() -> None:
     if args.base:
         compare(__file__, jobs(args.quick), args.base, 0)
         return
+    if not args.quick:
+        refuse_stale_library()
     rows, scans, seeds = [], backends(), 1 if args.quick else SEEDS
     for case in QUICK if args.quick else CASES:
         for name, dtype in DTYPES.items():

@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.environment import git  # noqa: E402
+from benchmarks.environment import git, refuse_stale_library  # noqa: E402
 from benchmarks.timing import Timed, isolated, summary, take  # noqa: E402
 
 ROUNDS = 8
@@ -163,6 +163,7 @@ def compare(script: str, jobs: list[dict], ref: str, seconds: float) -> list[dic
         seconds (float): Time for each call in each tree.
     """
     rows = []
+    refuse_stale_library()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the checkout is removed then, too
     with checkout(ref) as tree:
         print(f"{'case':72} {'base':>12} {'head':>12} {'head / base':>12}", flush=True)

@@ -41,13 +41,18 @@ def uncommitted() -> bool:
     return results.uncommitted(ROOT) or bool(git(*new, *(f":!{path}" for path in results.NO_CODE)))
 
 
-def stale_library() -> bool:
-    """Return whether there is a compiled library that is not what its sources give."""
+def refuse_stale_library() -> None:
+    """Stop where the compiled library is older than its sources: the commit has not what would be measured.
+
+    Raises:
+        SystemExit: If it is.
+    """
     from ultralytics.nn.Addmodules.building.compilers import CSRC
     from ultralytics.nn.Addmodules.building.library import up_to_date
-    from ultralytics.nn.Addmodules.building.targets import library_name
+    from ultralytics.nn.Addmodules.building.targets import here, library_name
 
-    return (CSRC.parent / library_name()).is_file() and not up_to_date()
+    if here() and (CSRC.parent / library_name()).is_file() and not up_to_date():
+        raise SystemExit("The C++ library is older than its sources: `pip install -e .` first.")
 
 
 def environment(threads: int) -> dict:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.base import compare  # noqa: E402
-from benchmarks.environment import environment  # noqa: E402
+from benchmarks.environment import environment, refuse_stale_library  # noqa: E402
 from benchmarks.rendering import Goal, quotient, source, table  # noqa: E402
 from benchmarks.timing import write  # noqa: E402
 
@@ -157,6 +157,8 @@ def main() -> None:
     if args.base:
         compare(__file__, jobs(args.quick), args.base, 0)
         return
+    if not args.quick:
+        refuse_stale_library()
     result = {
         "benchmark": "memory",
         "quick": args.quick,

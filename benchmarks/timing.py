@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.environment import environment, stale_library
+from benchmarks.environment import environment, refuse_stale_library
 from benchmarks.result import RESULTS, save
 
 __all__ = (
@@ -213,13 +213,9 @@ def parse(parser: argparse.ArgumentParser, seconds: float, threads: tuple[int, .
 
 
 def heading(name: str, args: argparse.Namespace) -> dict:
-    """Return what every result begins with.
-
-    Raises:
-        SystemExit: If the compiled library is older than its sources, so that the commit has not what would be timed.
-    """
-    if not args.quick and stale_library():
-        raise SystemExit("The C++ library is older than its sources, as they are committed: `pip install -e .` first.")
+    """Return what every result begins with; a full run needs a library that is of its sources."""
+    if not args.quick:
+        refuse_stale_library()
     return {
         "benchmark": name,
         "quick": args.quick,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,9 +16,9 @@ import torch
 from tests.compare_cases import command, fail, made
 from ultralytics import YOLO
 from ultralytics.nn.Addmodules.tools import verbs as cli
-from ultralytics.nn.Addmodules.tools.compare import Plan, start, train, verb
+from ultralytics.nn.Addmodules.tools.compare import Plan, schedule, start, train, verb
 from ultralytics.nn.Addmodules.tools.compare.remarks import remarks
-from ultralytics.nn.Addmodules.tools.compare.results import Comparison, Run, read_json, write_json
+from ultralytics.nn.Addmodules.tools.compare.results import PROCEDURE, Comparison, Run, read_json, write_json
 from ultralytics.nn.Addmodules.tools.files import in_one_step
 
 # A run that was killed ------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def test_a_scan_that_changed_in_a_run_is_told(tmp_path: Path, monkeypatch: pytes
     args = SimpleNamespace(**dict.fromkeys(train.EFFECTIVE, 1))
     trainer = SimpleNamespace(args=args, amp=False, device=torch.device("cpu"))
     run = train.Training(tmp_path, {"train": {}, "seed": 0})
-    for name in ("cpu", "cpu", "chunked"):
+    for name in ("cpu", "cpu", "chunked", "chunked", "chunked"):
         monkeypatch.setattr(train, "scan_backend", lambda device, name=name: name)
         run.note(trainer)
     assert read_json(tmp_path / train.KNOWN)["scan"] == "cpu, then chunked"
@@ -159,12 +160,38 @@ def test_settings_of_other_programs_are_no_comparisons(text: str, tmp_path: Path
 
 
 def test_the_order_of_models_tells_comparisons_apart(tmp_path: Path) -> None:
-    settings = made(tmp_path / "compare").settings
+    settings = made(tmp_path / "compare", procedure=PROCEDURE).settings
     job = verb.Job(Plan({}, "data.yaml", project=str(tmp_path)), print)
     assert job.place(settings) == (tmp_path / "compare", True)
     turned = {**settings, "models": dict(reversed(settings["models"].items()))}
     assert turned == settings
     assert job.place(turned) == (tmp_path / "compare-2", False)
+
+
+def test_what_an_older_version_began_is_not_gone_on_with(tmp_path: Path) -> None:
+    comparison = made(tmp_path / "compare")
+    old = {**comparison.settings, "device": "cuda"}
+    now = {**comparison.settings, "device": "0", "procedure": PROCEDURE, "distill_model_digest": "1"}
+    assert verb.differs(comparison.folder, old, now) == ""  # it is over
+    assert verb.differs(comparison.folder, old, now | {"seeds": [9]}).startswith("seeds is")
+    (comparison.runs[0].folder / "result.json").unlink()
+    assert verb.differs(comparison.folder, old, now) == verb.OLDER
+    assert verb.differs(comparison.folder, now, now) == ""
+
+
+def test_a_folder_that_cannot_be_locked_is_told_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows")
+
+    def flock(*_) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("ultralytics.utils.LOGGER.propagate", True)
+    with schedule.locked(tmp_path):
+        pass
+    assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_a_model_without_a_time_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

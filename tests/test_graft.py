@@ -1133,6 +1133,9 @@ def test_names_that_upstream_maps_are_found(tmp_path: Path, monkeypatch: pytest.
     YOLO("yolov5n.yaml").save("yolov5nu.pt")
     assert vmamba(["graft", "model=yolov5n.pt"]) == 0
     assert Path("yolov5n-vmamba.pt").is_file()
+    capsys.readouterr()
+    assert vmamba(["graft", "model=yolov5n.pt", "out=yolov5nu.pt", "exist_ok=True"]) == 1
+    assert "is the source itself" in capsys.readouterr().err
     YOLO("yolov8n-cls.yaml").save("mine.pt")
     capsys.readouterr()
     assert vmamba(["graft", "model=mine.pt"]) == 0

@@ -154,6 +154,11 @@ def test_threads_that_a_program_chose_after_the_first_picture_are_kept(
         torch.set_num_threads(3)
         predict(model, data, tmp_path)
         assert torch.get_num_threads() == 3
+    from ultralytics.utils import NUM_THREADS
+
+    torch.set_num_threads(NUM_THREADS)  # as another stock model does
+    predict(ours, data, tmp_path)
+    assert torch.get_num_threads() == (threads.chosen_threads() or threads.cores_here())
 
 
 @pytest.mark.skipif(not CPU.works, reason="without the compiled library nothing falls back from it")

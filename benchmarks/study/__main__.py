@@ -55,6 +55,8 @@ def compare_once(args: argparse.Namespace, name: str, data: str, seed: int) -> N
     folder = f"{name}-{data}-seed{seed}"
     begun = Comparison.read(args.runs / folder).settings
     if begun:  # to go on there
+        if unknown := models.keys() - begun["models"].keys():
+            raise SystemExit(f"{args.runs / folder} has no {', '.join(sorted(unknown))}: move it away, or delete it.")
         models = {model: part.models[model] for model in begun["models"]}
     elif not all(about.start in (COCO, SCRATCH) for about in models.values()):
         models = part.models  # what is common to models of several files is made alike at the start

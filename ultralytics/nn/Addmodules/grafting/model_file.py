@@ -18,6 +18,23 @@ if TYPE_CHECKING:
 __all__ = ("read_model",)
 
 
+def located(file: Path) -> Path | None:
+    """Return the .pt file that upstream takes for a name: here, in its folder of weights, or one that it downloads.
+
+    Returns:
+        (Path | None): The file; the name alone where it will be downloaded; None where there is none.
+    """
+    from ultralytics.utils import SETTINGS
+    from ultralytics.utils.checks import check_yolov5u_filename
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    if file.is_file():
+        return file
+    file = Path(check_yolov5u_filename(str(file), verbose=False))  # yolov5n.pt is yolov5nu.pt
+    kept = Path(SETTINGS["weights_dir"]) / file.name
+    return next((f for f in (file, kept) if f.is_file()), file if file.name in GITHUB_ASSETS_NAMES else None)
+
+
 def read_model(file: str | Path) -> tuple[Model, dict]:
     """Return the model of a file, and what its checkpoint holds: nothing for a YAML, whose model is untrained.
 
@@ -29,18 +46,12 @@ def read_model(file: str | Path) -> tuple[Model, dict]:
     """
     from ultralytics import RTDETR, YOLO
     from ultralytics.nn.tasks import torch_safe_load, yaml_model_load
-    from ultralytics.utils import SETTINGS
-    from ultralytics.utils.checks import check_yolov5u_filename
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     path, checkpoint = Path(file), {}
-    if path.suffix == ".pt" and not path.is_file():
-        path = Path(check_yolov5u_filename(str(path)))  # as upstream: yolov5n.pt is yolov5nu.pt
     if path.suffix not in {".yaml", ".yml", ".pt"}:
         raise ValueError(f"'{file}' is no model file: give a .yaml (untrained) or a .pt (trained)")
     refuse_missing(path)
-    kept = Path(SETTINGS["weights_dir"]) / path.name  # where upstream looks, too
-    if path.suffix == ".pt" and not (path.is_file() or kept.is_file() or path.name in GITHUB_ASSETS_NAMES):
+    if path.suffix == ".pt" and (path := located(path)) is None:
         raise FileNotFoundError(f"no such model file: '{file}'")
     try:
         with no_installs():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import wraps
 
+import torch
 from torch import nn
 
 from ..layers.plain import plain
@@ -62,8 +63,10 @@ def at_inference(owner) -> None:
     known = isinstance(model, nn.Module)
     ours = is_ours(model) if known else _inference[0]
     if ours and owner.device is not None and owner.device.type == "cpu" and not getattr(owner, "training", 0):
-        # Once for a predictor: threads that a program chooses afterwards are left alone, as upstream leaves them
-        if not known or owner.__dict__.get("has_all_cores") is not model:
+        from ultralytics.utils import NUM_THREADS
+
+        # Threads that a program chose after the first picture are left alone, those that a stock model chose are not
+        if not known or owner.__dict__.get("has_all_cores") is not model or torch.get_num_threads() == NUM_THREADS:
             use_all_cores("inference")
             owner.has_all_cores = model
     _embedding(owner)

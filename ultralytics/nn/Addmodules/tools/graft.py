@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grafting.graft import SUFFIX, grafted, read
+from ..grafting.model_file import located
 from ..layers.check_arguments import arguments
 from ..layers.graft import BLOCKS, Graft, find_block, is_graft
 from .key_value import quoted
@@ -97,7 +98,7 @@ def targets(model: str, out: str | None) -> tuple[Path, Path]:
     stem = path.stem if path.suffix.lower() in ENDINGS else path.name
     files = path.with_name(f"{stem}.pt"), path.with_name(f"{stem}.yaml")
     for file in files:
-        if file.exists() and source.exists() and file.samefile(source):
+        if file.exists() and (taken := located(source)) and taken.exists() and file.samefile(taken):
             raise ValueError(f"out='{out}' is the source itself, which a graft never replaces; give another name")
     return files
 
@@ -227,9 +228,11 @@ def summary(source: Model, model: Model, args: SimpleNamespace, files: list[Path
         f"GFLOPs at {size} {flops[0]:.2f} -> {flops[1]:.2f}"
     )
     yield "It computes exactly what the source computes (compared bit by bit), until it has been trained."
-    path = "" if args.block in BLOCKS or os.name == "nt" else "PYTHONPATH=. "  # docs: how to set it on Windows
+    path = "" if args.block in BLOCKS or os.name == "nt" else "PYTHONPATH=. "
     start = f"{path}yolo {model.task} train data={'FOLDER' if model.task == 'classify' else 'DATA.yaml'}"
     yield "Train it:"
+    if args.block not in BLOCKS and os.name == "nt":
+        yield "  (first: set PYTHONPATH=.   in PowerShell: $env:PYTHONPATH = '.')"
     if len(files) > 1:
         yield f"  {start} model={quoted(files[0])}"
     word = NAMED.get(type(model).__name__, "")

@@ -26,7 +26,18 @@ from ..files import in_one_step
 from .plan import safe
 
 __all__ = (
-    *("ABOUT", "MACHINE", "NO_CODE", "Comparison", "Run", "environment", "read_json", "uncommitted", "write_json"),
+    *(
+        "ABOUT",
+        "MACHINE",
+        "NO_CODE",
+        "PROCEDURE",
+        "Comparison",
+        "Run",
+        "environment",
+        "read_json",
+        "uncommitted",
+        "write_json",
+    ),
     "write_runs",
 )
 
@@ -40,6 +51,7 @@ ABOUT = (  # columns of a run in runs.csv, before those of its epochs; the figur
 
 NO_CODE = ("benchmarks/results", "docs")  # benchmarks and their tables write these; one run must not spoil the next
 
+PROCEDURE = 2  # of the trainings: raised where runs of before and after it cannot be compared
 MACHINE = ("commit", "uncommitted", "torch", "ultralytics", "cpu", "threads", "gpu", "scan")  # should be equal for all
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -59,8 +60,12 @@ def locked(folder: Path) -> Iterator[None]:
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another `vmamba compare` is at work in '{folder}'") from None
+        except OSError as e:
+            from ultralytics.utils import LOGGER
+
+            if e.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise ValueError(f"another `vmamba compare` is at work in '{folder}'") from None
+            LOGGER.warning(f"vmamba compare: '{folder}' cannot be locked ({e.strerror}): start no other command there")
         yield
 
 

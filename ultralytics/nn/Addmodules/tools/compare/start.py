@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...grafting.model_file import located
 from ...hooks.initial_weights import START, declared_boxes, declared_weights
 from ...hooks.transfer import common_names
 from ..data import Data
@@ -47,16 +48,15 @@ def check_weights(settings: dict, key: str = "pretrained") -> str:
         ValueError: If it cannot be read.
     """
     from ultralytics.nn.tasks import torch_safe_load
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     file = settings.get(key)
     if not isinstance(file, (str, Path)):
         return ""
-    if not Path(file).is_file() and Path(file).name not in GITHUB_ASSETS_NAMES:
+    if located(Path(file)) is None:
         raise FileNotFoundError(f"{key}={file}: there is no such file")
     try:
         with quiet():
-            _, found = torch_safe_load(file)
+            _, found = torch_safe_load(str(located(Path(file))))
     except Exception as e:  # whatever an unpickler raises on a foreign file is the file's fault
         raise ValueError(f"{key}={file} cannot be read as weights: {type(e).__name__}: {one_line(e)}") from e
     return digest(None, Path(found))

@@ -29,6 +29,7 @@ __all__ = ("figures", "main")
 
 KEPT = "kept-last.pt", "kept-best.pt"  # whole copies of last.pt and best.pt, which upstream overwrites in place
 KNOWN = "known.json"  # of a run that is not over: time, memory and settings as they were
+THEN = ", then "  # between the scans of a run that went on with another
 EFFECTIVE = ("epochs", "imgsz", "batch", "nbs", "optimizer", "lr0")  # upstream may change them
 
 
@@ -178,12 +179,12 @@ class Training:
         """Write down what holds of the whole run so far."""
         before, now = read_json(self.folder / KNOWN) or {}, time.perf_counter()
         used = {key: getattr(trainer.args, key) for key in EFFECTIVE}
-        scans = dict.fromkeys([*filter(None, [before.get("scan")]), scan_backend(trainer.device)])
+        scans = dict.fromkeys([*filter(None, before.get("scan", "").split(THEN)), scan_backend(trainer.device)])
         write_json(
             self.folder / KNOWN,
             {
                 "effective": {**used, "amp": bool(trainer.amp)},
-                "scan": ", then ".join(scans),
+                "scan": THEN.join(scans),
                 "memory_mb": max(before.get("memory_mb", 0), round(peak_memory(trainer.device) / 1e6, 1)),
                 "seconds": before.get("seconds", 0) + now - self.begin,
             },

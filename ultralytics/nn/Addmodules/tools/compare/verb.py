@@ -15,6 +15,7 @@ from .plan import Plan, check_plan
 __all__ = ("compare", "run")
 
 COMMAND = "vmamba compare"
+OLDER = "it was begun by an older version of this command, whose runs saw the pictures in another order"
 
 
 def run(args: SimpleNamespace) -> int:
@@ -120,6 +121,8 @@ class Job:
 
     def settings(self, device: str) -> dict:
         """Return what must be the same for a folder to be gone on with."""
+        from .results import PROCEDURE
+
         plan, task = self.plan, self.subjects[0].model.task
         train = {"epochs": 100, "imgsz": 224 if task == "classify" else 640, "batch": 16, "nbs": 64} | plan.settings
         for key in ("pretrained", "distill_model"):
@@ -138,6 +141,7 @@ class Job:
             "checkpoint": plan.checkpoint or ("best" if report_on == "test" else "last"),
             "train": train,
             **self.digests,
+            "procedure": PROCEDURE,
         }
 
     def place(self, settings: dict) -> tuple[Path, bool]:
@@ -149,7 +153,7 @@ class Job:
         from ultralytics.utils import RUNS_DIR
         from ultralytics.utils.files import increment_path
 
-        from .results import SETTINGS, first_difference, read_json
+        from .results import SETTINGS, read_json
 
         # Absolute: Ultralytics' trainer takes a relative one as a folder of its runs folder
         project = Path(self.plan.project or RUNS_DIR).expanduser().absolute()
@@ -160,13 +164,15 @@ class Job:
             old = read_json(folder / SETTINGS)
             if old is None:
                 raise ValueError(f"'{folder}' exists and holds no comparison; give another name=")
-            if difference := first_difference(old, settings):
+            if difference := differs(folder, old, settings):
                 raise ValueError(f"'{folder}' has other settings: {difference}; give another name=")
             return folder, True
         for folder in sorted(project.glob("compare*"), key=lambda p: p.stat().st_mtime, reverse=True):
-            # Equal dicts may differ in their order, and the others are compared with the first model
-            if (old := read_json(folder / SETTINGS)) == settings and not first_difference(old, settings):
-                return folder, True
+            if isinstance(old := read_json(folder / SETTINGS), dict):
+                if not (difference := differs(folder, old, settings)):
+                    return folder, True
+                if difference == OLDER:
+                    self.say(f"{folder} is not gone on with: {OLDER}")
         return increment_path(project / "compare"), False
 
     def prepare(self, comparison) -> None:
@@ -281,6 +287,26 @@ class Job:
         runs = Comparison.read(self.folder).runs
         done = sum(r.done for r in runs)
         return f"stopped with {done} of {len(runs)} runs done; give the same command again to go on in {self.folder}"
+
+
+def differs(folder: Path, old: dict, settings: dict) -> str:
+    """Return why a comparison cannot be gone on with under these settings, as text; empty if it can.
+
+    One that an older version of this command finished is shown as it is; one that it began is left to that version.
+
+    Args:
+        folder (Path): Of the comparison.
+        old (dict): Its settings.
+        settings (dict): Those that are asked for.
+    """
+    from .results import PROCEDURE, Comparison, first_difference
+
+    if old.get("procedure") != PROCEDURE and {"models", "seeds", "device"} <= old.keys():
+        old = {**old, "device": "0" if old["device"] == "cuda" else old["device"], "procedure": PROCEDURE}
+        old |= {key: value for key, value in settings.items() if key == "distill_model_digest" and key not in old}
+        if not first_difference(old, settings) and not all(run.over for run in Comparison(folder, old).runs):
+            return OLDER
+    return first_difference(old, settings)
 
 
 def threads_of(jobs: int) -> int:

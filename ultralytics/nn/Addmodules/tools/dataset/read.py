@@ -87,7 +87,7 @@ def _pictures(file: str) -> tuple[dict, dict[str, Labels]]:
     from ultralytics.data.utils import check_det_dataset
 
     folder = Path(file)
-    if folder.is_dir() and next(folder.rglob("*.yaml"), None) is None:  # where upstream looks
+    if folder.is_dir() and not any(next(folder.rglob(ending), None) for ending in ("*.yaml", "*.yml")):
         raise ValueError(
             f"data={file} is a folder without a YAML: give the YAML of a set for detection; a set for classification "
             "has no label files to look at"
