@@ -26,6 +26,7 @@ from ultralytics.nn.Addmodules.hooks.eight_bits import (
     own_initializers,
     silu_after_convolution,
 )
+from ultralytics.nn.Addmodules.layers.graft import Graft
 from ultralytics.nn.Addmodules.layers.state_space import StateSpace
 from ultralytics.nn.Addmodules.selective_scan import selective_scan_fn, selective_scan_ref
 from ultralytics.nn.Addmodules.selective_scan.export import MAX_STATE
@@ -143,6 +144,14 @@ def test_onnx_of_torch_export_equals_pytorch_for_every_size(layer: nn.Module, tm
             x = torch.randn(batch, 8, *size)
             got = run.run(None, {run.get_inputs()[0].name: x.numpy()})[0]
             torch.testing.assert_close(torch.from_numpy(got), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="torch.export is for PyTorch 2.7 and newer")
+def test_a_graft_has_its_exact_norm_in_onnx_of_torch_export(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="pip install onnxscript")
+    file = tmp_path / "graft.onnx"
+    torch.onnx.export(Graft(8).eval(), (torch.randn(1, 8, 6, 5),), file, dynamo=True, verbose=False)
+    assert "InstanceNormalization" not in {node.op_type for node in onnx.load(file).graph.node}
 
 
 @pytest.mark.parametrize("layer", SOME, indirect=True)

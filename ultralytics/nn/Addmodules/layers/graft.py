@@ -124,7 +124,8 @@ class Graft(nn.Module):
         The input comes first in the sum because the result takes its memory layout from there. In the other order it is
         channels_last, and the convolutions after it round differently.
         """
-        onnx = exporting() and (target().runtime == "onnx" or torch.onnx.is_in_onnx_export())  # the latter: dynamo=True
+        # A graph of torch.export may be on its way to ONNX, and does not tell
+        onnx = exporting() and target().runtime in ("onnx", "torch.export")
         means = onnx and type(self.norm) is nn.GroupNorm
         return x + self.proj(self.block(norm_by_means(self.norm, x) if means else self.norm(x)))
 
