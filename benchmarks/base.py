@@ -163,7 +163,8 @@ def compare(script: str, jobs: list[dict], ref: str, seconds: float) -> list[dic
         seconds (float): Time for each call in each tree.
     """
     rows = []
-    refuse_stale_library()
+    if compiled(ROOT):
+        refuse_stale_library()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the checkout is removed then, too
     with checkout(ref) as tree:
         print(f"{'case':72} {'base':>12} {'head':>12} {'head / base':>12}", flush=True)
