@@ -271,8 +271,8 @@ def alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             LOGGER.info(f"VMamba: another export writes to {folder}; this one waits for its end")
             fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
+        except OSError as e:  # a file system without locks
+            LOGGER.info(f"VMamba: {folder} cannot be locked ({e.strerror}): start no other export there meanwhile")
         yield
     finally:
         os.close(held)

@@ -198,6 +198,7 @@ def check_freeze(freeze: int | list[int] | None, subjects: list[Subject]) -> Non
         ValueError: If it is neither, a model has no such rows, or some models have grafts between them.
     """
     listed = freeze if isinstance(freeze, list) else [] if freeze is None else [freeze]
+    first = places(subjects[0].model)
     for subject in sorted(subjects, key=lambda s: len(s.model.model)):
         at = places(subject.model)
         rows = len(at) if isinstance(freeze, list) else at[-1][0]
@@ -207,7 +208,6 @@ def check_freeze(freeze: int | list[int] | None, subjects: list[Subject]) -> Non
                 f"freeze={freeze} must be a number of rows, or a list of rows; {subject.name} has {rows}, "
                 f"0 to {rows - 1}"
             )
-        first = places(subjects[0].model)
         if isinstance(freeze, list) and any(graft for _, graft in (*at, *first)) and at != first:
             raise ValueError(
                 f"freeze={freeze} means other layers in {subject.name} than in {subjects[0].name}, because grafts move "

@@ -52,11 +52,11 @@ def check_weights(settings: dict, key: str = "pretrained") -> str:
     file = settings.get(key)
     if not isinstance(file, (str, Path)):
         return ""
-    if located(Path(file)) is None:
+    if (place := located(Path(file))) is None:
         raise FileNotFoundError(f"{key}={file}: there is no such file")
     try:
         with quiet():
-            _, found = torch_safe_load(str(located(Path(file))))
+            _, found = torch_safe_load(str(place))
     except Exception as e:  # whatever an unpickler raises on a foreign file is the file's fault
         raise ValueError(f"{key}={file} cannot be read as weights: {type(e).__name__}: {one_line(e)}") from e
     return digest(None, Path(found))
